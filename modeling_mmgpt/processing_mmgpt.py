@@ -4,7 +4,6 @@ lengths_mmgpt."""
 from functools import partial
 
 import numpy as np
-from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring
