@@ -10,6 +10,7 @@ from transformers import (
 
 from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig, MMGPTTextConfig
+from .converting_mmgpt import convert_checkpoint, from_gpt, to_gpt
 from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreTrainedModel
 from .modeling_mmgpt_text import MMGPTForCausalLM, MMGPTTextModel
 from .processing_mmgpt import MMGPTProcessor
@@ -40,5 +41,8 @@ __all__ = [
     "MMGPTProcessor",
     "MMGPTTextConfig",
     "MMGPTTextModel",
+    "convert_checkpoint",
+    "from_gpt",
     "save_checkpoint",
+    "to_gpt",
 ]

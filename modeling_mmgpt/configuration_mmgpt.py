@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
     # configuration: these lines make every `save_pretrained` carry the whole package.
     from .collating_mmgpt import MMGPTCollator  # noqa: F401
+    from .converting_mmgpt import convert_checkpoint  # noqa: F401
     from .modeling_mmgpt import MMGPTModel  # noqa: F401
     from .processing_mmgpt import MMGPTProcessor  # noqa: F401
 
