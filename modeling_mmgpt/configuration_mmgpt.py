@@ -73,6 +73,20 @@ class MMGPTTextConfig(PreTrainedConfig):
         Bias in the attention's output projection. `None` follows `attention_bias`.
     attention_scale (`float`, *optional*):
         Factor on QK^T before the softmax. `None` is 1 / sqrt(head_dim) (Vaswani et al. 2017, section 3.2.1); GPT-Neo uses 1.
+    num_experts (`int`, *optional*):
+        Experts in each sparse layer (Shazeer et al. 2017, arXiv:1701.06538). `None`: every layer has one dense mlp.
+    num_experts_per_tok (`int`, *optional*):
+        With `num_experts`: experts that each token goes to (default 2).
+    moe_intermediate_size (`int`, *optional*):
+        With `num_experts`: width inside each expert. `None` is `intermediate_size`.
+    mlp_layer_types (`list[str]`, *optional*):
+        With `num_experts`: `"sparse"` (experts) or `"dense"` (one mlp) for each layer. `None`: all are sparse.
+    norm_topk_prob (`bool`, *optional*, defaults to `True`):
+        Whether the weights of a token's experts are made to sum to 1 (Mixtral, Jiang et al. 2024).
+    output_router_logits (`bool`, *optional*, defaults to `False`):
+        With `num_experts`: return the routers' logits, and add the balancing loss to the loss.
+    router_aux_loss_coef (`float`, *optional*, defaults to 0.001):
+        Weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6).
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         The b of softmax(W h + b).
     embedding_dropout (`float`, *optional*, defaults to 0.0):
@@ -96,6 +110,9 @@ class MMGPTTextConfig(PreTrainedConfig):
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+        "layers.*.mlp.experts.down_proj": "rowwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
     }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -113,6 +130,13 @@ class MMGPTTextConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     mlp_type: Literal["gated", "plain"] = "gated"
     mlp_bias: bool = False
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    mlp_layer_types: list[str] | None = None
+    norm_topk_prob: bool = True
+    output_router_logits: bool = False
+    router_aux_loss_coef: float = 0.001
     position_embedding_type: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     rope_parameters: RopeParameters | dict | None = None
     max_position_embeddings: int = 2048
@@ -151,6 +175,10 @@ class MMGPTTextConfig(PreTrainedConfig):
         if self.layer_types is None:
             layer_type = "full_attention" if self.sliding_window is None else "sliding_attention"
             self.layer_types = [layer_type] * self.num_hidden_layers
+        if self.num_experts is not None:
+            self.num_experts_per_tok = 2 if self.num_experts_per_tok is None else self.num_experts_per_tok
+            self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
+            self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
         given_rope = self.rope_parameters
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rope":
@@ -200,6 +228,27 @@ class MMGPTTextConfig(PreTrainedConfig):
             raise ValueError(f"layer_types knows 'full_attention' and 'sliding_attention', not {sorted(unknown)}.")
         if self.parallel_residual and self.norm_placement == "post":
             raise ValueError("parallel_residual=True needs norm_placement='pre': both branches read the same input.")
+        self.validate_experts()
+
+    def validate_experts(self):
+        if self.num_experts is None:
+            for name in ("num_experts_per_tok", "moe_intermediate_size", "mlp_layer_types", "output_router_logits"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is set but num_experts is None: set num_experts, or leave {name} out.")
+            return
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and num_experts ({self.num_experts})."
+            )
+        if self.mlp_type != "gated" or self.mlp_bias:
+            raise ValueError(
+                "num_experts needs mlp_type='gated' and mlp_bias=False: experts are gated and have no bias."
+            )
+        if set(self.mlp_layer_types) - {"sparse", "dense"} or "sparse" not in self.mlp_layer_types:
+            raise ValueError(
+                f"mlp_layer_types knows 'sparse' and 'dense', and at least one 'sparse', not {self.mlp_layer_types}: "
+                "name the layers that have experts, or leave num_experts out."
+            )
 
 
 @auto_docstring(checkpoint="mmgpt")

@@ -22,7 +22,8 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .configuration_mmgpt import MMGPTTextConfig
-from .families_mmgpt import COMPUTED, FAMILIES, Family, Weight
+from .families_mmgpt import COMPUTED, FAMILIES, Family
+from .layouts_mmgpt import Weight
 from .modeling_mmgpt_text import MMGPTForCausalLM
 from .saving_mmgpt import save_checkpoint
 
@@ -44,6 +45,8 @@ TRAINING_FIELDS = {
     "initializer_range",
     "scale_residual_init",
     "use_cache",
+    "output_router_logits",
+    "router_aux_loss_coef",
 }
 
 
@@ -190,7 +193,7 @@ def empty_model(model_class: type, config: PreTrainedConfig, dtype: torch.dtype 
 
 
 def from_gpt(source: str | os.PathLike | PreTrainedModel, dtype: torch.dtype | None = None) -> MMGPTForCausalLM:
-    """Our decoder with the weights of a GPT, GPT-2, GPT-Neo, GPT-J, GPT-NeoX, Llama, Mistral, Qwen2 or Qwen3: same logits.
+    """Our decoder with the weights of one of the families of families_mmgpt.py, from GPT to Qwen3-MoE: the same logits.
 
     Args:
         source: a folder with a checkpoint, the id of one on the Hub, or a model of transformers (which is copied).

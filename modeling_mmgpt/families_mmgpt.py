@@ -4,9 +4,7 @@ FAMILIES[model_type].fields     our configuration field -> theirs
                     .constants  our fields that the family has no choice in
                     .demands    their fields with the only value that we can follow
                     .to_ours, .to_theirs  the few fields that need more than a name
-                    .weights    their tensor -> ours: a pattern for each, and how the one lies in the other
-
-A `*` stands for one part of a dotted name; those of our pattern are filled with what those of theirs found.
+                    .weights    their tensors -> ours: rules of layouts_mmgpt.py
 """
 
 import math
@@ -14,87 +12,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
 from .configuration_mmgpt import MMGPTTextConfig
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a tensor of theirs holds one or several of ours. `split` and `join` are exact inverses: they only move numbers."""
-
-    split: Callable[[torch.Tensor, MMGPTTextConfig], list[torch.Tensor]]
-    join: Callable[[list[torch.Tensor], MMGPTTextConfig], torch.Tensor]
-
-
-def interleave_heads(tensors: list[torch.Tensor], config: MMGPTTextConfig) -> torch.Tensor:
-    """Query, key and value rows of head 0, then of head 1, ... (GPT-NeoX)."""
-    heads = [tensor.unflatten(0, (config.num_attention_heads, config.head_dim)) for tensor in tensors]
-    return torch.stack(heads, dim=1).flatten(0, 2)
-
-
-def split_interleaved_heads(tensor: torch.Tensor, config: MMGPTTextConfig) -> list[torch.Tensor]:
-    heads = tensor.unflatten(0, (config.num_attention_heads, 3, config.head_dim))
-    return [rows.flatten(0, 1) for rows in heads.unbind(1)]
-
-
-def rotary_order(config: MMGPTTextConfig) -> torch.Tensor:
-    """Which row of GPT-J's head is ours: it turns the pairs (0, 1), (2, 3), ..., we turn (0, r/2), (1, r/2 + 1), ..."""
-    rotary_dim = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
-    turned = torch.arange(rotary_dim).view(-1, 2).t().flatten()
-    return torch.cat((turned, torch.arange(rotary_dim, config.head_dim)))
-
-
-def reorder_heads(tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    return tensor.unflatten(0, (-1, len(order)))[:, order.to(tensor.device)].flatten(0, 1)
-
-
-def only_one_of(tensors: list[torch.Tensor], config: MMGPTTextConfig) -> torch.Tensor:
-    if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
-        raise ValueError(
-            "This family has one norm in front of attention and mlp, but the two norms of our block differ, as after "
-            "training: only a checkpoint whose norms are equal can be written in its form."
-        )
-    return tensors[0]
-
-
-SAME = Layout(lambda tensor, config: [tensor], lambda tensors, config: tensors[0])
-# GPT-1 and GPT-2 keep their matrices as (inputs, outputs), nn.Linear as (outputs, inputs); a bias is its own transpose.
-TRANSPOSED = Layout(lambda tensor, config: [tensor.t()], lambda tensors, config: tensors[0].t())
-TRANSPOSED_QKV = Layout(
-    lambda tensor, config: list(tensor.t().chunk(3)), lambda tensors, config: torch.cat(tensors).t()
+from .layouts_mmgpt import (
+    QKV_BY_HEAD,
+    SHARED,
+    TRANSPOSED,
+    TRANSPOSED_QKV,
+    TURNED_PAIRS,
+    Weight,
+    first_half,
+    second_half,
+    whole,
 )
-QKV_BY_HEAD = Layout(split_interleaved_heads, interleave_heads)
-TURNED_PAIRS = Layout(
-    lambda tensor, config: [reorder_heads(tensor, rotary_order(config))],
-    lambda tensors, config: reorder_heads(tensors[0], rotary_order(config).argsort()),
-)
-SHARED = Layout(lambda tensor, config: [tensor, tensor], only_one_of)
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One rule: `theirs` holds `ours` (one name or several) in a `layout`; `place` picks the part of our tensor that the last
-    index of their name stands for, where they keep in many tensors what we keep in one."""
-
-    theirs: str
-    ours: str | tuple[str, ...]
-    layout: Layout = SAME
-    place: Callable[[torch.Tensor, int], torch.Tensor] | None = None
-
-    def match(self, name: str) -> list[str] | None:
-        """What the stars of `theirs` stand for in `name`; None where the rule does not speak of it."""
-        found = re.fullmatch(re.escape(self.theirs).replace(r"\*", r"([^.]+)"), name)
-        return None if found is None else list(found.groups())
-
-    def our_names(self, stars: list[str]) -> list[str]:
-        patterns = (self.ours,) if isinstance(self.ours, str) else self.ours
-        return [fill(pattern, stars) for pattern in patterns]
-
-
-def fill(pattern: str, stars: list[str]) -> str:
-    parts = pattern.split("*")
-    return parts[0] + "".join(star + part for star, part in zip(stars, parts[1:], strict=False))
 
 
 def nothing(config) -> dict:
@@ -182,6 +111,24 @@ QWEN2_FIELDS = EVERYWHERE | {
 MISTRAL_FIELDS = QWEN2_FIELDS | {"head_dim": "head_dim", "sliding_window": "sliding_window"}
 QWEN3_FIELDS = QWEN2_FIELDS | {"head_dim": "head_dim", "attention_bias": "attention_bias"}
 LLAMA_FIELDS = QWEN3_FIELDS | {"mlp_bias": "mlp_bias"}
+ROUTER_FIELDS = {
+    "num_experts": "num_experts",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "output_router_logits": "output_router_logits",
+    "router_aux_loss_coef": "router_aux_loss_coef",
+}
+MIXTRAL_FIELDS = (
+    QWEN2_FIELDS | ROUTER_FIELDS | {"num_experts": "num_local_experts", "sliding_window": "sliding_window"}
+)
+QWEN3_MOE_FIELDS = (
+    QWEN2_FIELDS
+    | ROUTER_FIELDS
+    | {
+        "attention_bias": "attention_bias",
+        "moe_intermediate_size": "moe_intermediate_size",
+        "norm_topk_prob": "norm_topk_prob",
+    }
+)
 
 GPT2_CONSTANTS = {
     "position_embedding_type": "learned",
@@ -276,6 +223,36 @@ def qwen_to_theirs(ours: MMGPTTextConfig) -> dict:
     return {"layer_types": list(ours.layer_types), **window, **rope_to_theirs(ours)}
 
 
+def mixtral_to_ours(theirs) -> dict:
+    return {"head_dim": theirs.head_dim, **rope_to_ours(theirs)}
+
+
+def mixtral_to_theirs(ours: MMGPTTextConfig) -> dict:
+    return {**own_head_dim(ours), **rope_to_theirs(ours)}
+
+
+def own_head_dim(ours: MMGPTTextConfig) -> dict:
+    is_derived = ours.head_dim == ours.hidden_size // ours.num_attention_heads
+    return {} if is_derived else {"head_dim": ours.head_dim}
+
+
+def qwen3_moe_to_ours(theirs) -> dict:
+    layers = range(theirs.num_hidden_layers)
+    is_dense = [i in theirs.mlp_only_layers or (i + 1) % theirs.decoder_sparse_step > 0 for i in layers]
+    return {
+        "mlp_layer_types": ["dense" if dense else "sparse" for dense in is_dense],
+        "head_dim": theirs.to_dict().get("head_dim"),  # in their files, but no field of their class
+        "sliding_window": theirs.sliding_window,
+        **rope_to_ours(theirs),
+    }
+
+
+def qwen3_moe_to_theirs(ours: MMGPTTextConfig) -> dict:
+    window = {"use_sliding_window": ours.sliding_window is not None, "sliding_window": ours.sliding_window}
+    dense = [i for i, kind in enumerate(ours.mlp_layer_types) if kind == "dense"]
+    return {"decoder_sparse_step": 1, "mlp_only_layers": dense, **window, **own_head_dim(ours), **rope_to_theirs(ours)}
+
+
 # Weights -----------------------------------------------------------------------------------------------------------
 
 OURS = "model.layers.*."
@@ -297,6 +274,24 @@ LLAMA_WEIGHTS = (
     *(Weight(f"model.layers.*.mlp.{x}_proj.*", f"{OURS}mlp.{x}_proj.*") for x in ("gate", "up", "down")),
     Weight("model.norm.*", "model.norm.*"),
     *HEAD,
+)
+# In a model the experts of a layer are one tensor, as ours are; in files each expert has its own.
+EXPERTS = OURS + "mlp.experts."
+MIXTURE = (
+    Weight("model.layers.*.mlp.gate.*", OURS + "mlp.gate.*"),
+    Weight("model.layers.*.mlp.experts.gate_up_proj", EXPERTS + "gate_up_proj"),
+    Weight("model.layers.*.mlp.experts.down_proj", EXPERTS + "down_proj"),
+)
+QWEN3_MOE_FILES = (
+    Weight("model.layers.*.mlp.experts.*.gate_proj.weight", EXPERTS + "gate_up_proj", place=first_half),
+    Weight("model.layers.*.mlp.experts.*.up_proj.weight", EXPERTS + "gate_up_proj", place=second_half),
+    Weight("model.layers.*.mlp.experts.*.down_proj.weight", EXPERTS + "down_proj", place=whole),
+)
+MIXTRAL_FILES = (
+    Weight("model.layers.*.block_sparse_moe.gate.*", OURS + "mlp.gate.*"),
+    Weight("model.layers.*.block_sparse_moe.experts.*.w1.weight", EXPERTS + "gate_up_proj", place=first_half),
+    Weight("model.layers.*.block_sparse_moe.experts.*.w3.weight", EXPERTS + "gate_up_proj", place=second_half),
+    Weight("model.layers.*.block_sparse_moe.experts.*.w2.weight", EXPERTS + "down_proj", place=whole),
 )
 QK_NORM = tuple(Weight(f"model.layers.*.self_attn.{x}_norm.*", f"{OURS}self_attn.{x}_norm.*") for x in "qk")
 
@@ -442,9 +437,28 @@ FAMILIES = {
         to_theirs=qwen_to_theirs,
         weights=LLAMA_WEIGHTS + QK_NORM,
     ),
+    "mixtral": Family(
+        architecture="MixtralForCausalLM",
+        prefix="model.",
+        fields=MIXTRAL_FIELDS,
+        constants=MODERN,
+        demands={"router_jitter_noise": 0.0},
+        to_ours=mixtral_to_ours,
+        to_theirs=mixtral_to_theirs,
+        weights=LLAMA_WEIGHTS + MIXTURE + MIXTRAL_FILES,
+    ),
+    "qwen3_moe": Family(
+        architecture="Qwen3MoeForCausalLM",
+        prefix="model.",
+        fields=QWEN3_MOE_FIELDS,
+        constants=MODERN | {"qk_norm": True},
+        to_ours=qwen3_moe_to_ours,
+        to_theirs=qwen3_moe_to_theirs,
+        weights=LLAMA_WEIGHTS + QK_NORM + MIXTURE + QWEN3_MOE_FILES,
+    ),
 }
 
 # Tables that old checkpoints carry and today's classes compute.
 COMPUTED = re.compile(r"(.*\.)?(attn|attention)\.(attention\.)?(bias|masked_bias)|(.*\.)?rotary_emb\.inv_freq")
 
-__all__ = ["FAMILIES", "Family", "Layout", "Weight"]
+__all__ = ["COMPUTED", "FAMILIES", "Family"]

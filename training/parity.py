@@ -105,6 +105,24 @@ MODELS = {
     "qwen2, sliding": ("qwen2", LLAMA | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}),
     "qwen3": ("qwen3", LLAMA | {"head_dim": 16, "max_window_layers": 4}),
     "qwen3, yarn": ("qwen3", LLAMA | {"head_dim": 16, "max_window_layers": 4, "rope_parameters": YARN}),
+    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 6, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}),
+    "mixtral, sliding": ("mixtral", LLAMA | {"num_local_experts": 4, "sliding_window": 6, "head_dim": 16}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        LLAMA
+        | {
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "mlp_only_layers": [1],
+            "head_dim": 16,
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3_moe, own weights": (
+        "qwen3_moe",
+        LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": False},
+    ),
 }
 TOKENS = {"vocab_size": 199, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "dtype": "float32"}
 
