@@ -337,6 +337,9 @@ class MMGPTConfig(PreTrainedConfig):
         With `"pixel_shuffle"`: side of the square of patches that becomes one token (default 2: a quarter of the tokens).
     vision_feature_layer (`int`, *optional*, defaults to -1):
         Which of the tower's hidden states is handed on: -1 is its final output, after the tower's last norm.
+    bidirectional_images (`bool`, *optional*, defaults to `False`):
+        The tokens of an image see one another in both directions, those of text only backwards (PaliGemma, Beyer et al. 2024;
+        Gemma 3). Images with no text between them count as one. Needs our own decoder as `text_config`.
     audio_connector (`str`, *optional*, defaults to `"mlp"`):
         `"linear"`, `"mlp"`, or `"frame_stack"` (consecutive frames merged into one token, then mlp).
     audio_merge_size (`int`, *optional*):
@@ -356,6 +359,7 @@ class MMGPTConfig(PreTrainedConfig):
     vision_connector: Literal["linear", "mlp", "pixel_shuffle"] = "mlp"
     vision_merge_size: int | None = None
     vision_feature_layer: int = -1
+    bidirectional_images: bool = False
     audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
     audio_merge_size: int | None = None
     tie_word_embeddings: bool | None = None
@@ -386,6 +390,10 @@ class MMGPTConfig(PreTrainedConfig):
                     f"{tower}_merge_size={merge_size} does not go with {tower}_connector={connector!r}: "
                     f"{merging!r} merges 2 or more, the others 1."
                 )
+        if self.bidirectional_images and (self.vision_config is None or self.text_config.model_type != "mmgpt_text"):
+            raise ValueError(
+                "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
+            )
         if self.vision_config is None:
             return
         patches = self.vision_config.image_size // self.vision_config.patch_size

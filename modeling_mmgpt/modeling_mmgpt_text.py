@@ -298,8 +298,13 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        block_sequence_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeModelOutputWithPast:
+        r"""
+        block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
+            Tokens with the same number see one another in both directions, as the patches of an image do; -1: only backwards.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the decoder exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -309,7 +314,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         if position_ids is None:
             position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
 
-        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
@@ -332,7 +337,9 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)
 
-    def attention_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+    def attention_masks(
+        self, inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids=None
+    ) -> dict:
         """One mask for each kind of layer; generate() may have prepared them."""
         if isinstance(attention_mask, dict):
             return attention_mask
@@ -342,6 +349,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "position_ids": position_ids,
+            "block_sequence_ids": block_sequence_ids,
         }
         makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
         kinds = set(self.config.layer_types)

@@ -28,6 +28,11 @@ def test_text_defaults_are_derived_from_the_given_values():
         ({"parallel_residual": True, "norm_placement": "post"}, "norm_placement='pre'"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"mlp_type": "moe"}, "mlp_type"),
+        ({"moe_intermediate_size": 32}, "set num_experts, or leave moe_intermediate_size out"),
+        ({"output_router_logits": True}, "set num_experts, or leave output_router_logits out"),
+        ({"num_experts": 4, "num_experts_per_tok": 5}, "between 1 and num_experts"),
+        ({"num_experts": 4, "mlp_type": "plain"}, "mlp_type='gated'"),
+        ({"num_experts": 4, "mlp_layer_types": ["dense", "dense"]}, "leave num_experts out"),
     ],
 )
 def test_impossible_decoders_are_refused_with_a_way_out(wrong, way_out):
@@ -43,6 +48,11 @@ def test_impossible_decoders_are_refused_with_a_way_out(wrong, way_out):
         ({"vision_connector": "mlp", "vision_merge_size": 2}, "pixel_shuffle"),
         ({"audio_connector": "frame_stack", "audio_merge_size": 1}, "2 or more"),
         ({"vision_config": {"model_type": "no_such_tower"}}, "no_such_tower"),
+        ({"bidirectional_images": True}, "needs a vision_config"),
+        (
+            {"bidirectional_images": True, "vision_config": PATCHES, "text_config": {"model_type": "llama"}},
+            "text_config of model_type 'mmgpt_text'",
+        ),
         (
             {"vision_config": PATCHES, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
             "must divide the 4 patches",

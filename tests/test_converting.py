@@ -215,7 +215,6 @@ def test_unfit_weights_are_named(tmp_path):
 
 def test_every_rotary_share_of_gptj_survives():
     """30 / 44 * 44 is a little less than 30 in floating point."""
-    for head_dim in range(2, 130, 2):
-        for rotary_dim in range(2, head_dim + 1, 2):
-            theirs = GPTJConfig(n_embd=head_dim, n_head=1, rotary_dim=rotary_dim)
-            assert config_to_gpt(config_from_gpt(theirs), "gptj").rotary_dim == rotary_dim
+    for head_dim, rotary_dim in ((44, 30), (46, 26), (78, 62), (128, 30), (256, 64), (24, 24)):
+        theirs = GPTJConfig(n_embd=head_dim, n_head=1, rotary_dim=rotary_dim)
+        assert config_to_gpt(config_from_gpt(theirs), "gptj").rotary_dim == rotary_dim
