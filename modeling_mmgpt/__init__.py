@@ -1,0 +1,44 @@
+"""MMGPT: a multimodal GPT that is native to Hugging Face. Importing it registers the classes with transformers' Auto classes."""
+
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+from .collating_mmgpt import MMGPTCollator
+from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig, MMGPTTextConfig
+from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreTrainedModel
+from .modeling_mmgpt_text import MMGPTForCausalLM, MMGPTTextModel
+from .processing_mmgpt import MMGPTProcessor
+from .saving_mmgpt import save_checkpoint
+from .towers_mmgpt import MMGPTFrameTower, MMGPTPatchTower
+
+
+AutoModel.register(MMGPTTextConfig, MMGPTTextModel, exist_ok=True)
+AutoModel.register(MMGPTPatchConfig, MMGPTPatchTower, exist_ok=True)
+AutoModel.register(MMGPTFrameConfig, MMGPTFrameTower, exist_ok=True)
+AutoModel.register(MMGPTConfig, MMGPTModel, exist_ok=True)
+AutoModelForCausalLM.register(MMGPTTextConfig, MMGPTForCausalLM, exist_ok=True)
+for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto_class.register(MMGPTConfig, MMGPTForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(MMGPTConfig, MMGPTProcessor, exist_ok=True)
+
+__all__ = [
+    "MMGPTCollator",
+    "MMGPTConfig",
+    "MMGPTForCausalLM",
+    "MMGPTForConditionalGeneration",
+    "MMGPTFrameConfig",
+    "MMGPTFrameTower",
+    "MMGPTModel",
+    "MMGPTPatchConfig",
+    "MMGPTPatchTower",
+    "MMGPTPreTrainedModel",
+    "MMGPTProcessor",
+    "MMGPTTextConfig",
+    "MMGPTTextModel",
+    "save_checkpoint",
+]

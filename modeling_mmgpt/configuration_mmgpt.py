@@ -1,0 +1,355 @@
+"""The configuration of MMGPT: one decoder, optional eyes and ears. Every choice of the architecture is a field here.
+
+MMGPTTextConfig   the GPT decoder: the whole GPT line as switches
+MMGPTPatchConfig  encoder-free vision: linear embedding of pixel patches
+MMGPTFrameConfig  encoder-free audio: linear embedding of mel frames
+MMGPTConfig       the fusion: decoder + vision tower + audio tower + connectors
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.modeling_rope_utils import RopeParameters
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers.utils import auto_docstring
+
+
+if TYPE_CHECKING:
+    # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
+    # configuration: these lines make every `save_pretrained` carry the whole package.
+    from .collating_mmgpt import MMGPTCollator  # noqa: F401
+    from .modeling_mmgpt import MMGPTModel  # noqa: F401
+    from .processing_mmgpt import MMGPTProcessor  # noqa: F401
+
+TEXT_AUTO_MAP = {
+    "AutoConfig": "configuration_mmgpt.MMGPTTextConfig",
+    "AutoModel": "modeling_mmgpt_text.MMGPTTextModel",
+    "AutoModelForCausalLM": "modeling_mmgpt_text.MMGPTForCausalLM",
+}
+AUTO_MAP = {
+    "AutoConfig": "configuration_mmgpt.MMGPTConfig",
+    "AutoModel": "modeling_mmgpt.MMGPTModel",
+    "AutoModelForCausalLM": "modeling_mmgpt.MMGPTForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_mmgpt.MMGPTForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_mmgpt.MMGPTForConditionalGeneration",
+    "AutoProcessor": "processing_mmgpt.MMGPTProcessor",
+}
+
+
+def divides(divisor: int, number: int) -> bool:
+    return divisor > 0 and number % divisor == 0
+
+
+@auto_docstring(checkpoint="mmgpt")
+@strict
+class MMGPTTextConfig(PreTrainedConfig):
+    r"""
+    mlp_type (`str`, *optional*, defaults to `"gated"`):
+        `"gated"`: down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); `"plain"`: down(act(up(x))), the two
+        matrices of Vaswani et al. 2017 (section 3.3) and of GPT-1 to GPT-3.
+    position_embedding_type (`str`, *optional*, defaults to `"rope"`):
+        `"rope"`: rotary (Su et al. 2021, arXiv:2104.09864); `"learned"`: one vector for each of
+        `max_position_embeddings` positions (GPT-1 to GPT-3); `"sinusoidal"`: PE(pos, 2i) = sin(pos / 10000^(2i/d)),
+        PE(pos, 2i+1) = cos(...) added to the embeddings (Vaswani et al. 2017, section 3.5); `"none"`: the causal mask
+        alone tells the order (Kazemnejad et al. 2023).
+    rope_parameters (`RopeParameters`, *optional*):
+        Only with `position_embedding_type="rope"`: `rope_theta` (base of the wavelengths, default 10000), `rope_type` and its
+        scaling values as in transformers, `partial_rotary_factor` (rotated share of each head, default 1).
+    norm_type (`str`, *optional*, defaults to `"rmsnorm"`):
+        `"layernorm"` (Ba et al. 2016, with bias) or `"rmsnorm"` (Zhang and Sennrich 2019).
+    norm_placement (`str`, *optional*, defaults to `"pre"`):
+        `"pre"`: x + f(norm(x)) and a final norm (GPT-2 on); `"post"`: norm(x + f(x)) and no final norm (Transformer, GPT-1).
+    norm_eps (`float`, *optional*, defaults to `1e-6`):
+        Added to the variance inside every norm.
+    qk_norm (`bool`, *optional*, defaults to `False`):
+        RMS-normalise each query and key head before the rotation (Qwen3; Henry et al. 2020).
+    parallel_residual (`bool`, *optional*, defaults to `False`):
+        x + attention(norm1(x)) + mlp(norm2(x)) instead of one after the other (GPT-J, GPT-NeoX).
+    attention_bias (`bool`, *optional*, defaults to `False`):
+        Bias in the query, key and value projections.
+    attention_output_bias (`bool`, *optional*):
+        Bias in the attention's output projection. `None` follows `attention_bias`.
+    attention_scale (`float`, *optional*):
+        Factor on QK^T before the softmax. `None` is 1 / sqrt(head_dim) (Vaswani et al. 2017, section 3.2.1); GPT-Neo uses 1.
+    lm_head_bias (`bool`, *optional*, defaults to `False`):
+        The b of softmax(W h + b).
+    embedding_dropout (`float`, *optional*, defaults to 0.0):
+        Dropout probability on the sum of token and position embeddings.
+    residual_dropout (`float`, *optional*, defaults to 0.0):
+        Dropout probability on the output of each attention and mlp, before it is added to the residual stream.
+    scale_residual_init (`bool`, *optional*, defaults to `True`):
+        Initialise the projections that write to the residual stream with `initializer_range` / sqrt(2 `num_hidden_layers`)
+        (GPT-2, Radford et al. 2019, section 2.3).
+    """
+
+    model_type = "mmgpt_text"
+    base_config_key = "text_config"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    _auto_class = "AutoConfig"
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 50304
+    hidden_size: int = 768
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    mlp_type: Literal["gated", "plain"] = "gated"
+    mlp_bias: bool = False
+    position_embedding_type: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    rope_parameters: RopeParameters | dict | None = None
+    max_position_embeddings: int = 2048
+    norm_type: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_placement: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    parallel_residual: bool = False
+    attention_bias: bool = False
+    attention_output_bias: bool | None = None
+    attention_scale: float | None = None
+    attention_dropout: float | int = 0.0
+    embedding_dropout: float | int = 0.0
+    residual_dropout: float | int = 0.0
+    layer_types: list[str] | None = None
+    sliding_window: int | None = None
+    lm_head_bias: bool = False
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    scale_residual_init: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            # Both give 8 D^2 weights: a gated mlp has three matrices instead of two.
+            self.intermediate_size = 4 * self.hidden_size if self.mlp_type == "plain" else 8 * self.hidden_size // 3
+        if self.attention_output_bias is None:
+            self.attention_output_bias = self.attention_bias
+        if self.layer_types is None:
+            layer_type = "full_attention" if self.sliding_window is None else "sliding_attention"
+            self.layer_types = [layer_type] * self.num_hidden_layers
+        given_rope = self.rope_parameters
+        super().__post_init__(**kwargs)
+        if self.position_embedding_type != "rope":
+            self.rope_parameters = given_rope  # the library fills in a default; without rotation there is none
+        self.auto_map = dict(TEXT_AUTO_MAP)
+
+    def validate_architecture(self):
+        """Refuses combinations that no decoder can be built from, each with the change that mends it."""
+        if self.num_attention_heads < 1 or not divides(self.num_key_value_heads, self.num_attention_heads):
+            raise ValueError(
+                f"num_key_value_heads ({self.num_key_value_heads}) must divide num_attention_heads "
+                f"({self.num_attention_heads}): each key/value head serves an equal group of query heads. "
+                "Use num_key_value_heads=None for multi-head attention, 1 for multi-query attention."
+            )
+        if self.head_dim < 1:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) is smaller than num_attention_heads ({self.num_attention_heads}), "
+                "which leaves nothing for a head: use fewer heads or set head_dim."
+            )
+        if self.position_embedding_type == "rope":
+            rotary_dim = int(self.head_dim * self.rope_parameters.get("partial_rotary_factor", 1.0))
+            if rotary_dim < 2 or rotary_dim % 2:
+                raise ValueError(
+                    f"Rotary positions turn pairs of coordinates, but {rotary_dim} of the {self.head_dim} in each head are "
+                    "to be rotated: choose head_dim and rope_parameters['partial_rotary_factor'] so that their product is even."
+                )
+        elif self.rope_parameters:
+            raise ValueError(
+                f"rope_parameters are given but position_embedding_type is {self.position_embedding_type!r}: "
+                "set position_embedding_type='rope' or leave rope_parameters out."
+            )
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(
+                f"Sinusoidal positions fill pairs of coordinates: hidden_size ({self.hidden_size}) must be even."
+            )
+        if "sliding_attention" in self.layer_types and self.sliding_window is None:
+            raise ValueError(
+                "layer_types has 'sliding_attention' but sliding_window is None: set it to the window's tokens."
+            )
+        if self.sliding_window is not None and "sliding_attention" not in self.layer_types:
+            raise ValueError(
+                f"sliding_window is {self.sliding_window} but no layer of layer_types is 'sliding_attention': "
+                "name the local layers in layer_types, or leave sliding_window out."
+            )
+        unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
+        if unknown:
+            raise ValueError(f"layer_types knows 'full_attention' and 'sliding_attention', not {sorted(unknown)}.")
+        if self.parallel_residual and self.norm_placement == "post":
+            raise ValueError("parallel_residual=True needs norm_placement='pre': both branches read the same input.")
+
+
+@auto_docstring(checkpoint="mmgpt")
+@strict
+class MMGPTPatchConfig(PreTrainedConfig):
+    r"""
+    image_size (`int`, *optional*, defaults to 32):
+        Largest height and width in pixels: one position vector is learned for each row and each column of patches.
+    patch_size (`int`, *optional*, defaults to 4):
+        Height and width of a patch in pixels; each patch becomes one vector (Fuyu, Bavishi et al. 2023).
+    hidden_size (`int`, *optional*, defaults to 128):
+        Width of a patch vector.
+    """
+
+    model_type = "mmgpt_patch"
+    base_config_key = "vision_config"
+
+    image_size: int = 32
+    patch_size: int = 4
+    num_channels: int = 3
+    hidden_size: int = 128
+    initializer_range: float = 0.02
+
+    def validate_architecture(self):
+        if not divides(self.patch_size, self.image_size):
+            raise ValueError(f"patch_size ({self.patch_size}) must divide image_size ({self.image_size}).")
+
+
+@auto_docstring(checkpoint="mmgpt")
+@strict
+class MMGPTFrameConfig(PreTrainedConfig):
+    r"""
+    num_mel_bins (`int`, *optional*, defaults to 80):
+        Mel bands of the spectrogram, as the feature extractor makes them (its `feature_size`).
+    frame_size (`int`, *optional*, defaults to 4):
+        Consecutive mel frames that become one vector. At 10 ms a frame, 4 frames are 25 vectors a second.
+    hidden_size (`int`, *optional*, defaults to 128):
+        Width of a frame vector.
+    """
+
+    model_type = "mmgpt_frame"
+    base_config_key = "audio_config"
+
+    num_mel_bins: int = 80
+    frame_size: int = 4
+    hidden_size: int = 128
+    initializer_range: float = 0.02
+
+
+OWN_CONFIGS = {cls.model_type: cls for cls in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig)}
+
+
+def build_sub_config(name: str, value: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    """`value` as a config object: ours by `model_type` from this file, any other through transformers' registry."""
+    if value is None or isinstance(value, PreTrainedConfig):
+        return value
+    model_type = value.get("model_type") or ("mmgpt_text" if name == "text_config" else None)
+    if model_type in OWN_CONFIGS:
+        return OWN_CONFIGS[model_type](**value)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{name} has model_type={model_type!r}, which is neither one of {sorted(OWN_CONFIGS)} nor known to this "
+            "transformers: set `model_type` to the kind of model it describes."
+        )
+    return CONFIG_MAPPING[model_type](**value)
+
+
+@auto_docstring(checkpoint="mmgpt")
+@strict
+class MMGPTConfig(PreTrainedConfig):
+    r"""
+    text_config (`dict` or `PreTrainedConfig`, *optional*):
+        The decoder: an [`MMGPTTextConfig`], or the config of any causal decoder of transformers, which is then used unchanged.
+    vision_config (`dict` or `PreTrainedConfig`, *optional*):
+        The vision tower: any image encoder that `AutoModel` builds, or an [`MMGPTPatchConfig`]. `None`: the model sees nothing.
+    audio_config (`dict` or `PreTrainedConfig`, *optional*):
+        The audio tower: Whisper (its encoder is used) or an [`MMGPTFrameConfig`]. `None`: the model hears nothing.
+    image_token_id (`int`, *optional*):
+        Token that stands in `input_ids` once for each image feature. Needed with `vision_config`.
+    audio_token_id (`int`, *optional*):
+        The same for audio features. Needed with `audio_config`.
+    vision_connector (`str`, *optional*, defaults to `"mlp"`):
+        From the tower's width to the decoder's: `"linear"` (one matrix), `"mlp"` (two with GELU between: LLaVA-1.5, Liu et al. 2023),
+        `"pixel_shuffle"` (neighbouring patches merged into one token, then mlp: Chen et al. 2024, InternVL-1.5).
+    vision_merge_size (`int`, *optional*):
+        With `"pixel_shuffle"`: side of the square of patches that becomes one token (default 2: a quarter of the tokens).
+    vision_feature_layer (`int`, *optional*, defaults to -1):
+        Which of the tower's hidden states is handed on: -1 is its final output, after the tower's last norm.
+    audio_connector (`str`, *optional*, defaults to `"mlp"`):
+        `"linear"`, `"mlp"`, or `"frame_stack"` (consecutive frames merged into one token, then mlp).
+    audio_merge_size (`int`, *optional*):
+        With `"frame_stack"`: number of consecutive tower frames that become one token (default 2).
+    """
+
+    model_type = "mmgpt"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig, "audio_config": AutoConfig}
+    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states", "audio_hidden_states"]
+    _auto_class = "AutoConfig"
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
+    image_token_id: int | None = None
+    audio_token_id: int | None = None
+    vision_connector: Literal["linear", "mlp", "pixel_shuffle"] = "mlp"
+    vision_merge_size: int | None = None
+    vision_feature_layer: int = -1
+    audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
+    audio_merge_size: int | None = None
+    tie_word_embeddings: bool | None = None
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs):
+        self.text_config = build_sub_config("text_config", {} if self.text_config is None else self.text_config)
+        self.vision_config = build_sub_config("vision_config", self.vision_config)
+        self.audio_config = build_sub_config("audio_config", self.audio_config)
+        if self.vision_merge_size is None:
+            self.vision_merge_size = 2 if self.vision_connector == "pixel_shuffle" else 1
+        if self.audio_merge_size is None:
+            self.audio_merge_size = 2 if self.audio_connector == "frame_stack" else 1
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
+
+    def validate_architecture(self):
+        """Refuses towers without a token, merges without a merging connector, and merges that do not fit the patches."""
+        for tower, token in (("vision_config", "image_token_id"), ("audio_config", "audio_token_id")):
+            if getattr(self, tower) is not None and getattr(self, token) is None:
+                raise ValueError(f"{tower} is set but {token} is None: name the token that stands for its features.")
+        for tower, merging in (("vision", "pixel_shuffle"), ("audio", "frame_stack")):
+            connector, merge_size = getattr(self, f"{tower}_connector"), getattr(self, f"{tower}_merge_size")
+            if (connector == merging) != (merge_size > 1):
+                raise ValueError(
+                    f"{tower}_merge_size={merge_size} does not go with {tower}_connector={connector!r}: "
+                    f"{merging!r} merges 2 or more, the others 1."
+                )
+        if self.vision_config is None:
+            return
+        patches = self.vision_config.image_size // self.vision_config.patch_size
+        if not divides(self.vision_merge_size, patches):
+            raise ValueError(
+                f"vision_merge_size ({self.vision_merge_size}) must divide the {patches} patches along a side of the image "
+                f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
+            )
+
+
+for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+
+# `transformers serve` decides by this table, which AutoModel.register does not fill, that a model takes images and audio.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("mmgpt", "MMGPTForConditionalGeneration")
+
+__all__ = ["MMGPTConfig", "MMGPTFrameConfig", "MMGPTPatchConfig", "MMGPTTextConfig"]

@@ -1,0 +1,415 @@
+"""The GPT decoder: the whole line from the Transformer's decoder to today's, as switches of one class.
+
+positions   sinusoidal | learned | rotary (partial, scaled) | none
+norms       layernorm | rmsnorm, before (pre) or after (post) each residual sum; norms on queries and keys
+attention   softmax(Q K^T / sqrt(d_k)) V: multi-head, grouped-query, multi-query; full and sliding layers
+mlp         two matrices with any activation, or gated
+residuals   one after the other, or in parallel
+head        softmax(W h + b), tied to the embeddings or not
+
+Shapes: B batch, L tokens, S cached + new tokens, D width (hidden_size), H heads, K key/value heads, E head width, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_mmgpt import MMGPTTextConfig
+from .saving_mmgpt import CompleteFolderMixin
+
+
+def make_norm(config: MMGPTTextConfig, width: int) -> nn.Module:
+    norm_class = nn.LayerNorm if config.norm_type == "layernorm" else nn.RMSNorm
+    return norm_class(width, eps=config.norm_eps)
+
+
+def sinusoidal_positions(position_ids: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos(...) (Vaswani et al. 2017, section 3.5).
+
+    Computed where it is used: no table that could be lost in loading, and no longest position."""
+    even = torch.arange(0, width, 2, device=position_ids.device, dtype=torch.float32)
+    angles = position_ids[..., None].float() * 10000.0 ** (-even / width)  # (B, L, D/2)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).to(dtype)  # (B, L, D)
+
+
+def positions_from_mask(attention_mask: torch.Tensor, length: int) -> torch.Tensor:
+    """The ordinal of each of the last `length` tokens among the real ones: padding on either side does not move them."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]  # (B, L)
+
+
+class MMGPTRotaryEmbedding(nn.Module):
+    """Cosines and sines of rotary positions (Su et al. 2021); scaling types are transformers' own."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        compute = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = compute(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: MMGPTTextConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
+        rotary_dim = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64, device=device).float() / rotary_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.float().to(hidden_states.device)  # (B, L, E_rot/2)
+        angles = torch.cat((angles, angles), dim=-1)  # (B, L, E_rot)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turns the first `cos.shape[-1]` coordinates of each head by its position; the rest, if any, stay as they are."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, L, E_rot)
+    rotary_dim = cos.shape[-1]
+    if rotary_dim == x.shape[-1]:
+        return x * cos + rotate_half(x) * sin
+    turned, kept = x[..., :rotary_dim], x[..., rotary_dim:]
+    return torch.cat((turned * cos + rotate_half(turned) * sin, kept), dim=-1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(Q K^T * scaling + mask) V, written out (Vaswani et al. 2017, section 3.2.1)."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # (B, K, S, E) -> (B, H, S, E)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = query @ key.transpose(2, 3) * scaling  # (B, H, L, S)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
+
+
+class MMGPTAttention(nn.Module):
+    """Causal self-attention: multi-head, grouped-query or multi-query by `num_key_value_heads`."""
+
+    def __init__(self, config: MMGPTTextConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.is_causal = True
+        is_sliding = config.layer_types[layer_idx] == "sliding_attention"
+        self.sliding_window = config.sliding_window if is_sliding else None
+        query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_output_bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]  # (B, L)
+        heads = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads)  # (B, L, H, E)
+        key = self.k_proj(hidden_states).view(heads)  # (B, L, K, E)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, L, E)
+        if self.config.qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, L, E), (B, K, L, E)
+        if position_embeddings is not None:
+            query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, K, S, E)
+
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )  # (B, L, H, E)
+        return self.o_proj(output.reshape(*input_shape, -1).contiguous()), weights  # (B, L, D)
+
+
+class MMGPTMLP(nn.Module):
+    """The position-wise network: down(act(up(x))), or gated: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gate_proj = None
+        if config.mlp_type == "gated":
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class MMGPTDecoderLayer(GradientCheckpointingLayer):
+    """One block. The three ways of the residual stream x:
+
+    pre        x = x + attention(norm(x));  x = x + mlp(norm(x))
+    post       x = norm(x + attention(x));  x = norm(x + mlp(x))
+    parallel   x = x + attention(norm(x)) + mlp(norm'(x))
+    """
+
+    def __init__(self, config: MMGPTTextConfig, layer_idx: int):
+        super().__init__()
+        self.norm_placement = config.norm_placement
+        self.parallel_residual = config.parallel_residual
+        self.residual_dropout = config.residual_dropout
+        self.self_attn = MMGPTAttention(config, layer_idx)
+        self.mlp = MMGPTMLP(config)
+        self.input_layernorm = make_norm(config, config.hidden_size)
+        self.post_attention_layernorm = make_norm(config, config.hidden_size)
+
+    def drop(self, branch: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(branch, p=self.residual_dropout, training=self.training)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        if self.norm_placement == "post":
+            attended, _ = self.self_attn(hidden_states, **kwargs)
+            hidden_states = self.input_layernorm(hidden_states + self.drop(attended))
+            return self.post_attention_layernorm(hidden_states + self.drop(self.mlp(hidden_states)))
+
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        if self.parallel_residual:
+            processed = self.mlp(self.post_attention_layernorm(hidden_states))
+            return hidden_states + self.drop(attended) + self.drop(processed)
+        hidden_states = hidden_states + self.drop(attended)
+        return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+@auto_docstring
+class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
+    config: MMGPTTextConfig
+    config_class = MMGPTTextConfig
+    base_model_prefix = "model"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MMGPTDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": MMGPTDecoderLayer, "attentions": MMGPTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Normal(0, initializer_range) matrices, zero biases, unit norms, and GPT-2's smaller residual projections."""
+        super()._init_weights(module)
+        if not self.config.scale_residual_init:
+            return
+        residual = {MMGPTAttention: "o_proj", MMGPTMLP: "down_proj"}.get(type(module))
+        if residual is not None:
+            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
+            init.normal_(getattr(module, residual).weight, mean=0.0, std=std)
+
+
+@auto_docstring(custom_intro="The GPT decoder without a head: tokens or embeddings in, hidden states out.")
+class MMGPTTextModel(MMGPTTextPreTrainedModel):
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_positions = None
+        if config.position_embedding_type == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.rotary_emb = MMGPTRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
+        self.layers = nn.ModuleList([MMGPTDecoderLayer(config, idx) for idx in range(config.num_hidden_layers)])
+        self.norm = make_norm(config, config.hidden_size) if config.norm_placement == "pre" else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give the decoder exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)  # (B, L, D)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
+
+        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+        hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
+        position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=masks[layer_type],
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )  # (B, L, D)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def default_positions(self, inputs_embeds, attention_mask, past_key_values) -> torch.Tensor:
+        """Positions when none are given: 0, 1, 2, ... over the tokens that are not padding."""
+        length = inputs_embeds.shape[1]
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+            return positions_from_mask(attention_mask, length)
+        past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)
+
+    def attention_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+        """One mask for each kind of layer; generate() may have prepared them."""
+        if isinstance(attention_mask, dict):
+            return attention_mask
+        arguments = {
+            "config": self.config,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
+        makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+        kinds = set(self.config.layer_types)
+        return {kind: make(**arguments) for kind, make in makers.items() if kind in kinds}
+
+    def add_positions(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        if self.embed_positions is not None:
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+        elif self.config.position_embedding_type == "sinusoidal":
+            width = self.config.hidden_size
+            inputs_embeds = inputs_embeds + sinusoidal_positions(position_ids, width, inputs_embeds.dtype)
+        return nn.functional.dropout(inputs_embeds, p=self.config.embedding_dropout, training=self.training)
+
+
+def refuse_too_long(text_config, length: int) -> None:
+    """A learned position table has an end; every other kind of position goes on."""
+    if (
+        getattr(text_config, "position_embedding_type", None) != "learned"
+        or length <= text_config.max_position_embeddings
+    ):
+        return
+    raise ValueError(
+        f"The sequence has {length} tokens but the model learned only {text_config.max_position_embeddings} positions "
+        "(max_position_embeddings): shorten the prompt or max_new_tokens, or use a model with rotary positions."
+    )
+
+
+@auto_docstring(custom_intro="The GPT decoder with its language-modelling head softmax(W h + b): text in, text out.")
+class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__(config)
+        self.model = MMGPTTextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+        refuse_too_long(self.config, input_ids.shape[1])
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(keep_last(outputs.last_hidden_state, logits_to_keep))  # (B, L or kept, V)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The positions whose logits are wanted: the last `logits_to_keep` (0: all), or those a 1-D tensor names."""
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
+    return hidden_states[:, logits_to_keep]
+
+
+__all__ = ["MMGPTForCausalLM", "MMGPTTextModel", "MMGPTTextPreTrainedModel"]
