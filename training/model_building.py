@@ -12,12 +12,7 @@ import transformers
 from datasets import Dataset
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
 
-from modeling_mmgpt import (
-    MMGPTConfig,
-    MMGPTForConditionalGeneration,
-    MMGPTProcessor,
-    MMGPTTextConfig,
-)
+from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor, MMGPTTextConfig
 from training.recipe import ModelArguments, Recipe, check_keys, merge, read_preset
 from training.train_tokenizer import texts_of, train_tokenizer
 
@@ -60,7 +55,9 @@ def build_model(
     processor = MMGPTProcessor.from_config(config, tokenizer, **parts)
 
     model = MMGPTForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(tokenizer.im_end_token)
+    # An answer ends with its turn; a text without turns ends with the document.
+    end_of_turn = tokenizer.convert_tokens_to_ids(tokenizer.im_end_token)
+    model.generation_config.eos_token_id = [end_of_turn, tokenizer.eos_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, processor
 

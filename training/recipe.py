@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -23,6 +24,7 @@ CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
 TRAINING_DEFAULTS = {
     "remove_unused_columns": False,  # the rows' media columns are no arguments of the model's forward
     "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluate.py generates
+    "dataloader_pin_memory": torch.cuda.is_available(),  # true only warns on a machine without a GPU
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
 }
 
