@@ -24,7 +24,8 @@ CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
 TRAINING_DEFAULTS = {
     "remove_unused_columns": False,  # the rows' media columns are no arguments of the model's forward
     "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluate.py generates
-    "dataloader_pin_memory": torch.cuda.is_available(),  # true only warns on a machine without a GPU
+    "use_cpu": not torch.accelerator.is_available(),  # said aloud, since TrainingArguments refuses bf16 otherwise
+    "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
 }
 
