@@ -89,7 +89,9 @@ def score_tasks(rows: list[dict], predictions: list[str], shuffled: list[str | N
     return tasks
 
 
-def evaluate_with_baselines(model, processor, rows: Iterable[dict], batch_size: int, max_new_tokens: int):
+def evaluate_with_baselines(
+    model, processor, rows: Iterable[dict], batch_size: int, max_new_tokens: int
+) -> tuple[list[str], dict[str, dict]]:
     """Predictions, and the score of each task (see `score_tasks`)."""
     rows = list(rows)
     predictions = evaluate_model(model, processor, rows, batch_size, max_new_tokens)

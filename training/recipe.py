@@ -306,7 +306,6 @@ def read_preset(name: str) -> dict:
 def format_recipe(recipe: Recipe) -> str:
     """The recipe with every default filled in, as YAML; of TrainingArguments only what differs from its defaults."""
     tree = dataclasses.asdict(dataclasses.replace(recipe, training=None))
-    defaults = {item.name: item.default for item in dataclasses.fields(TrainingArguments)}
-    chosen = recipe.training.to_dict()
-    tree["training"] = {key: value for key, value in chosen.items() if key in defaults and value != defaults[key]}
+    plain = TrainingArguments(use_cpu=recipe.training.use_cpu).to_dict()
+    tree["training"] = {key: value for key, value in recipe.training.to_dict().items() if value != plain[key]}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
