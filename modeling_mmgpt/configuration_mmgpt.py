@@ -42,6 +42,11 @@ def divides(divisor: int, number: int) -> bool:
     return divisor > 0 and number % divisor == 0
 
 
+def repeat_pattern(kinds: list[str], num_layers: int) -> list[str]:
+    """`kinds` as often as the layers need it; a list that does not fit is left as it is, for validation to refuse."""
+    return list(kinds) * (num_layers // len(kinds)) if kinds and divides(len(kinds), num_layers) else list(kinds)
+
+
 @auto_docstring(checkpoint="mmgpt")
 @strict
 class MMGPTTextConfig(PreTrainedConfig):
@@ -73,6 +78,9 @@ class MMGPTTextConfig(PreTrainedConfig):
         Bias in the attention's output projection. `None` follows `attention_bias`.
     attention_scale (`float`, *optional*):
         Factor on QK^T before the softmax. `None` is 1 / sqrt(head_dim) (Vaswani et al. 2017, section 3.2.1); GPT-Neo uses 1.
+    layer_types (`list[str]`, *optional*):
+        `"full_attention"` or `"sliding_attention"` (the last `sliding_window` tokens) for each layer. A shorter list is a pattern
+        that repeats: GPT-3 alternates the two (Brown et al. 2020, section 2.1). `None`: all sliding if `sliding_window` is set.
     num_experts (`int`, *optional*):
         Experts in each sparse layer (Shazeer et al. 2017, arXiv:1701.06538). `None`: every layer has one dense mlp.
     num_experts_per_tok (`int`, *optional*):
@@ -80,7 +88,8 @@ class MMGPTTextConfig(PreTrainedConfig):
     moe_intermediate_size (`int`, *optional*):
         With `num_experts`: width inside each expert. `None` is `intermediate_size`.
     mlp_layer_types (`list[str]`, *optional*):
-        With `num_experts`: `"sparse"` (experts) or `"dense"` (one mlp) for each layer. `None`: all are sparse.
+        With `num_experts`: `"sparse"` (experts) or `"dense"` (one mlp) for each layer, or a pattern that repeats. `None`: all are
+        sparse.
     norm_topk_prob (`bool`, *optional*, defaults to `True`):
         Whether the weights of a token's experts are made to sum to 1 (Mixtral, Jiang et al. 2024).
     output_router_logits (`bool`, *optional*, defaults to `False`):
@@ -173,12 +182,12 @@ class MMGPTTextConfig(PreTrainedConfig):
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
         if self.layer_types is None:
-            layer_type = "full_attention" if self.sliding_window is None else "sliding_attention"
-            self.layer_types = [layer_type] * self.num_hidden_layers
+            self.layer_types = ["full_attention" if self.sliding_window is None else "sliding_attention"]
+        self.layer_types = repeat_pattern(self.layer_types, self.num_hidden_layers)
         if self.num_experts is not None:
             self.num_experts_per_tok = 2 if self.num_experts_per_tok is None else self.num_experts_per_tok
             self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
-            self.mlp_layer_types = self.mlp_layer_types or ["sparse"] * self.num_hidden_layers
+            self.mlp_layer_types = repeat_pattern(self.mlp_layer_types or ["sparse"], self.num_hidden_layers)
         given_rope = self.rope_parameters
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rope":

@@ -13,6 +13,14 @@ def test_text_defaults_are_derived_from_the_given_values():
     assert MMGPTTextConfig(hidden_size=96, mlp_type="plain", num_attention_heads=6).intermediate_size == 384
 
 
+def test_a_short_list_of_layer_types_repeats():
+    kinds = ["full_attention", "sliding_attention"]
+    config = MMGPTTextConfig(**TEXT | {"num_hidden_layers": 6, "layer_types": kinds, "sliding_window": 4})
+    assert config.layer_types == kinds * 3
+    with pytest.raises(Exception, match="layer_types"):
+        MMGPTTextConfig(**TEXT | {"num_hidden_layers": 5, "layer_types": kinds, "sliding_window": 4})
+
+
 @pytest.mark.parametrize(
     ("wrong", "way_out"),
     [
