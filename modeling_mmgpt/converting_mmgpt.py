@@ -1,8 +1,8 @@
 r"""Checkpoints of the GPT line -> MMGPT, and back.
 
     model = from_gpt("openai-community/gpt2")            # a folder, a Hub id, or a model of transformers
-    llama = to_gpt(model, "gpt2")                        # the class of transformers, for every tool that knows it
-    convert_checkpoint("Qwen/Qwen3-0.6B", "my-qwen")     # folder to folder, with the tokenizer
+    gpt2 = to_gpt(model, "gpt2")                         # the class of transformers, for every tool that knows it
+    convert_checkpoint("Qwen/Qwen3-0.6B", "my-qwen")     # folder to folder, with the tokenizer; to="qwen3" goes back
 
 What a family's tensors and fields are called stands in families_mmgpt.py; here is how they are read and written.
 Weights are read one tensor at a time into the finished model: beside it there is never more than one shard in memory.
@@ -18,17 +18,14 @@ import transformers
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .configuration_mmgpt import MMGPTTextConfig
 from .families_mmgpt import COMPUTED, FAMILIES, Family
 from .layouts_mmgpt import Weight
 from .modeling_mmgpt_text import MMGPTForCausalLM
-from .saving_mmgpt import save_checkpoint
+from .saving_mmgpt import save_checkpoint, written_whole
 
-
-logger = logging.get_logger(__name__)
 
 # In the order in which they are looked for: the index of several files stands before the single file.
 WEIGHT_FILES = (
@@ -239,26 +236,40 @@ def generation_config_of(source: str | PreTrainedModel) -> GenerationConfig:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(source))
 
 
-def convert_checkpoint(source: str | os.PathLike, destination: str | os.PathLike, dtype=None) -> Path:
-    """Folder (or Hub id) to folder: the weights in our form, the tokenizer, and the code that loads them.
-
-    Args:
-        source: a checkpoint of one of the families.
-        destination: the new folder.
-        dtype: see [`from_gpt`].
-    """
-    source = os.fspath(source)
-    model = from_gpt(source, dtype)
-    kind = AutoConfig.from_pretrained(source).model_type
-    card = {"training": f"The weights are those of {Path(source).name} ({kind}), in the form of MMGPT."}
+def load_tokenizer(source: str):
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{source} has no tokenizer that transformers can load, so a folder made from it could read no text. "
-            "To convert the weights alone use from_gpt(...).save_pretrained(...)."
+            "To convert the weights alone use from_gpt or to_gpt, and save_pretrained."
         ) from error
-    return save_checkpoint(destination, model, tokenizer, card)
+
+
+def convert_checkpoint(
+    source: str | os.PathLike, destination: str | os.PathLike, to: str = "mmgpt", dtype: torch.dtype | None = None
+) -> Path:
+    """Folder (or Hub id) to folder, with the tokenizer: a family's checkpoint into our form, or ours into a family's.
+
+    Args:
+        source: a checkpoint of one of the families; with `to` naming a family, one of MMGPTForCausalLM.
+        destination: the new folder. In our form it holds the code that loads it, too.
+        to: `"mmgpt"`, or the family to go back to (`"gpt2"`, `"llama"`, ...).
+        dtype: of the new weights. `None`: that of the source.
+    """
+    source, destination = os.fspath(source), Path(destination)
+    tokenizer = load_tokenizer(source)
+    kind = AutoConfig.from_pretrained(source).model_type
+    if to == "mmgpt":
+        card = {"training": f"The weights are those of {Path(source).name} ({kind}), in the form of MMGPT."}
+        return save_checkpoint(destination, from_gpt(source, dtype), tokenizer, card)
+    if kind != MMGPTTextConfig.model_type:
+        raise ValueError(f"{source} is a {kind}: only a model of MMGPTForCausalLM can become a {to}.")
+    theirs = to_gpt(MMGPTForCausalLM.from_pretrained(source, dtype=dtype or "auto"), to)
+    with written_whole(destination) as folder:
+        tokenizer.save_pretrained(folder)
+        theirs.save_pretrained(folder)
+    return destination
 
 
 __all__ = ["convert_checkpoint", "from_gpt", "to_gpt"]

@@ -12,6 +12,7 @@ from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, convert_checkpoint
 from modeling_mmgpt.converting_mmgpt import config_from_gpt, config_to_gpt
 from modeling_mmgpt.families_mmgpt import FAMILIES
 from tests.conftest import TEXT
+from training.convert import main as convert
 from training.parity import MODELS, TOLERANCE, measure, random_ids, random_model, same_weights
 
 
@@ -129,6 +130,13 @@ def test_a_folder_becomes_a_complete_folder(tmp_path, tokenizer):
     assert loaded.generation_config.temperature == 0.5
     assert AutoTokenizer.from_pretrained(folder).encode("hello") == tokenizer.encode("hello")
     assert "llama" in (folder / "README.md").read_text()
+
+    convert([str(folder), str(tmp_path / "back"), "--to", "llama"])
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert type(back) is type(theirs) and same_weights(back, theirs)
+    assert AutoTokenizer.from_pretrained(tmp_path / "back").encode("hello") == tokenizer.encode("hello")
+    with pytest.raises(ValueError, match="is a llama: only a model of MMGPTForCausalLM can become a qwen2"):
+        convert_checkpoint(tmp_path / "back", tmp_path / "no", to="qwen2")
 
 
 def test_a_folder_without_tokenizer_is_named(tmp_path):
