@@ -1,6 +1,7 @@
 """Checkpoints of the GPT line come in, compute what they did, and go back bit for bit."""
 
 import weakref
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from modeling_mmgpt.converting_mmgpt import config_from_gpt, config_to_gpt
 from modeling_mmgpt.families_mmgpt import FAMILIES
 from tests.conftest import TEXT
 from training.convert import main as convert
-from training.parity import MODELS, TOLERANCE, measure, random_ids, random_model, same_weights
+from training.parity import MODELS, TOLERANCE, compare, measure, random_ids, random_model, same_weights
 
 
 @pytest.fixture(params=FAMILIES, ids=str)
@@ -33,6 +34,29 @@ def test_every_family_is_measured_and_its_class_exists():
     assert {model_type for model_type, _ in MODELS.values()} == set(FAMILIES)
     for model_type, family in FAMILIES.items():
         assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == family.architecture
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("openai-gpt", {"norm_eps": 1e-5}),
+        ("openai-gpt", {"hidden_act": "gelu"}),
+        ("gpt2", {"norm_eps": 1e-5}),
+        ("gpt_neo", {"attention_scale": None}),
+        ("gpt_neo", {"sliding_window": 7}),
+        ("gpt_neox", {"hidden_act": "gelu_new"}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 10100.0}}),
+        ("mistral", {"sliding_window": 5}),
+        ("qwen3_moe", {"norm_topk_prob": False}),
+    ],
+)
+def test_the_comparison_sees_a_wrong_choice(name, wrong):
+    theirs = random_model(*MODELS[name])
+    right = from_gpt(theirs)
+    choices = {item.name: getattr(right.config, item.name) for item in fields(MMGPTTextConfig) if item.init}
+    model = MMGPTForCausalLM(MMGPTTextConfig(**choices | wrong)).eval()
+    model.load_state_dict(right.state_dict())
+    assert max(compare(theirs, model).values()) > 5 * TOLERANCE
 
 
 def test_every_parameter_of_the_probe_is_nontrivial(theirs):

@@ -19,7 +19,15 @@ from modeling_mmgpt.converting_mmgpt import from_gpt, to_gpt
 TOLERANCE = 1e-4  # largest difference of a logit, float32
 NEW_TOKENS = 64
 
-OPENAI = {"n_embd": 48, "n_layer": 4, "n_head": 4, "n_positions": 128}
+OPENAI = {
+    "n_embd": 48,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 128,
+    "layer_norm_epsilon": 1e-3,
+    "resid_pdrop": 0.05,
+    "initializer_range": 0.03,
+}
 LLAMA = {
     "hidden_size": 48,
     "intermediate_size": 80,
