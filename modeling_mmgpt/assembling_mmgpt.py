@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import PIL.Image
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import AddedToken
 from torch import nn
 from transformers import (
@@ -96,16 +97,7 @@ def assemble(
     grow_vocabulary(decoder, tokenizer, text)
     vision_tower = load_tower(vision, "vision", decoder.dtype) if vision is not None else None
     audio_tower = load_tower(audio, "audio", decoder.dtype) if audio is not None else None
-    config = MMGPTConfig(
-        text_config=decoder.config.to_dict(),
-        vision_config=vision_tower.config.to_dict() if vision_tower is not None else None,
-        audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
-        image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
-        audio_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["audio"]),
-        lm_head_bias=decoder.get_output_embeddings().bias is not None,
-        dtype=decoder.dtype,
-        **connectors,
-    )
+    config = choose_config(decoder, tokenizer, vision_tower, audio_tower, connectors)
     model = join(config, decoder, vision_tower, audio_tower)
     check_text(model, probe, expected, text)
     processor = MMGPTProcessor.from_config(
@@ -192,11 +184,7 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
         raise ValueError(
             f"{part}={str(source)!r} holds a {whole.model_type!r} model, which cannot be the {part} tower: give {TOWER_NAMES[part]}."
         )
-    if config.model_type == "siglip_vision_model":
-        config.vision_use_head = False  # it pools the patches to one vector; the decoder reads the patches
-    if config.model_type in WAVEFORM_TOWERS:
-        # Masks of random spans in training are longer than short sounds, and hide what is asked about.
-        config.apply_spec_augment, config.mask_time_prob, config.mask_feature_prob = False, 0.0, 0.0
+    read_all(config)
     tower_class = TOWERS.get(config.model_type) or MODEL_MAPPING[type(config)]
     places = {rf"^(model\.)?{part}_tower\.": ""} | (
         {r"^(model\.)?encoder\.": ""} if config.model_type == "whisper" else {}
@@ -211,6 +199,19 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
             f"complete, or its config.json describes another model."
         )
     return without_pooling(tower)
+
+
+def read_all(config) -> None:
+    """Leaves out of a tower what the decoder does not read: parameters that would never have a gradient."""
+    kind = config.model_type
+    if kind == "siglip_vision_model":
+        config.vision_use_head = False  # pools the patches to one vector
+    if kind == "dinov2":
+        config.use_mask_token = False  # for its own pretraining
+    if kind in WAVEFORM_TOWERS:
+        # Masks over random spans in training are longer than short sounds, and hide what is asked about.
+        config.apply_spec_augment, config.mask_time_prob, config.mask_feature_prob = False, 0.0, 0.0
+        config.layerdrop = 0.0
 
 
 @contextmanager
@@ -236,6 +237,22 @@ def load_companion(loader, source: str | os.PathLike | None, name: str):
         ) from error
 
 
+def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower, connectors: dict) -> MMGPTConfig:
+    try:
+        return MMGPTConfig(
+            text_config=decoder.config.to_dict(),
+            vision_config=vision_tower.config.to_dict() if vision_tower is not None else None,
+            audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
+            image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
+            audio_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["audio"]),
+            lm_head_bias=decoder.get_output_embeddings().bias is not None,
+            dtype=decoder.dtype,
+            **connectors,
+        )
+    except StrictDataclassError as error:
+        raise ValueError(f"These connectors do not fit: {error.__cause__}") from error
+
+
 def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_tower) -> MMGPTForConditionalGeneration:
     """A model whose parts are the given modules themselves, with new connectors between them."""
     with init.no_init_weights(), torch.device("meta"), init.meta_device_safe_creation_ops():
@@ -252,6 +269,9 @@ def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_towe
         connector.to_empty(device=decoder.device).to(decoder.dtype)
         for module in connector.modules():
             model._init_weights(module)
+    for part_config in (config.text_config, config.vision_config, config.audio_config):
+        if part_config is not None:
+            part_config._name_or_path = ""  # a folder of this machine says nothing to whoever gets the model
     return model.eval()
 
 
