@@ -11,6 +11,7 @@ No weight is copied: the parts' own modules become the model's, so that memory h
 import copy
 import os
 from contextlib import contextmanager
+from inspect import signature
 
 import PIL.Image
 import torch
@@ -246,11 +247,18 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
             image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
             audio_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["audio"]),
             lm_head_bias=decoder.get_output_embeddings().bias is not None,
+            use_cache=keeps_cache(decoder),
             dtype=decoder.dtype,
             **connectors,
         )
     except StrictDataclassError as error:
         raise ValueError(f"These connectors do not fit: {error.__cause__}") from error
+
+
+def keeps_cache(decoder: PreTrainedModel) -> bool:
+    return (
+        "past_key_values" in signature(decoder.base_model.forward).parameters
+    )  # GPT-1 reads the whole text each time
 
 
 def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_tower) -> MMGPTForConditionalGeneration:
@@ -316,6 +324,8 @@ def carry_generation(model: MMGPTForConditionalGeneration, decoder: PreTrainedMo
     """The decoder's own generation configuration; with our chat template, the end of a turn ends the answer as well."""
     generation = copy.deepcopy(decoder.generation_config)
     generation.pad_token_id = tokenizer.pad_token_id
+    if not keeps_cache(decoder):
+        generation.use_cache = False
     if tokenizer.chat_template is None:
         ends = generation.eos_token_id
         ends = ends if isinstance(ends, list) else [ends] if ends is not None else []

@@ -53,6 +53,10 @@ CHAT_TEMPLATE = """\
 """
 
 
+# Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
+LIBRARY_TAKES_MEDIA = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
+
+
 @auto_docstring
 class MMGPTProcessor(ProcessorMixin):
     _auto_class = "AutoProcessor"
@@ -230,7 +234,8 @@ class MMGPTProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
         template = chat_template or self.chat_template
-        if not isinstance(template, str) or self.image_token in template or self.audio_token in template:
+        places_media = not isinstance(template, str) or self.image_token in template or self.audio_token in template
+        if places_media and LIBRARY_TAKES_MEDIA:
             return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
         return self.apply_text_template(conversation, template, **kwargs)
 
@@ -245,7 +250,7 @@ class MMGPTProcessor(ProcessorMixin):
         processor_kwargs=None,
         **kwargs,
     ):
-        """`apply_chat_template` with a template that knows only text."""
+        """`apply_chat_template` with templates that know only text: the message's parts become one string first."""
         is_batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if is_batched else [conversation]
         placeholders = {"image": self.image_token, "image_url": self.image_token, "audio": self.audio_token}
