@@ -143,7 +143,8 @@ def load_decoder(source: str | os.PathLike, dtype: str | torch.dtype) -> tuple[P
         or type(decoder.get_output_embeddings()) is not nn.Linear
     ):
         raise ValueError(
-            f"text={str(source)!r}: a {kind!r} decoder is not a model under one linear head, and cannot be taken over unchanged."
+            f"text={str(source)!r}: a {kind!r} decoder is not a model under one linear head, and cannot be taken over unchanged: "
+            "use a decoder of another family."
         )
     return decoder, AutoTokenizer.from_pretrained(source)
 
@@ -285,13 +286,18 @@ def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_towe
 
 @torch.no_grad()
 def check_text(model: MMGPTForConditionalGeneration, probe: torch.Tensor, expected: torch.Tensor, source) -> None:
-    """Refuses decoders that do more than their base model and head say, by comparing what they say to a few tokens."""
-    difference = (model(probe).logits[..., : expected.shape[-1]] - expected).abs().max().item()
+    """Refuses decoders that do more than their base model and head say, by what they say to a few tokens."""
+    refusal = (
+        f"text={str(source)!r}: an MMGPT does not know all that the {model.config.text_config.model_type!r} family does, and cannot "
+        "take it over unchanged: use a decoder of another family"
+    )
+    try:
+        logits = model(probe).logits[..., : expected.shape[-1]]
+    except Exception as error:  # whatever the family trips over
+        raise ValueError(f"{refusal} ({type(error).__name__}: {error}).") from error
+    difference = (logits - expected).abs().max().item()
     if not difference <= 1e-3 * max(1.0, expected.abs().max().item()):
-        raise ValueError(
-            f"text={str(source)!r}: the logits of its {model.config.text_config.model_type!r} decoder differ by {difference:.3g} inside "
-            "an MMGPT, which does not know all that this family does: use a decoder of another family."
-        )
+        raise ValueError(f"{refusal} (its logits differ by {difference:.3g}).")
 
 
 @torch.no_grad()

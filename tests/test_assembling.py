@@ -8,12 +8,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitImageProcessor,
     CLIPImageProcessor,
@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from modeling_mmgpt import MMGPTCollator, assemble, save_checkpoint
+from training.assemble import main
 
 
 LLAMA_LIKE = {
@@ -149,12 +150,17 @@ def fill(model):
     return model.eval()
 
 
-def save_decoder(folder, kind, vocab_size=300, dtype=torch.float32, **tokenizer):
-    config = AutoConfig.for_model(
-        kind, vocab_size=vocab_size, bos_token_id=256, eos_token_id=256, pad_token_id=None, **DECODERS[kind]
-    )
+def save_decoder(folder, kind, vocab_size=None, dtype=torch.float32, **tokenizer):
+    tokenizer = tiny_tokenizer(**tokenizer)
+    tokens = {
+        "vocab_size": vocab_size or len(tokenizer),
+        "bos_token_id": 256,
+        "eos_token_id": 256,
+        "pad_token_id": None,
+    }
+    config = AutoConfig.for_model(kind, **tokens, **DECODERS[kind])
     fill(AutoModelForCausalLM.from_config(config)).to(dtype).save_pretrained(folder)
-    tiny_tokenizer(**tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -201,11 +207,7 @@ def rows(vision, audio):
 RELOAD = """
 import os, sys, torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
-try:
-    import modeling_mmgpt
-    sys.exit("the package must not be importable here")
-except ImportError:
-    pass
+sys.modules["modeling_mmgpt"] = None  # from here on as if it were not installed
 for folder in sys.argv[1:]:
     model, info = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"], info
@@ -252,42 +254,72 @@ def assert_text_unchanged(model, folder, known=257):
     assert torch.equal(model(input_ids=input_ids, attention_mask=attention_mask).logits[..., :known], own[..., :known])
 
 
-@pytest.mark.parametrize(("text", "vision", "audio", "connectors"), TRIOS.values(), ids=TRIOS)
-def test_trio_leaves_the_decoder_as_it_is_and_learns(tmp_path, text, vision, audio, connectors):
-    parts = save_parts(tmp_path, text, vision, audio)
-    model, processor = assemble(**parts, connectors=connectors)
-    assert_text_unchanged(model, parts["text"])
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Each trio, assembled, compared with its decoder and trained for 20 steps: (model, processor, losses)."""
+    trios = {}
+    for name, (text, vision, audio, connectors) in TRIOS.items():
+        parts = save_parts(tmp_path_factory.mktemp("parts"), text, vision, audio)
+        model, processor = assemble(**parts, connectors=connectors)
+        assert_text_unchanged(model, parts["text"])
+        trios[name] = model, processor, train(model, MMGPTCollator(processor)(rows(vision, audio)))
+    return trios
 
-    batch = MMGPTCollator(processor)(rows(vision, audio))
+
+def train(model, batch, steps=20):
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
-    for _ in range(20):
+    for _ in range(steps):
         loss = model(**batch).loss
         loss.backward()
-        if vision != "clip":  # there the last layer is not read
+        if model.config.vision_feature_layer == -1:  # else the last layers are not read
             assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+@pytest.mark.parametrize("name", TRIOS)
+def test_trio_leaves_the_decoder_as_it_is_and_learns(trained, name):
+    _, _, losses = trained[name]
     assert losses[-1] < losses[0] / 2
 
 
-def test_trios_load_where_the_package_is_not(tmp_path):
-    for name, (text, vision, audio, connectors) in TRIOS.items():
-        (tmp_path / name).mkdir()
-        model, processor = assemble(**save_parts(tmp_path / name, text, vision, audio), connectors=connectors)
-        save_checkpoint(tmp_path / name / "model", model, processor)
-        batch = MMGPTCollator(processor, add_generation_prompt=True)(rows(vision, audio))
-        with torch.no_grad():
-            torch.save((batch, model(**batch).logits), tmp_path / name / "model" / "batch.pt")
-        assert str(tmp_path) not in (tmp_path / name / "model" / "config.json").read_text()
+@pytest.mark.parametrize("name", TRIOS)
+def test_batch_is_single_in_generation(trained, name):
+    model, processor, _ = trained[name]
+    samples = rows(*TRIOS[name][1:3])
+    samples[0]["messages"][0]["content"].insert(0, {"type": "text", "text": "A longer question. "})
+    collator = MMGPTCollator(processor, add_generation_prompt=True)
+    arguments = {
+        "max_new_tokens": 6,
+        "min_new_tokens": 6,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    together = model.generate(**collator(samples), **arguments)
+    for index, sample in enumerate(samples):
+        alone = model.generate(**collator([sample]), **arguments)
+        assert torch.equal(together.sequences[index, -6:], alone.sequences[0, -6:])
+        for batched, single in zip(together.logits, alone.logits, strict=True):
+            torch.testing.assert_close(batched[index], single[0], atol=1e-4, rtol=1e-4)
 
-    library = os.path.dirname(os.path.dirname(transformers.__file__))
-    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": library, "HF_HUB_OFFLINE": "1"}
-    folders = [f"{name}/model" for name in TRIOS]
-    command = [sys.executable, "-c", RELOAD, *folders]
+
+def test_trained_trios_load_where_the_package_is_not(trained, tmp_path):
+    for name, (model, processor, _) in trained.items():
+        folder = save_checkpoint(tmp_path / name, model, processor)
+        batch = MMGPTCollator(processor, add_generation_prompt=True)(rows(*TRIOS[name][1:3]))
+        with torch.no_grad():
+            torch.save((batch, model(**batch).logits), folder / "batch.pt")
+        assert "/parts" not in (folder / "config.json").read_text()
+
+    elsewhere = [path for path in sys.path if path and not os.path.exists(os.path.join(path, "modeling_mmgpt"))]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(elsewhere)}
+    command = [sys.executable, "-c", RELOAD, *TRIOS]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -454,6 +486,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="holds a 'bert' model, which is not a causal decoder"):
             assemble(tmp_path / "bert")
 
+    def test_a_decoder_of_another_nature(self, tmp_path):
+        config = AutoConfig.for_model("mamba", vocab_size=257, hidden_size=32, num_hidden_layers=1, state_size=4)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tiny_tokenizer().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="all that the 'mamba' family does, and cannot take it over unchanged"):
+            assemble(tmp_path)
+
     def test_an_unsupported_tower(self, parts):
         with pytest.raises(ValueError, match="'whisper' model, which cannot be the vision tower: give SigLIP"):
             assemble(parts["text"], vision=parts["audio"])
@@ -512,3 +551,24 @@ class TestRefusals:
             ValueError, match="becomes 16 tokens, but the decoder has only 16 positions: merge patches"
         ):
             assemble(**parts)
+
+
+class TestScript:
+    def test_it_leaves_a_folder_that_loads(self, tmp_path, monkeypatch, capsys):
+        parts = save_parts(tmp_path, "qwen3", "siglip", "hubert")
+        flags = [word for part, folder in parts.items() for word in (f"--{part}", str(folder))]
+        choice = ["--vision-connector", "pixel_shuffle", "--vision-merge-size", "4", "--dtype", "bfloat16"]
+        monkeypatch.setattr(sys, "argv", ["assemble.py", *flags, *choice, "--output", str(tmp_path / "model")])
+        main()
+        assert capsys.readouterr().out.endswith("(text: text, vision: vision, audio: audio)\n")
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+        assert model.dtype == torch.bfloat16 and model.config.vision_merge_size == 4
+        assert "Assembled from text: text" in (tmp_path / "model" / "README.md").read_text()
+
+    def test_an_error_is_one_line(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(
+            sys, "argv", ["assemble.py", "--text", str(tmp_path / "no"), "--output", str(tmp_path / "model")]
+        )
+        with pytest.raises(SystemExit, match=r"error: text='.*no' cannot be read as a model"):
+            main()
+        assert not (tmp_path / "model").exists()
