@@ -225,10 +225,11 @@ class MMGPTProcessor(ProcessorMixin):
     @property
     def shortest_waveform(self) -> int:
         """Samples that a shorter sound is filled up to: enough for a spectrogram, and for one token."""
-        hop_length, n_fft = (
-            getattr(self.feature_extractor, "hop_length", 1),
-            getattr(self.feature_extractor, "n_fft", 1),
-        )
+        extractor = self.feature_extractor
+        n_fft, hop_length = (
+            getattr(extractor, "n_fft", 1),
+            getattr(extractor, "hop_length", 1),
+        )  # none in raw waveforms
         return max(n_fft, hop_length * shortest_sound(self.audio_geometry["convolutions"]))
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
@@ -294,6 +295,11 @@ class MMGPTProcessor(ProcessorMixin):
             mask[is_word] = said
             masks.append(mask.tolist())
         return masks
+
+    def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
+        """transformers walks over every token here; over a tensor's elements that takes longer than a small model's step."""
+        processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
+        return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
 
     def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
         """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants torchcodec."""
