@@ -8,6 +8,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from .assembling_mmgpt import assemble
 from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig, MMGPTTextConfig
 from .converting_mmgpt import convert_checkpoint, from_gpt, to_gpt
@@ -41,6 +42,7 @@ __all__ = [
     "MMGPTProcessor",
     "MMGPTTextConfig",
     "MMGPTTextModel",
+    "assemble",
     "convert_checkpoint",
     "from_gpt",
     "save_checkpoint",

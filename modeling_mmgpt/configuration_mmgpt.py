@@ -6,13 +6,15 @@ MMGPTFrameConfig  encoder-free audio: linear embedding of mel frames
 MMGPTConfig       the fusion: decoder + vision tower + audio tower + connectors
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
+
+from .lengths_mmgpt import ANY_SIZE_TOWERS, image_geometry, side
 
 
 if TYPE_CHECKING:
@@ -119,6 +121,8 @@ class MMGPTTextConfig(PreTrainedConfig):
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
+    }
+    experts_tp_plan: ClassVar[dict[str, str]] = {
         "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
         "layers.*.mlp.experts.down_proj": "rowwise",
         "layers.*.mlp.experts": "moe_tp_experts",
@@ -192,7 +196,19 @@ class MMGPTTextConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rope":
             self.rope_parameters = given_rope  # the library fills in a default; without rotation there is none
+        self.base_model_tp_plan = self.tensor_parallel_plan()
         self.auto_map = dict(TEXT_AUTO_MAP)
+
+    def tensor_parallel_plan(self) -> dict[str, str]:
+        """How tensor parallelism cuts the matrices: a rule for each kind that this decoder has, and no other."""
+        plan = dict(type(self).base_model_tp_plan)
+        if self.mlp_type == "plain":
+            del plan["layers.*.mlp.gate_proj"]
+        if self.num_experts is None:
+            return plan
+        if "dense" not in self.mlp_layer_types:
+            plan = {name: cut for name, cut in plan.items() if ".mlp." not in name}
+        return plan | self.experts_tp_plan
 
     def validate_architecture(self):
         """Refuses combinations that no decoder can be built from, each with the change that mends it."""
@@ -329,7 +345,8 @@ class MMGPTConfig(PreTrainedConfig):
     vision_config (`dict` or `PreTrainedConfig`, *optional*):
         The vision tower: any image encoder that `AutoModel` builds, or an [`MMGPTPatchConfig`]. `None`: the model sees nothing.
     audio_config (`dict` or `PreTrainedConfig`, *optional*):
-        The audio tower: Whisper (its encoder is used) or an [`MMGPTFrameConfig`]. `None`: the model hears nothing.
+        The audio tower: Whisper (its encoder is used) and encoders like it, wav2vec 2.0 and models like it, or an
+        [`MMGPTFrameConfig`]. `None`: the model hears nothing.
     image_token_id (`int`, *optional*):
         Token that stands in `input_ids` once for each image feature. Needed with `vision_config`.
     audio_token_id (`int`, *optional*):
@@ -348,6 +365,8 @@ class MMGPTConfig(PreTrainedConfig):
         `"linear"`, `"mlp"`, or `"frame_stack"` (consecutive frames merged into one token, then mlp).
     audio_merge_size (`int`, *optional*):
         With `"frame_stack"`: number of consecutive tower frames that become one token (default 2).
+    lm_head_bias (`bool`, *optional*):
+        The b of softmax(W h + b). `None` follows a decoder of ours; a decoder of another family has it where its own head has one.
     """
 
     model_type = "mmgpt"
@@ -366,6 +385,7 @@ class MMGPTConfig(PreTrainedConfig):
     bidirectional_images: bool = False
     audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
     audio_merge_size: int | None = None
+    lm_head_bias: bool | None = None
     tie_word_embeddings: bool | None = None
     use_cache: bool = True
 
@@ -378,7 +398,9 @@ class MMGPTConfig(PreTrainedConfig):
         if self.audio_merge_size is None:
             self.audio_merge_size = 2 if self.audio_connector == "frame_stack" else 1
         if self.tie_word_embeddings is None:
-            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+            self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
+        if self.lm_head_bias is None:
+            self.lm_head_bias = self.text_config.model_type == "mmgpt_text" and self.text_config.lm_head_bias
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
 
@@ -398,13 +420,14 @@ class MMGPTConfig(PreTrainedConfig):
             raise ValueError(
                 "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
             )
-        if self.vision_config is None:
+        if self.vision_config is None or self.vision_config.model_type in ANY_SIZE_TOWERS:
             return
-        patches = self.vision_config.image_size // self.vision_config.patch_size
+        image_size, patch_size = side(self.vision_config.image_size), image_geometry(self)["patch_size"]
+        patches = image_size // patch_size
         if not divides(self.vision_merge_size, patches):
             raise ValueError(
                 f"vision_merge_size ({self.vision_merge_size}) must divide the {patches} patches along a side of the image "
-                f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
+                f"(image_size {image_size} / patch_size {patch_size})."
             )
 
 

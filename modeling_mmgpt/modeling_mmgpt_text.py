@@ -421,7 +421,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         aux_loss = None
-        if outputs.router_logits is not None:
+        if outputs.router_logits:
             aux_loss = balancing_loss(outputs.router_logits, self.config, attention_mask)
             if loss is not None:
                 loss = add_balancing_loss(loss, aux_loss, self.config, labels, **kwargs)
