@@ -6,10 +6,10 @@ MMGPTFrameConfig  encoder-free audio: linear embedding of mel frames
 MMGPTConfig       the fusion: decoder + vision tower + audio tower + connectors
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, MixtralConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
@@ -122,11 +122,8 @@ class MMGPTTextConfig(PreTrainedConfig):
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
     }
-    experts_tp_plan: ClassVar[dict[str, str]] = {
-        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
-        "layers.*.mlp.experts.down_proj": "rowwise",
-        "layers.*.mlp.experts": "moe_tp_experts",
-    }
+    # The names of our experts are Mixtral's; the rules for them differ between releases of transformers.
+    base_model_ep_plan = MixtralConfig.base_model_ep_plan
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -208,7 +205,8 @@ class MMGPTTextConfig(PreTrainedConfig):
             return plan
         if "dense" not in self.mlp_layer_types:
             plan = {name: cut for name, cut in plan.items() if ".mlp." not in name}
-        return plan | self.experts_tp_plan
+        experts = {name: cut for name, cut in MixtralConfig.base_model_tp_plan.items() if ".experts" in name}
+        return plan | experts
 
     def validate_architecture(self):
         """Refuses combinations that no decoder can be built from, each with the change that mends it."""
@@ -252,7 +250,7 @@ class MMGPTTextConfig(PreTrainedConfig):
 
     def validate_experts(self):
         if self.num_experts is None:
-            for name in ("num_experts_per_tok", "moe_intermediate_size", "mlp_layer_types", "output_router_logits"):
+            for name in ("mlp_layer_types", "output_router_logits"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is set but num_experts is None: set num_experts, or leave {name} out.")
             return
