@@ -213,24 +213,25 @@ class MMGPTProcessor(ProcessorMixin):
         processed = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
         return processed, [self.replace_audio_token(processed, index) for index in range(len(audio))]
 
-    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
-        """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants torchcodec."""
-        decoded = []
-        for index, conversation in enumerate(conversations):
-            name = f"a sound of conversation {index}"
-            decoded.append([self.decode_message(message, audio_loading_params, name) for message in conversation])
-        inputs = super()._multimodal_inputs_from_conversations(decoded, audio_loading_params, load_audio_from_video)
-        return inputs
+    def apply_chat_template(self, conversation, *args, **kwargs):
+        """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants librosa or torchcodec."""
+        if kwargs.get("tokenize") and hasattr(self, "feature_extractor") and len(conversation):
+            is_batch = isinstance(conversation[0], (list, tuple))
+            decoded = []
+            for index, messages in enumerate(conversation if is_batch else [conversation]):
+                name = f"a sound of conversation {index}"
+                decoded.append([self.decode_message(message, name) for message in messages])
+            conversation = decoded if is_batch else decoded[0]
+        return super().apply_chat_template(conversation, *args, **kwargs)
 
-    @staticmethod
-    def decode_message(message: dict, audio_loading_params: dict, name: str) -> dict:
+    def decode_message(self, message: dict, name: str) -> dict:
         if not isinstance(message.get("content"), list):
             return message
         content = []
         for part in message["content"]:
             key = next((key for key in ("audio", "url", "path", "base64") if key in part), None)
             if part.get("type") == "audio" and key is not None:
-                part = {"type": "audio", "audio": load_audio(part[key], audio_loading_params["sampling_rate"], name)}
+                part = {"type": "audio", "audio": load_audio(part[key], self.feature_extractor.sampling_rate, name)}
             content.append(part)
         return {**message, "content": content}
 
