@@ -8,6 +8,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from .assembling_mmgpt import assemble
 from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig, MMGPTTextConfig
 from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreTrainedModel
@@ -40,5 +41,6 @@ __all__ = [
     "MMGPTProcessor",
     "MMGPTTextConfig",
     "MMGPTTextModel",
+    "assemble",
     "save_checkpoint",
 ]

@@ -14,6 +14,8 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
 
+from .lengths_mmgpt import ANY_SIZE_TOWERS, image_geometry, side
+
 
 if TYPE_CHECKING:
     # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
@@ -270,7 +272,8 @@ class MMGPTConfig(PreTrainedConfig):
     vision_config (`dict` or `PreTrainedConfig`, *optional*):
         The vision tower: any image encoder that `AutoModel` builds, or an [`MMGPTPatchConfig`]. `None`: the model sees nothing.
     audio_config (`dict` or `PreTrainedConfig`, *optional*):
-        The audio tower: Whisper (its encoder is used) or an [`MMGPTFrameConfig`]. `None`: the model hears nothing.
+        The audio tower: Whisper (its encoder is used) and encoders like it, wav2vec 2.0 and models like it, or an
+        [`MMGPTFrameConfig`]. `None`: the model hears nothing.
     image_token_id (`int`, *optional*):
         Token that stands in `input_ids` once for each image feature. Needed with `vision_config`.
     audio_token_id (`int`, *optional*):
@@ -286,6 +289,8 @@ class MMGPTConfig(PreTrainedConfig):
         `"linear"`, `"mlp"`, or `"frame_stack"` (consecutive frames merged into one token, then mlp).
     audio_merge_size (`int`, *optional*):
         With `"frame_stack"`: number of consecutive tower frames that become one token (default 2).
+    lm_head_bias (`bool`, *optional*):
+        The b of softmax(W h + b). `None` follows a decoder of ours; a decoder of another family has it where its own head has one.
     """
 
     model_type = "mmgpt"
@@ -303,6 +308,7 @@ class MMGPTConfig(PreTrainedConfig):
     vision_feature_layer: int = -1
     audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
     audio_merge_size: int | None = None
+    lm_head_bias: bool | None = None
     tie_word_embeddings: bool | None = None
     use_cache: bool = True
 
@@ -315,7 +321,9 @@ class MMGPTConfig(PreTrainedConfig):
         if self.audio_merge_size is None:
             self.audio_merge_size = 2 if self.audio_connector == "frame_stack" else 1
         if self.tie_word_embeddings is None:
-            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+            self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
+        if self.lm_head_bias is None:
+            self.lm_head_bias = self.text_config.model_type == "mmgpt_text" and self.text_config.lm_head_bias
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
 
@@ -331,13 +339,14 @@ class MMGPTConfig(PreTrainedConfig):
                     f"{tower}_merge_size={merge_size} does not go with {tower}_connector={connector!r}: "
                     f"{merging!r} merges 2 or more, the others 1."
                 )
-        if self.vision_config is None:
+        if self.vision_config is None or self.vision_config.model_type in ANY_SIZE_TOWERS:
             return
-        patches = self.vision_config.image_size // self.vision_config.patch_size
+        image_size, patch_size = side(self.vision_config.image_size), image_geometry(self)["patch_size"]
+        patches = image_size // patch_size
         if not divides(self.vision_merge_size, patches):
             raise ValueError(
                 f"vision_merge_size ({self.vision_merge_size}) must divide the {patches} patches along a side of the image "
-                f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
+                f"(image_size {image_size} / patch_size {patch_size})."
             )
 
 

@@ -10,6 +10,11 @@ from torch import nn
 def merge_patches(features: torch.Tensor, grid: tuple[int, int], merge_size: int) -> torch.Tensor:
     """Every m x m square of a grid of patches becomes one vector of m * m times the width (pixel shuffle)."""
     items, _, width = features.shape
+    if grid[0] % merge_size or grid[1] % merge_size:
+        raise ValueError(
+            f"Images of {grid[0]} x {grid[1]} patches do not fall into squares of {merge_size} x {merge_size}: let the image "
+            "processor resize them to another size, or use another vision_merge_size."
+        )
     rows, columns = grid[0] // merge_size, grid[1] // merge_size
     squares = features.view(items, rows, merge_size, columns, merge_size, width)
     squares = squares.transpose(2, 3)  # (N, rows, columns, m, m, C)

@@ -6,6 +6,20 @@ The counts hold for Python integers and, element-wise, for integer tensors.
 # (kernel, stride, padding) of the convolutions at the entrance of Whisper's encoder (Radford et al. 2022, section 2.2).
 WHISPER_CONVOLUTIONS = [[3, 1, 1], [3, 2, 1]]
 
+# Everything between a spectrogram and an encoder's output that shortens time.
+SPECTROGRAM_TOWERS = {
+    "mmgpt_frame": [],
+    "whisper": WHISPER_CONVOLUTIONS,
+    "voxtral_encoder": WHISPER_CONVOLUTIONS,
+    "qwen2_audio_encoder": [*WHISPER_CONVOLUTIONS, [2, 2, 0]],  # and an average over pairs behind the last layer
+}
+
+# These hear the samples themselves, through convolutions that their configuration lists (Baevski et al. 2020).
+WAVEFORM_TOWERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+
+# Positions of these towers are turned or interpolated: the image processor alone decides the size of the images.
+ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+
 
 def image_token_count(height: int, width: int, patch_size: int, merge_size: int) -> int:
     """Tokens of an image of `height` x `width` pixels: its patches, `merge_size` x `merge_size` of them to a token."""
@@ -14,7 +28,7 @@ def image_token_count(height: int, width: int, patch_size: int, merge_size: int)
 
 
 def audio_token_count(num_frames, convolutions: list, merge_size: int):
-    """Tokens of `num_frames` spectrogram frames: through the tower's convolutions, then `merge_size` to a token.
+    """Tokens of `num_frames` spectrogram frames, or samples of a waveform: through the tower's convolutions, then `merge_size` to a token.
 
     The last token may stand for fewer frames than the others."""
     for kernel, stride, padding in convolutions:
@@ -22,17 +36,55 @@ def audio_token_count(num_frames, convolutions: list, merge_size: int):
     return (num_frames + merge_size - 1) // merge_size
 
 
+def shortest_sound(convolutions: list) -> int:
+    """The fewest spectrogram frames, or samples, that become a token."""
+    length = 1
+    for kernel, stride, padding in reversed(convolutions):
+        length = max(1, (length - 1) * stride + kernel - 2 * padding)
+    return length
+
+
+def side(size: int | list | tuple) -> int:
+    """One side of a square that some configurations write as a number and others as a pair."""
+    return size if isinstance(size, int) else size[0]
+
+
 def image_geometry(config) -> dict:
     """The arguments of [`image_token_count`] that an MMGPTConfig fixes; empty without a vision tower."""
     if config.vision_config is None:
         return {}
-    return {"patch_size": config.vision_config.patch_size, "merge_size": config.vision_merge_size}
+    return {"patch_size": side(config.vision_config.patch_size), "merge_size": config.vision_merge_size}
 
 
 def audio_geometry(config) -> dict:
     """The arguments of [`audio_token_count`] that an MMGPTConfig fixes; empty without an audio tower."""
     if config.audio_config is None:
         return {}
-    if config.audio_config.model_type == "mmgpt_frame":
-        return {"convolutions": [], "merge_size": config.audio_config.frame_size * config.audio_merge_size}
-    return {"convolutions": WHISPER_CONVOLUTIONS, "merge_size": config.audio_merge_size}
+    tower = config.audio_config
+    merge_size = config.audio_merge_size * (tower.frame_size if tower.model_type == "mmgpt_frame" else 1)
+    return {"convolutions": tower_convolutions(tower), "merge_size": merge_size}
+
+
+def tower_convolutions(audio_config) -> list:
+    """(kernel, stride, padding) of each step of an audio tower that shortens time, from its input to its output."""
+    if audio_config.model_type in SPECTROGRAM_TOWERS:
+        return SPECTROGRAM_TOWERS[audio_config.model_type]
+    if audio_config.model_type not in WAVEFORM_TOWERS:
+        known = ", ".join(sorted([*SPECTROGRAM_TOWERS, *WAVEFORM_TOWERS]))
+        raise ValueError(
+            f"How many tokens a sound becomes in a {audio_config.model_type!r} tower is not known: use one of {known}."
+        )
+    convolutions = [[*step, 0] for step in zip(audio_config.conv_kernel, audio_config.conv_stride, strict=True)]
+    if getattr(audio_config, "add_adapter", False):
+        adapter = [audio_config.adapter_kernel_size, audio_config.adapter_stride, 1]
+        convolutions += [adapter] * audio_config.num_adapter_layers
+    return convolutions
+
+
+def takes_waveform(audio_config) -> bool:
+    return audio_config is not None and audio_config.model_type in WAVEFORM_TOWERS
+
+
+def takes_fixed_window(audio_config) -> bool:
+    """Whether the tower takes only spectrograms of one length (Whisper's 30 seconds, and its descendants')."""
+    return audio_config is not None and audio_config.model_type in SPECTROGRAM_TOWERS.keys() - {"mmgpt_frame"}

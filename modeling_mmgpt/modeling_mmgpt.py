@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -24,10 +23,11 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 
 from .configuration_mmgpt import MMGPTConfig
 from .connectors_mmgpt import MMGPTConnector, merge_frames, merge_patches
+from .decoders_mmgpt import build_decoder, finish_logits, tied_head
 from .lengths_mmgpt import audio_geometry, audio_token_count, image_geometry
-from .modeling_mmgpt_text import MMGPTTextModel, keep_last, refuse_too_long
+from .modeling_mmgpt_text import keep_last, refuse_too_long
 from .saving_mmgpt import CompleteFolderMixin
-from .towers_mmgpt import build_tower
+from .towers_mmgpt import build_tower, run_audio_tower, tower_width
 
 
 @auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")
@@ -90,14 +90,13 @@ class MMGPTModel(MMGPTPreTrainedModel):
         width = text.hidden_size
         if vision is not None:
             self.vision_tower = build_tower(vision)
-            merged_width = vision.hidden_size * config.vision_merge_size**2
+            merged_width = tower_width(vision) * config.vision_merge_size**2
             self.vision_connector = MMGPTConnector(config.vision_connector, merged_width, width)
         if audio is not None:
             self.audio_tower = build_tower(audio)
-            merged_width = audio.hidden_size * config.audio_merge_size
+            merged_width = tower_width(audio) * config.audio_merge_size
             self.audio_connector = MMGPTConnector(config.audio_connector, merged_width, width)
-        is_ours = text.model_type == "mmgpt_text"
-        self.language_model = MMGPTTextModel._from_config(text) if is_ours else AutoModel.from_config(text)
+        self.language_model = build_decoder(text)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -161,13 +160,13 @@ class MMGPTModel(MMGPTPreTrainedModel):
         if self.config.audio_config is None:
             raise ValueError("The model has no audio tower, but input_features were given: leave the sounds out.")
         kwargs["return_dict"] = True
-        outputs = self.audio_tower(input_features, **kwargs)
+        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, **kwargs)
         features = outputs.last_hidden_state
         if self.config.audio_merge_size > 1:
             features = merge_frames(features, self.config.audio_merge_size)
         features = self.audio_connector(features)  # (N, T, D)
         if input_features_mask is None:
-            input_features_mask = torch.ones_like(input_features[:, 0], dtype=torch.long)
+            input_features_mask = input_features.new_ones(len(input_features), input_features.shape[-1])
         counts = audio_token_count(input_features_mask.long().sum(-1), **audio_geometry(self.config))  # (N,)
         return outputs, features, torch.arange(features.shape[1], device=counts.device) < counts[:, None]
 
@@ -238,7 +237,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         )
         return MMGPTModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            past_key_values=outputs.get("past_key_values"),  # GPT-1 keeps none
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_features,
@@ -255,8 +254,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = MMGPTModel(config)
         text = config.text_config
-        has_bias = text.lm_head_bias if text.model_type == "mmgpt_text" else False
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=has_bias)
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        self._tied_weights_keys = tied_head(self)
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
@@ -304,6 +303,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = self.lm_head(keep_last(outputs.last_hidden_state, logits_to_keep))  # (B, L or kept, V)
+        logits = finish_logits(logits, self.config.text_config)
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size

@@ -9,9 +9,17 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring
 
 from .configuration_mmgpt import AUTO_MAP
-from .lengths_mmgpt import audio_geometry, audio_token_count, image_geometry, image_token_count
+from .lengths_mmgpt import (
+    audio_geometry,
+    audio_token_count,
+    image_geometry,
+    image_token_count,
+    shortest_sound,
+    takes_fixed_window,
+)
 from .media_mmgpt import load_audio, load_image
 from .saving_mmgpt import written_whole
+from .templates_mmgpt import assistant_spans, flatten, mask_of, media_of
 
 
 # ChatML. `generation` marks what the assistant says, the part that is trained. Content is a string or a list of parts.
@@ -44,6 +52,10 @@ CHAT_TEMPLATE = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
+
+
+# Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
+LIBRARY_TAKES_MEDIA = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
 
 
 @auto_docstring
@@ -97,14 +109,13 @@ class MMGPTProcessor(ProcessorMixin):
         ):
             if tower is not None and part is None:
                 raise ValueError(f"The model has a {tower.model_type!r} tower: give the {name} that feeds it.")
-        audio_type = config.audio_config.model_type if config.audio_config is not None else None
         return cls(
             image_processor=image_processor,
             tokenizer=tokenizer,
             feature_extractor=feature_extractor,
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
-            fixed_audio_window=audio_type not in (None, "mmgpt_frame"),
+            fixed_audio_window=takes_fixed_window(config.audio_config),
             **kwargs,
         )
 
@@ -195,7 +206,7 @@ class MMGPTProcessor(ProcessorMixin):
         kwargs.update(
             return_attention_mask=True, return_tensors="np", sampling_rate=self.feature_extractor.sampling_rate
         )
-        minimum = getattr(self.feature_extractor, "n_fft", 1)  # a shorter sound has no spectrogram
+        minimum = self.shortest_waveform
         spectrograms, lengths = [], []
         for index, waveform in enumerate(audio):
             if self.fixed_audio_window and len(waveform) > self.feature_extractor.n_samples:
@@ -205,33 +216,112 @@ class MMGPTProcessor(ProcessorMixin):
                 )
             waveform = np.pad(waveform, (0, max(0, minimum - len(waveform))))
             features = self.feature_extractor(waveform, **kwargs)
-            spectrograms.append(features["input_features"][0])  # (mel, frames)
+            name = self.feature_extractor.model_input_names[0]
+            spectrograms.append(features[name][0])  # (mel, frames), or (samples,)
             lengths.append(int(features["attention_mask"][0].sum()))
         longest = max(spectrogram.shape[-1] for spectrogram in spectrograms)
-        padded = [np.pad(one, ((0, 0), (0, longest - one.shape[-1]))) for one in spectrograms]
+        padded = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, longest - one.shape[-1])]) for one in spectrograms]
         mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
         processed = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
         return processed, [self.replace_audio_token(processed, index) for index in range(len(audio))]
 
-    def apply_chat_template(self, conversation, *args, **kwargs):
-        """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants librosa or torchcodec."""
-        if kwargs.get("tokenize") and hasattr(self, "feature_extractor") and len(conversation):
-            is_batch = isinstance(conversation[0], (list, tuple))
-            decoded = []
-            for index, messages in enumerate(conversation if is_batch else [conversation]):
-                name = f"a sound of conversation {index}"
-                decoded.append([self.decode_message(message, name) for message in messages])
-            conversation = decoded if is_batch else decoded[0]
-        return super().apply_chat_template(conversation, *args, **kwargs)
+    @property
+    def shortest_waveform(self) -> int:
+        """Samples that a shorter sound is filled up to: enough for a spectrogram, and for one token."""
+        extractor = self.feature_extractor
+        n_fft, hop_length = (
+            getattr(extractor, "n_fft", 1),
+            getattr(extractor, "hop_length", 1),
+        )  # none in raw waveforms
+        return max(n_fft, hop_length * shortest_sound(self.audio_geometry["convolutions"]))
 
-    def decode_message(self, message: dict, name: str) -> dict:
+    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
+        """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
+        template = chat_template or self.chat_template
+        places_media = not isinstance(template, str) or self.image_token in template or self.audio_token in template
+        if places_media and LIBRARY_TAKES_MEDIA:
+            return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
+        return self.apply_text_template(conversation, template, **kwargs)
+
+    def apply_text_template(
+        self,
+        conversation,
+        chat_template: str,
+        tokenize=False,
+        return_dict=False,
+        return_assistant_tokens_mask=False,
+        return_tensors=None,
+        processor_kwargs=None,
+        **kwargs,
+    ):
+        """`apply_chat_template` with templates that know only text: the message's parts become one string first."""
+        is_batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        conversations = conversation if is_batched else [conversation]
+        placeholders = {"image": self.image_token, "image_url": self.image_token, "audio": self.audio_token}
+        flat = [[flatten(message, placeholders) for message in messages] for messages in conversations]
+        render = partial(super().apply_chat_template, chat_template=chat_template, **kwargs)
+        texts = [render(messages) for messages in flat]
+        if not tokenize:
+            return texts if is_batched else texts[0]
+        arguments = dict(processor_kwargs or {})
+        if self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token):
+            arguments.setdefault("add_special_tokens", False)  # the template wrote it
+        images = [media_of(messages, "image") for messages in conversations]
+        sounds = [sound for messages in conversations for sound in media_of(messages, "audio")]
+        outputs = self(
+            text=texts,
+            images=images if any(images) else None,
+            audio=sounds or None,
+            return_tensors=return_tensors,
+            **arguments,
+        )
+        if return_assistant_tokens_mask:
+            masks = self.assistant_masks(flat, texts, render, outputs, arguments.get("add_special_tokens", True))
+            outputs["assistant_masks"] = masks
+            outputs.convert_to_tensors(return_tensors)
+        return outputs if return_dict else outputs["input_ids"]
+
+    def assistant_masks(self, conversations, texts, render, outputs, add_special_tokens: bool) -> list[list[int]]:
+        """1 for tokens that the assistant says, for templates without the generation mark.
+
+        Found in the text before its placeholders are repeated: all other tokens are the same, in the same order."""
+        media_tokens = [self.image_token_id, self.audio_token_id]
+        end_tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        masks = []
+        for row, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
+            spans = assistant_spans(messages, text, render, end_tokens)
+            plain = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=add_special_tokens)
+            said = mask_of(spans, plain["offset_mapping"])[~np.isin(plain["input_ids"], media_tokens)]
+            attended = np.asarray(outputs["attention_mask"][row]).astype(bool)
+            is_word = attended & ~np.isin(np.asarray(outputs["input_ids"][row]), media_tokens)
+            mask = np.zeros(len(is_word), dtype=np.int64)
+            mask[is_word] = said
+            masks.append(mask.tolist())
+        return masks
+
+    def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
+        """transformers walks over every token here; over a tensor's elements that takes longer than a small model's step."""
+        processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
+        return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
+
+    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
+        """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants torchcodec."""
+        decoded = []
+        for index, conversation in enumerate(conversations):
+            name = f"a sound of conversation {index}"
+            decoded.append([self.decode_message(message, audio_loading_params, name) for message in conversation])
+        inputs = super()._multimodal_inputs_from_conversations(decoded, audio_loading_params, load_audio_from_video)
+        return inputs
+
+    @staticmethod
+    def decode_message(message: dict, audio_loading_params: dict, name: str) -> dict:
         if not isinstance(message.get("content"), list):
             return message
         content = []
         for part in message["content"]:
             key = next((key for key in ("audio", "url", "path", "base64") if key in part), None)
             if part.get("type") == "audio" and key is not None:
-                part = {"type": "audio", "audio": load_audio(part[key], self.feature_extractor.sampling_rate, name)}
+                part = {"type": "audio", "audio": load_audio(part[key], audio_loading_params["sampling_rate"], name)}
             content.append(part)
         return {**message, "content": content}
 
@@ -248,15 +338,18 @@ class MMGPTProcessor(ProcessorMixin):
             tokens = image_token_count(size["height"], size["width"], **self.image_geometry)
             counts = {"num_image_tokens": [tokens] * len(image_sizes), "num_image_patches": [1] * len(image_sizes)}
         if audio_lengths is not None:
-            hop = self.feature_extractor.hop_length
-            frames = [max(length, self.feature_extractor.n_fft) // hop for length in audio_lengths]
+            hop = getattr(self.feature_extractor, "hop_length", 1)
+            frames = [max(length, self.shortest_waveform) // hop for length in audio_lengths]
             counts["num_audio_tokens"] = [audio_token_count(count, **self.audio_geometry) for count in frames]
         return MultiModalData(**counts)
 
     @property
     def model_input_names(self) -> list[str]:
         names = super().model_input_names
-        return [*names, "input_features_mask"] if hasattr(self, "feature_extractor") else names
+        if not hasattr(self, "feature_extractor"):
+            return names
+        # Waveforms ("input_values" of wav2vec 2.0) go by the same name as spectrograms here.
+        return ["input_features" if name == "input_values" else name for name in names] + ["input_features_mask"]
 
 
 __all__ = ["MMGPTProcessor"]

@@ -11,6 +11,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .configuration_mmgpt import MMGPTFrameConfig, MMGPTPatchConfig
+from .lengths_mmgpt import takes_waveform
 
 
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
@@ -82,7 +83,38 @@ TOWERS = {"mmgpt_patch": MMGPTPatchTower, "mmgpt_frame": MMGPTFrameTower, "whisp
 
 def build_tower(config) -> PreTrainedModel:
     tower_class = TOWERS.get(config.model_type)
-    return AutoModel.from_config(config) if tower_class is None else tower_class._from_config(config)
+    tower = AutoModel.from_config(config) if tower_class is None else tower_class._from_config(config)
+    return without_pooling(tower)
 
 
-__all__ = ["MMGPTFrameTower", "MMGPTPatchTower", "build_tower"]
+def without_pooling(tower: PreTrainedModel) -> PreTrainedModel:
+    """CLIP's last norm serves only the pooled vector, which nobody reads: it would be a parameter without a gradient."""
+    if tower.config.model_type == "clip_vision_model":
+        tower.post_layernorm = nn.Identity()
+    return tower
+
+
+def tower_width(config) -> int:
+    """Width of a tower's output: its hidden_size, unless a wav2vec 2.0 adapter stands behind the last layer."""
+    return config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
+
+
+def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, **kwargs):
+    """The outputs of an audio tower, such that padding does not change what is heard.
+
+    Spectrogram towers take silence for padding, as they were trained. Waveform towers take a mask; those with a norm over
+    all samples (`feat_extract_norm="group"`) were trained without one, and hear each sound by itself."""
+    if not takes_waveform(tower.config):
+        return tower(inputs, **kwargs)
+    if mask is None or mask.all():
+        return tower(inputs, **kwargs)
+    if tower.config.feat_extract_norm != "group":
+        return tower(inputs, attention_mask=mask, **kwargs)
+    sounds = [
+        tower(sound[None, :length], **kwargs).last_hidden_state[0]
+        for sound, length in zip(inputs, mask.sum(-1).tolist(), strict=True)
+    ]
+    return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(sounds, batch_first=True))
+
+
+__all__ = ["MMGPTFrameTower", "MMGPTPatchTower", "build_tower", "run_audio_tower", "tower_width", "without_pooling"]

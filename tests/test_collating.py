@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from tests.conftest import picture, row, sound
+from tests.conftest import make_config, make_processor, picture, row, sound
 
 
 def test_labels_are_the_assistants_turns(collator, tokenizer):
@@ -76,6 +76,12 @@ def test_media_are_never_cut(processor):
 def test_a_bad_row_is_named(collator, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         collator([row("fine", "yes"), {**row("?", "!", images=[picture(0)]), "id": "noon", **change}])
+
+
+def test_media_without_a_tower_are_refused(tokenizer):
+    blind = MMGPTCollator(make_processor(make_config(vision=None), tokenizer))
+    with pytest.raises(ValueError, match="noon comes with image inputs, but the model has no tower for them"):
+        blind([{**row("?", "!", images=[picture(0)]), "id": "noon"}])
 
 
 def test_it_can_be_pickled_for_data_workers(collator, rows):

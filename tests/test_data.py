@@ -1,0 +1,169 @@
+"""Data adapters, mixtures and augmentation: rows of the one sample format, sampled as the recipe says."""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from training.data import ADAPTERS
+from training.data.augmentation import AugmentingCollator, change_speed, move_image, random_stretch, shuffle_turns
+from training.data.mixture import load_mixture, load_source, weigh
+from training.data.rows import FEATURES, answer_of, assistant_turn, make_dataset, text_of, user_turn
+from training.recipe import AugmentationArguments, SourceArguments
+
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+def text_row(index: int) -> dict:
+    return {"id": str(index), "task": "text", "messages": [user_turn(f"q{index}"), assistant_turn(f"a{index}")]}
+
+
+def needs(name: str) -> Path:
+    if not (DATA / name).is_dir():
+        pytest.skip(f"the data set {name} is not at {DATA}")
+    return DATA
+
+
+class TestRows:
+    def test_all_columns_are_there(self):
+        rows = make_dataset([text_row(0)])
+        assert rows.features == FEATURES
+        assert rows[0]["images"] == [] and rows[0]["audios"] == []
+
+    def test_text_and_answer(self):
+        row = {"messages": [user_turn("which?", media=("image",)), assistant_turn(" this ")]}
+        assert text_of(row["messages"][0]) == "which?"
+        assert text_of({"role": "user", "content": "plain"}) == "plain"
+        assert answer_of(row) == "this"
+
+    def test_a_row_without_answer_is_named(self):
+        with pytest.raises(ValueError, match="'7' ends with a user turn"):
+            answer_of({"id": "7", "messages": [user_turn("which?")]})
+
+
+class TestAdapters:
+    @pytest.mark.parametrize("name", sorted(ADAPTERS))
+    def test_missing_data_names_the_way_out(self, name: str, tmp_path: Path):
+        with pytest.raises(FileNotFoundError, match=r"data\.root=FOLDER"):
+            ADAPTERS[name](tmp_path, "train")
+
+    def test_fsdd(self):
+        rows = ADAPTERS["fsdd"](needs("fsdd"), "test")
+        assert len(rows) == 300
+        assert Counter(answer_of(row) for row in rows) == {str(digit): 30 for digit in range(10)}
+        row = rows[0]
+        assert [item["type"] for item in row["messages"][0]["content"]] == ["audio", "text"]
+        wave, rate = soundfile.read(io.BytesIO(row["audios"][0]["bytes"]))
+        assert rate == 8000 and wave.ndim == 1
+
+    def test_easy_vqa_asks_every_question_once(self):
+        single = ADAPTERS["easy_vqa"](needs("easy_vqa"), "validation")
+        grouped = ADAPTERS["easy_vqa"](DATA, "validation", turns=4)
+        assert len(single) == 3888
+        assert len(grouped) < 1300
+        assert sum(len(row["messages"]) for row in grouped) == 2 * len(single)
+        for row in (*single.select(range(20)), *grouped.select(range(20))):
+            kinds = [item["type"] for turn in row["messages"] for item in turn["content"]]
+            assert kinds[0] == "image" and kinds.count("image") == 1 == len(row["images"])
+        assert Image.open(io.BytesIO(single[0]["images"][0]["bytes"])).size == (64, 64)
+
+
+class TestMixture:
+    @pytest.mark.parametrize(("weight", "count"), [(1.0, 10), (2.0, 20), (0.5, 5), (1.3, 13)])
+    def test_weight_is_passes_per_epoch(self, weight: float, count: int):
+        rows = weigh(make_dataset([text_row(index) for index in range(10)]), weight)
+        assert len(rows) == count
+        assert max(Counter(rows["id"]).values()) <= int(weight) + 1
+
+    def test_weight_must_be_positive(self):
+        with pytest.raises(ValueError, match="must be above 0"):
+            weigh(make_dataset([text_row(0)]), 0.0)
+
+    def test_unknown_adapter(self):
+        with pytest.raises(ValueError, match="unknown data adapter 'fsd'; the nearest valid name is 'fsdd'"):
+            load_source(SourceArguments(adapter="fsd"), None)
+
+    def test_sources_are_joined_and_limited(self):
+        needs("fsdd"), needs("easy_vqa")
+        sources = [SourceArguments("fsdd", "test", limit=5), SourceArguments("easy_vqa", "test", limit=7)]
+        rows = load_mixture(sources, str(DATA))
+        assert Counter(rows["task"]) == {"fsdd": 5, "easy_vqa": 7}
+        assert rows["id"] == load_mixture(sources, str(DATA))["id"]
+
+
+class TestAugmentation:
+    wave = np.sin(np.arange(1600) / 5).astype(np.float32)
+
+    def collator(self, **changes) -> AugmentingCollator:
+        return AugmentingCollator(dict, AugmentationArguments(**changes))
+
+    def test_off_by_default(self):
+        row = {"messages": [user_turn("q")], "audios": [{"array": self.wave, "sampling_rate": 8000}]}
+        assert self.collator().augment_row(row) == row
+
+    def test_shift_puts_silence_first(self):
+        sound = self.collator(audio_shift=0.1).augment_sound({"array": self.wave, "sampling_rate": 8000})
+        silence = len(sound["array"]) - len(self.wave)
+        assert 0 <= silence <= 800 and sound["sampling_rate"] == 8000
+        np.testing.assert_array_equal(sound["array"][silence:], self.wave)
+        assert not sound["array"][:silence].any()
+
+    def test_speed(self):
+        assert len(change_speed(self.wave, 2.0)) == 800
+        np.testing.assert_allclose(change_speed(self.wave, 1.0), self.wave[:-1])
+
+    def test_file_bytes_are_decoded(self):
+        file = io.BytesIO()
+        soundfile.write(file, self.wave, 8000, format="WAV")
+        sound = self.collator(audio_gain=1.0).augment_sound({"bytes": file.getvalue(), "path": None})
+        assert sound["array"].dtype == np.float32 and sound["sampling_rate"] == 8000
+        assert 0.8 < np.abs(sound["array"]).max() < 1.2
+
+    def test_spectrogram_masks(self):
+        spectrograms = torch.rand(8, 20, 30) + 1
+        collator = self.collator(
+            spectrogram_bands=1, spectrogram_band_width=4, spectrogram_spans=1, spectrogram_span_width=6
+        )
+        changed = collator.augment_spectrograms(spectrograms)
+        masked = changed != spectrograms
+        assert masked.any()
+        for one in masked:
+            bands, spans = one.all(dim=1).sum(), one.all(dim=0).sum()
+            assert bands <= 4 and spans <= 6
+            assert one.sum() == 30 * bands + 20 * spans - bands * spans
+
+    def test_stretch_stays_inside(self):
+        for _ in range(100):
+            start, stop = random_stretch(5, 9)
+            assert 0 <= start <= stop <= 5
+
+    def test_images_move_and_flip(self):
+        image = torch.arange(48.0).reshape(3, 4, 4)
+        assert torch.equal(move_image(image, 0), image)
+        assert set(move_image(image, 2).flatten().tolist()) <= set(image.flatten().tolist())
+        flipped = self.collator(image_flip=True).augment_images(image.expand(50, 3, 4, 4))
+        assert {tuple(one[0, 0].tolist()) for one in flipped} == {(0, 1, 2, 3), (3, 2, 1, 0)}
+
+    def test_shuffled_turns_keep_pairs_and_media_first(self):
+        messages = [user_turn("q0", media=("image",)), assistant_turn("a0")]
+        for index in range(1, 6):
+            messages += [user_turn(f"q{index}"), assistant_turn(f"a{index}")]
+        shuffled = shuffle_turns(messages)
+        assert shuffled != messages
+        assert shuffled[0]["content"][0]["type"] == "image"
+        pairs = [(text_of(shuffled[index]), text_of(shuffled[index + 1])) for index in range(0, 12, 2)]
+        assert sorted(pairs) == [(f"q{index}", f"a{index}") for index in range(6)]
+
+    def test_same_seed_same_changes(self):
+        collator = self.collator(audio_noise=0.5, audio_speed=0.2)
+        sound = {"array": self.wave, "sampling_rate": 8000}
+        torch.manual_seed(3)
+        first = collator.augment_sound(sound)["array"]
+        torch.manual_seed(3)
+        np.testing.assert_array_equal(collator.augment_sound(sound)["array"], first)

@@ -1,0 +1,311 @@
+r"""A recipe: one YAML file that describes a whole training run, and `key.sub=value` overrides on top of it.
+
+    recipe = load_recipe("configuration/recipes/fsdd.yaml", ["data.root=/elsewhere", "training.max_steps=10"])
+
+The sections are the dataclasses below; `training` takes every field of transformers' TrainingArguments as it is.
+An unknown key is refused with the place it stands in and the nearest key that exists.
+"""
+
+import dataclasses
+import difflib
+import re
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
+
+# What a run of ours needs where TrainingArguments has another default; a recipe may still set each of them.
+TRAINING_DEFAULTS = {
+    "remove_unused_columns": False,  # the rows' media columns are no arguments of the model's forward
+    "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluate.py generates
+    "use_cpu": not torch.accelerator.is_available(),  # said aloud, since TrainingArguments refuses bf16 otherwise
+    "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
+    "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
+}
+
+
+class RecipeError(ValueError):
+    """What is wrong in a recipe, where it stands and the way out."""
+
+
+@dataclass
+class ModelArguments:
+    r"""
+    preset (`str`, *optional*): name of a file in configuration/models, or the path of such a file; the model starts from
+        random weights.
+    checkpoint (`str`, *optional*): folder or Hub id of a saved model to continue from, in place of a preset.
+    config (`dict`, *optional*): fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves a tower out.
+    image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
+    """
+
+    preset: str | None = None
+    checkpoint: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    image_processor: dict[str, Any] = field(default_factory=dict)
+    feature_extractor: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SourceArguments:
+    r"""
+    adapter (`str`): name of the data adapter, a key of `training.data.ADAPTERS`.
+    split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
+    weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it.
+    limit (`int`, *optional*): random sample of so many rows, the same at every run.
+    options (`dict`, *optional*): keyword arguments of the adapter.
+    """
+
+    adapter: str
+    split: str | None = None
+    weight: float = 1.0
+    limit: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataArguments:
+    r"""
+    train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
+    validation, test (`list[SourceArguments]`, *optional*): what training/evaluate.py can measure on.
+    root (`str`, *optional*): folder with one folder per data set.
+    """
+
+    train: list[SourceArguments]
+    validation: list[SourceArguments] = field(default_factory=list)
+    test: list[SourceArguments] = field(default_factory=list)
+    root: str | None = None
+
+
+@dataclass
+class TokenizerArguments:
+    r"""
+    path (`str`, *optional*): folder or Hub id of a fast tokenizer; without it one is trained on the texts of `data.train`.
+    vocab_size (`int`, *optional*, defaults to 512): most tokens that a trained tokenizer may have.
+    """
+
+    path: str | None = None
+    vocab_size: int = 512
+
+
+@dataclass
+class AugmentationArguments:
+    r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
+    training/data/augmentation.py for what each one does.
+
+    audio_shift (`float`, *optional*, defaults to 0.0): up to so many seconds of silence before a sound.
+    audio_speed (`float`, *optional*, defaults to 0.0): up to this fraction faster or slower.
+    audio_gain (`float`, *optional*, defaults to 0.0): up to so many decibels louder or softer.
+    audio_noise (`float`, *optional*, defaults to 0.0): white noise of up to this fraction of the sound's own level.
+    spectrogram_bands (`int`, *optional*, defaults to 0): masked frequency bands (SpecAugment, Park et al. 2019).
+    spectrogram_band_width (`int`, *optional*, defaults to 0): widest masked band, in mel bins.
+    spectrogram_spans (`int`, *optional*, defaults to 0): masked spans of time.
+    spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
+    image_flip (`bool`, *optional*, defaults to False): mirror every second image.
+    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down, edges repeated.
+    shuffle_turns (`bool`, *optional*, defaults to False): a new order of the question-answer pairs of a conversation.
+    """
+
+    audio_shift: float = 0.0
+    audio_speed: float = 0.0
+    audio_gain: float = 0.0
+    audio_noise: float = 0.0
+    spectrogram_bands: int = 0
+    spectrogram_band_width: int = 0
+    spectrogram_spans: int = 0
+    spectrogram_span_width: int = 0
+    image_flip: bool = False
+    image_shift: int = 0
+    shuffle_turns: bool = False
+
+
+@dataclass
+class EvaluationArguments:
+    r"""
+    split (`str`, *optional*, defaults to `"test"`): `test` or `validation`, the list of `data` to measure on.
+    batch_size (`int`, *optional*, defaults to 64): samples generated at once.
+    max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
+    """
+
+    split: str = "test"
+    batch_size: int = 64
+    max_new_tokens: int = 16
+
+
+@dataclass
+class Recipe:
+    """One training run."""
+
+    name: str
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+    tokenizer: TokenizerArguments = field(default_factory=TokenizerArguments)
+    augment: AugmentationArguments = field(default_factory=AugmentationArguments)
+    eval: EvaluationArguments = field(default_factory=EvaluationArguments)
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, lay the `key.sub=value` overrides over it and check every key."""
+    path = Path(path)
+    return build_recipe(read_recipe_tree(path, overrides), name=path.stem, place=str(path))
+
+
+def read_recipe_tree(path: str | Path, overrides: list[str] | None = None) -> dict:
+    """The recipe as plain nested dicts, overrides applied, nothing checked."""
+    tree = read_yaml(path, listed_in=CONFIGURATION / "recipes")
+    for override in overrides or []:
+        apply_override(tree, override)
+    return tree
+
+
+def build_recipe(tree: dict, name: str, place: str) -> Recipe:
+    """Turn nested dicts into a `Recipe`; `place` names their origin in errors."""
+    section_classes = {
+        "model": ModelArguments,
+        "data": DataArguments,
+        "tokenizer": TokenizerArguments,
+        "augment": AugmentationArguments,
+        "training": TrainingArguments,
+        "eval": EvaluationArguments,
+    }
+    check_keys(tree, section_classes, "", place)
+    tree = {key: dict(section or {}) for key, section in tree.items()}
+    tree["training"] = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"} | tree.get("training", {})
+    data = tree.setdefault("data", {})
+    for split in ("train", "validation", "test"):
+        sources = data.get(split) or []
+        data[split] = [
+            build_section(SourceArguments, {"split": split} | source, f"data.{split}.{index}", place)
+            for index, source in enumerate(sources)
+        ]
+    sections = {key: build_section(section_classes[key], section, key, place) for key, section in tree.items()}
+    recipe = Recipe(name=name, **({"model": ModelArguments()} | sections))
+    check_recipe(recipe, place)
+    return recipe
+
+
+def check_recipe(recipe: Recipe, place: str) -> None:
+    """The rules that concern more than one key."""
+    if (recipe.model.preset is None) == (recipe.model.checkpoint is None):
+        raise RecipeError(
+            f"{place}: set exactly one of model.preset (new weights) and model.checkpoint (saved weights)."
+        )
+    if recipe.model.checkpoint is not None:
+        laid_over = [key for key in ("config", "image_processor", "feature_extractor") if getattr(recipe.model, key)]
+        if laid_over:
+            raise RecipeError(f"{place}: model.{laid_over[0]} can only change a preset; a checkpoint keeps its own.")
+    if not recipe.data.train:
+        raise RecipeError(f"{place}: data.train lists no source: add at least `- adapter: NAME`.")
+    if recipe.eval.split not in ("test", "validation"):
+        raise RecipeError(f"{place}: eval.split is {recipe.eval.split!r}; it is 'test' or 'validation'.")
+    if recipe.training.remove_unused_columns:
+        raise RecipeError(
+            f"{place}: training.remove_unused_columns must be false, else images and sounds are dropped."
+        )
+
+
+def build_section(cls: type, section: dict, where: str, place: str) -> Any:
+    fields = [item for item in dataclasses.fields(cls) if item.init]
+    check_keys(section, [item.name for item in fields], where, place)
+    missing = [
+        item.name
+        for item in fields
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in section
+    ]
+    if missing:
+        raise RecipeError(f"{place}: `{where}.{missing[0]}` is missing.")
+    return HfArgumentParser(cls).parse_dict(section)[0]
+
+
+def check_keys(section: Any, known, where: str, place: str) -> None:
+    """Refuse keys of `section` that are not among `known`, naming the nearest one."""
+    if not isinstance(section, dict):
+        raise RecipeError(f"{place}: `{where or 'the recipe'}` must be a list of `key: value` lines, not {section!r}.")
+    for key in section:
+        if key in known:
+            continue
+        full = f"{where}.{key}" if where else str(key)
+        nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+        raise RecipeError(f"{place}: unknown key `{full}`; the nearest valid name is `{nearest[0]}`.")
+
+
+def apply_override(tree: dict, override: str) -> None:
+    """Set one `key.sub=value` in the tree; the value is read as YAML, an index steps into a list."""
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"{override!r} is no override: write key.sub=value, for example training.max_steps=100.")
+    node: Any = tree
+    keys = dotted.removeprefix("--").split(".")
+    for depth, key in enumerate(keys):
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise RecipeError(
+                    f"{override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; {key!r} is not in it."
+                )
+            key = int(key)
+        elif not isinstance(node, dict):
+            raise RecipeError(f"{override!r}: {'.'.join(keys[:depth])} is a single value and has no {key!r}.")
+        if depth == len(keys) - 1:
+            node[key] = yaml.load(value, Loader=RecipeLoader)
+        elif isinstance(node, dict):
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        else:
+            node = node[key]
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """`changes` laid over `base`, dict by dict; any other value replaces what was there."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number, which YAML 1.1 reads as a string."""
+
+
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | Path, listed_in: Path) -> dict:
+    """Read a YAML file of `key: value` lines; `listed_in` is the folder whose files a missing name is compared with."""
+    path = Path(path)
+    if not path.is_file():
+        names = sorted(str(found.relative_to(listed_in).with_suffix("")) for found in listed_in.glob("*.yaml"))
+        raise FileNotFoundError(f"{path} does not exist; {listed_in} has: {', '.join(names)}.")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=RecipeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must be `key: value` lines, but holds {type(tree).__name__}.")
+    return tree
+
+
+def read_preset(name: str) -> dict:
+    """A preset of configuration/models by name, or any preset file by path."""
+    folder = CONFIGURATION / "models"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    preset = read_yaml(path, listed_in=folder)
+    check_keys(preset, ["config", "image_processor", "feature_extractor"], "", str(path))
+    return preset
+
+
+def format_recipe(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as YAML; of TrainingArguments only what differs from its defaults."""
+    tree = dataclasses.asdict(dataclasses.replace(recipe, training=None))
+    plain = TrainingArguments(use_cpu=recipe.training.use_cpu).to_dict()
+    tree["training"] = {key: value for key, value in recipe.training.to_dict().items() if value != plain[key]}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,86 @@
+r"""A byte-level BPE tokenizer from nothing, trained on the texts of a recipe's training data.
+
+    python -m training.train_tokenizer configuration/recipes/fsdd.yaml outputs/tokenizer
+
+Any text can be written with it, since its alphabet is the 256 bytes (GPT-2, Radford et al. 2019). The special tokens are
+those that MMGPTProcessor and its chat template use; the vocabulary is padded to a multiple of 64 with unused tokens.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+
+if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from training.data.mixture import load_mixture
+from training.data.rows import text_of
+from training.recipe import RecipeError, load_recipe
+
+
+END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
+MEDIA_TOKENS = {"image_token": "<|image|>", "audio_token": "<|audio|>", "video_token": "<|video|>"}
+SPECIAL_TOKENS = [END_OF_TEXT, PAD, TURN_START, TURN_END, *MEDIA_TOKENS.values()]
+SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
+VOCABULARY_MULTIPLE = 64
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Merge the commonest pairs until `vocab_size` tokens, or fewer where the texts hold no more pairs."""
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"tokenizer.vocab_size is {vocab_size}; 256 bytes and the special tokens need {SMALLEST_VOCABULARY}."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    unused = -tokenizer.get_vocab_size() % VOCABULARY_MULTIPLE
+    tokenizer.add_special_tokens([f"<|unused_{index}|>" for index in range(unused)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        extra_special_tokens={"im_start_token": TURN_START, "im_end_token": TURN_END, **MEDIA_TOKENS},
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def texts_of(rows: Iterable[dict]) -> Iterator[str]:
+    """Roles and texts as the chat template writes them, so that the words around a turn become tokens too."""
+    for row in rows:
+        for message in row["messages"]:
+            yield f"{message['role']}\n"
+            yield text_of(message)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="file in configuration/recipes")
+    parser.add_argument("folder", help="where the tokenizer is saved")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example tokenizer.vocab_size=1024")
+    arguments = parser.parse_args()
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        rows = load_mixture(recipe.data.train, recipe.data.root)
+    except (RecipeError, FileNotFoundError) as error:
+        parser.error(str(error))
+    tokenizer = train_tokenizer(texts_of(rows), recipe.tokenizer.vocab_size)
+    tokenizer.save_pretrained(arguments.folder)
+    print(f"{len(tokenizer)} tokens saved in {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()
