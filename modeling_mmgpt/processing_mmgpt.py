@@ -237,9 +237,9 @@ class MMGPTProcessor(ProcessorMixin):
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
-        template = chat_template or self.chat_template
+        template = self.chat_template
         places_media = not isinstance(template, str) or self.image_token in template or self.audio_token in template
-        if places_media and LIBRARY_TAKES_MEDIA:
+        if chat_template is not None or (places_media and LIBRARY_TAKES_MEDIA):
             return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
         return self.apply_text_template(conversation, template, **kwargs)
 
