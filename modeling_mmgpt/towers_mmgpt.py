@@ -72,7 +72,7 @@ class MMGPTFrameTower(PreTrainedModel):
     def forward(self, input_features: torch.FloatTensor, **kwargs) -> BaseModelOutput:
         f = self.config.frame_size
         frames = nn.functional.pad(input_features, (0, -input_features.shape[-1] % f)).transpose(1, 2)
-        frames = frames.reshape(len(frames), -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
+        frames = frames.reshape(frames.shape[0], -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
         hidden_states = self.frame_embedding(frames.to(self.frame_embedding.weight.dtype))
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))  # (N, T, C)
 
