@@ -8,6 +8,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring
 
+from .configuration_mmgpt import AUTO_MAP
 from .lengths_mmgpt import (
     audio_geometry,
     audio_token_count,
@@ -92,6 +93,7 @@ class MMGPTProcessor(ProcessorMixin):
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.image_geometry, self.audio_geometry = image_geometry or {}, audio_geometry or {}
         self.fixed_audio_window = fixed_audio_window
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
         parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
         present = {name: part for name, part in parts.items() if part is not None}
         # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
@@ -136,7 +138,8 @@ class MMGPTProcessor(ProcessorMixin):
         if push_to_hub:
             return super().save_pretrained(save_directory, push_to_hub=True, **kwargs)
         with written_whole(save_directory) as folder:
-            return super().save_pretrained(folder, **kwargs)
+            written = super().save_pretrained(folder, **kwargs)
+        return [path.replace(str(folder), str(save_directory)) for path in written]
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if isinstance(text, str):
@@ -185,8 +188,8 @@ class MMGPTProcessor(ProcessorMixin):
         given = len(make_flat_list_of_images(media)) if kind == "images" and len(media) else len(media)
         if sum(placeholders) != given:
             raise ValueError(
-                f"The text has {sum(placeholders)} {token} but {given} {kind} were given "
-                f"(placeholders in each sample: {placeholders})."
+                f"The number of {token} tokens in the prompts should be the same as the number of {kind}, but there are "
+                f"{sum(placeholders)} tokens (in each sample: {placeholders}) and {given} {kind}."
             )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
@@ -234,9 +237,9 @@ class MMGPTProcessor(ProcessorMixin):
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
-        template = chat_template or self.chat_template
+        template = self.chat_template
         places_media = not isinstance(template, str) or self.image_token in template or self.audio_token in template
-        if places_media and LIBRARY_TAKES_MEDIA:
+        if chat_template is not None or (places_media and LIBRARY_TAKES_MEDIA):
             return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
         return self.apply_text_template(conversation, template, **kwargs)
 

@@ -65,8 +65,7 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
+def byte_tokenizer():
     """One token for each byte, after the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(SPECIAL_TOKENS + alphabet)}, merges=[]))
@@ -108,6 +107,11 @@ def make_processor(config: MMGPTConfig, tokenizer) -> MMGPTProcessor:
         if config.audio_config
         else None,
     )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return byte_tokenizer()
 
 
 @pytest.fixture

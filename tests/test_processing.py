@@ -117,9 +117,9 @@ def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processo
             {"text": ["a", "<|image|>"], "images": [[picture(0)], []]},
             r"Sample 0 has 0 <\|image\|> in its text but 1 images",
         ),
-        ({"text": ["<|image|>"]}, r"The text has 1 <\|image\|> but 0 images were given"),
-        ({"text": ["<|image|>", "x"], "images": [picture(0)] * 3}, r"1 <\|image\|> but 3 images .*\[1, 0\]"),
-        ({"text": ["<|audio|>", "x"], "audio": [sound(0)] * 2}, r"1 <\|audio\|> but 2 sounds .*\[1, 0\]"),
+        ({"text": ["<|image|>"]}, r"number of images, but there are 1 tokens .*\[1\]\) and 0 images"),
+        ({"text": ["<|image|>", "x"], "images": [picture(0)] * 3}, r"number of images, .*\[1, 0\]\) and 3 images"),
+        ({"text": ["<|audio|>", "x"], "audio": [sound(0)] * 2}, r"number of sounds, .*\[1, 0\]\) and 2 sounds"),
         ({"text": ["<|audio|>"], "audio": [np.zeros(0)]}, "sound 0 is empty"),
         ({"text": ["<|audio|>"], "audio": [{"array": np.zeros(9), "sampling_rate": 8000}]}, "8000 samples a second"),
         ({"text": ["<|image|>"], "images": [[b"no image"]]}, "image 0 of sample 0 is not an image"),
@@ -149,9 +149,7 @@ def test_a_processor_survives_a_folder_with_the_parts_it_has(tmp_path, tokenizer
     processor = make_processor(make_config(vision=vision, audio=audio), tokenizer)
     processor.save_pretrained(tmp_path)
     loaded = MMGPTProcessor.from_pretrained(tmp_path)
-    expected = processor.to_dict()
-    expected.pop("auto_map")  # saving adds it: the way back for a process that has only the folder
-    assert loaded.to_dict() == expected
+    assert loaded.to_dict() == processor.to_dict()
     assert hasattr(loaded, "image_processor") == (vision is not None)
     assert hasattr(loaded, "feature_extractor") == (audio is not None)
     assert loaded(text="hello")["input_ids"] == processor(text="hello")["input_ids"]

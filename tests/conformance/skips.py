@@ -1,0 +1,71 @@
+"""Every test of transformers' suites that we keep from running on our classes, and why. There is no other place for a skip.
+
+The suites pass over tests by themselves too: without an accelerator, without an optional library, or where a test is about what a
+model does not have (experts, axial positions). They do so for LLaVA and Voxtral in the same way.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Skip(NamedTuple):
+    """`tests`: names, also without the number that `parameterized` appends; `testers`: of which models; `reason`; `link`: where
+    transformers shows that it is the library or the architecture that makes the test impossible."""
+
+    tests: tuple[str, ...]
+    testers: tuple[str, ...]
+    reason: str
+    link: str
+
+
+SOURCE = "https://github.com/huggingface/transformers/blob"
+IMAGE_FEATURES = (
+    "test_get_image_features_output",
+    "test_get_image_features_pooler_output",
+    "test_get_image_features_hidden_states",
+    "test_get_image_features_attentions",
+)
+AUDIO_FEATURES = (
+    "test_get_audio_features_output",
+    "test_get_audio_features_hidden_states",
+    "test_get_audio_features_attentions",
+)
+
+SKIPS = [
+    Skip(
+        IMAGE_FEATURES,
+        ("AudioTester",),
+        "The suite asks the class whether it sees; here the config decides, and this model does not.",
+        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L5506",
+    ),
+    Skip(
+        AUDIO_FEATURES,
+        ("ImageTester",),
+        "The suite asks the class whether it hears; here the config decides, and this model does not.",
+        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L5745",
+    ),
+    Skip(
+        (*IMAGE_FEATURES[2:], *AUDIO_FEATURES[1:]),
+        ("EncoderFreeTester",),
+        "One matrix stands in the place of a tower: no layers, no attention, as in Inkling, whose tests skip the same four.",
+        f"{SOURCE}/main/tests/models/inkling/test_modeling_inkling.py",
+    ),
+    Skip(
+        (
+            "test_model_rope_scaling_from_config",
+            "test_model_rope_scaling_frequencies",
+            "test_model_rope_with_partial_rotation",
+        ),
+        ("FirstTransformerTester",),
+        "The suite asks whether the config has the field rope_parameters; with learned positions it has it, and it is None.",
+        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L6833",
+    ),
+]
+
+
+def find(test: str, tester: str) -> Skip | None:
+    """The row that keeps `test` from running on `tester`."""
+    for skip in SKIPS:
+        if tester in skip.testers and re.sub(r"_\d+(_\w+)?$", "", test) in skip.tests:
+            return skip
+    return None

@@ -1,0 +1,1 @@
+"""An empty package file: one of the suites imports it by path."""

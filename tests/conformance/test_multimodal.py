@@ -1,0 +1,37 @@
+"""The multimodal model, with each set of towers, through transformers' suites."""
+
+import unittest
+
+import pytest
+
+from . import testers
+from .suites import FromFolder, MultimodalSuite
+
+
+@pytest.mark.conformance
+class TestImage(MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.ImageTester
+
+
+@pytest.mark.conformance
+class TestAudio(MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.AudioTester
+
+
+class TestImageAudio(MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.ImageAudioTester
+
+
+@pytest.mark.conformance
+class TestEncoderFree(MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.EncoderFreeTester
+
+
+@pytest.mark.conformance
+class TestImageAudioFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.ImageAudioTester
+
+
+@pytest.mark.conformance
+class TestEncoderFreeFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.EncoderFreeTester

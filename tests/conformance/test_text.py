@@ -1,0 +1,27 @@
+"""The decoder alone, in three forms, through transformers' suites."""
+
+import unittest
+
+import pytest
+
+from . import testers
+from .suites import FromFolder, ShardedTextSuite, TextSuite
+
+
+class TestText(ShardedTextSuite, unittest.TestCase):
+    model_tester_class = testers.TextTester
+
+
+@pytest.mark.conformance
+class TestFirstTransformer(TextSuite, unittest.TestCase):
+    model_tester_class = testers.FirstTransformerTester
+
+
+@pytest.mark.conformance
+class TestSliding(TextSuite, unittest.TestCase):
+    model_tester_class = testers.SlidingTester
+
+
+@pytest.mark.conformance
+class TestTextFromFolder(FromFolder, TextSuite, unittest.TestCase):
+    model_tester_class = testers.TextTester
