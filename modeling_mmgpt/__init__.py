@@ -11,6 +11,7 @@ from transformers import (
 from .assembling_mmgpt import assemble
 from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig, MMGPTTextConfig
+from .converting_mmgpt import convert_checkpoint, from_gpt, to_gpt
 from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreTrainedModel
 from .modeling_mmgpt_text import MMGPTForCausalLM, MMGPTTextModel
 from .processing_mmgpt import MMGPTProcessor
@@ -42,5 +43,8 @@ __all__ = [
     "MMGPTTextConfig",
     "MMGPTTextModel",
     "assemble",
+    "convert_checkpoint",
+    "from_gpt",
     "save_checkpoint",
+    "to_gpt",
 ]

@@ -6,7 +6,7 @@ MMGPTFrameConfig  encoder-free audio: linear embedding of mel frames
 MMGPTConfig       the fusion: decoder + vision tower + audio tower + connectors
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -20,7 +20,9 @@ from .lengths_mmgpt import ANY_SIZE_TOWERS, image_geometry, side
 if TYPE_CHECKING:
     # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
     # configuration: these lines make every `save_pretrained` carry the whole package.
+    from .assembling_mmgpt import assemble  # noqa: F401
     from .collating_mmgpt import MMGPTCollator  # noqa: F401
+    from .converting_mmgpt import convert_checkpoint  # noqa: F401
     from .modeling_mmgpt import MMGPTModel  # noqa: F401
     from .processing_mmgpt import MMGPTProcessor  # noqa: F401
 
@@ -41,6 +43,11 @@ AUTO_MAP = {
 
 def divides(divisor: int, number: int) -> bool:
     return divisor > 0 and number % divisor == 0
+
+
+def repeat_pattern(kinds: list[str], num_layers: int) -> list[str]:
+    """`kinds` as often as the layers need it; a list that does not fit is left as it is, for validation to refuse."""
+    return list(kinds) * (num_layers // len(kinds)) if kinds and divides(len(kinds), num_layers) else list(kinds)
 
 
 @auto_docstring(checkpoint="mmgpt")
@@ -74,6 +81,24 @@ class MMGPTTextConfig(PreTrainedConfig):
         Bias in the attention's output projection. `None` follows `attention_bias`.
     attention_scale (`float`, *optional*):
         Factor on QK^T before the softmax. `None` is 1 / sqrt(head_dim) (Vaswani et al. 2017, section 3.2.1); GPT-Neo uses 1.
+    layer_types (`list[str]`, *optional*):
+        `"full_attention"` or `"sliding_attention"` (the last `sliding_window` tokens) for each layer. A shorter list is a pattern
+        that repeats: GPT-3 alternates the two (Brown et al. 2020, section 2.1). `None`: all sliding if `sliding_window` is set.
+    num_experts (`int`, *optional*):
+        Experts in each sparse layer (Shazeer et al. 2017, arXiv:1701.06538). `None`: every layer has one dense mlp.
+    num_experts_per_tok (`int`, *optional*):
+        With `num_experts`: experts that each token goes to (default 2).
+    moe_intermediate_size (`int`, *optional*):
+        With `num_experts`: width inside each expert. `None` is `intermediate_size`.
+    mlp_layer_types (`list[str]`, *optional*):
+        With `num_experts`: `"sparse"` (experts) or `"dense"` (one mlp) for each layer, or a pattern that repeats. `None`: all are
+        sparse.
+    norm_topk_prob (`bool`, *optional*, defaults to `True`):
+        Whether the weights of a token's experts are made to sum to 1 (Mixtral, Jiang et al. 2024).
+    output_router_logits (`bool`, *optional*, defaults to `False`):
+        With `num_experts`: return the routers' logits, and add the balancing loss to the loss.
+    router_aux_loss_coef (`float`, *optional*, defaults to 0.001):
+        Weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6).
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         The b of softmax(W h + b).
     embedding_dropout (`float`, *optional*, defaults to 0.0):
@@ -98,6 +123,11 @@ class MMGPTTextConfig(PreTrainedConfig):
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
     }
+    experts_tp_plan: ClassVar[dict[str, str]] = {
+        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+        "layers.*.mlp.experts.down_proj": "rowwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
+    }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -114,6 +144,13 @@ class MMGPTTextConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     mlp_type: Literal["gated", "plain"] = "gated"
     mlp_bias: bool = False
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    mlp_layer_types: list[str] | None = None
+    norm_topk_prob: bool = True
+    output_router_logits: bool = False
+    router_aux_loss_coef: float = 0.001
     position_embedding_type: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     rope_parameters: RopeParameters | dict | None = None
     max_position_embeddings: int = 2048
@@ -150,13 +187,29 @@ class MMGPTTextConfig(PreTrainedConfig):
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
         if self.layer_types is None:
-            layer_type = "full_attention" if self.sliding_window is None else "sliding_attention"
-            self.layer_types = [layer_type] * self.num_hidden_layers
+            self.layer_types = ["full_attention" if self.sliding_window is None else "sliding_attention"]
+        self.layer_types = repeat_pattern(self.layer_types, self.num_hidden_layers)
+        if self.num_experts is not None:
+            self.num_experts_per_tok = 2 if self.num_experts_per_tok is None else self.num_experts_per_tok
+            self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
+            self.mlp_layer_types = repeat_pattern(self.mlp_layer_types or ["sparse"], self.num_hidden_layers)
         given_rope = self.rope_parameters
         super().__post_init__(**kwargs)
         if self.position_embedding_type != "rope":
             self.rope_parameters = given_rope  # the library fills in a default; without rotation there is none
+        self.base_model_tp_plan = self.tensor_parallel_plan()
         self.auto_map = dict(TEXT_AUTO_MAP)
+
+    def tensor_parallel_plan(self) -> dict[str, str]:
+        """How tensor parallelism cuts the matrices: a rule for each kind that this decoder has, and no other."""
+        plan = dict(type(self).base_model_tp_plan)
+        if self.mlp_type == "plain":
+            del plan["layers.*.mlp.gate_proj"]
+        if self.num_experts is None:
+            return plan
+        if "dense" not in self.mlp_layer_types:
+            plan = {name: cut for name, cut in plan.items() if ".mlp." not in name}
+        return plan | self.experts_tp_plan
 
     def validate_architecture(self):
         """Refuses combinations that no decoder can be built from, each with the change that mends it."""
@@ -196,6 +249,27 @@ class MMGPTTextConfig(PreTrainedConfig):
             raise ValueError(f"layer_types knows 'full_attention' and 'sliding_attention', not {sorted(unknown)}.")
         if self.parallel_residual and self.norm_placement == "post":
             raise ValueError("parallel_residual=True needs norm_placement='pre': both branches read the same input.")
+        self.validate_experts()
+
+    def validate_experts(self):
+        if self.num_experts is None:
+            for name in ("num_experts_per_tok", "moe_intermediate_size", "mlp_layer_types", "output_router_logits"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is set but num_experts is None: set num_experts, or leave {name} out.")
+            return
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and num_experts ({self.num_experts})."
+            )
+        if self.mlp_type != "gated" or self.mlp_bias:
+            raise ValueError(
+                "num_experts needs mlp_type='gated' and mlp_bias=False: experts are gated and have no bias."
+            )
+        if set(self.mlp_layer_types) - {"sparse", "dense"} or "sparse" not in self.mlp_layer_types:
+            raise ValueError(
+                f"mlp_layer_types knows 'sparse' and 'dense', and at least one 'sparse', not {self.mlp_layer_types}: "
+                "name the layers that have experts, or leave num_experts out."
+            )
 
 
 @auto_docstring(checkpoint="mmgpt")
@@ -285,6 +359,9 @@ class MMGPTConfig(PreTrainedConfig):
         With `"pixel_shuffle"`: side of the square of patches that becomes one token (default 2: a quarter of the tokens).
     vision_feature_layer (`int`, *optional*, defaults to -1):
         Which of the tower's hidden states is handed on: -1 is its final output, after the tower's last norm.
+    bidirectional_images (`bool`, *optional*, defaults to `False`):
+        The tokens of an image see one another in both directions, those of text only backwards (PaliGemma, Beyer et al. 2024;
+        Gemma 3). Images with no text between them count as one. Needs our own decoder as `text_config`.
     audio_connector (`str`, *optional*, defaults to `"mlp"`):
         `"linear"`, `"mlp"`, or `"frame_stack"` (consecutive frames merged into one token, then mlp).
     audio_merge_size (`int`, *optional*):
@@ -306,6 +383,7 @@ class MMGPTConfig(PreTrainedConfig):
     vision_connector: Literal["linear", "mlp", "pixel_shuffle"] = "mlp"
     vision_merge_size: int | None = None
     vision_feature_layer: int = -1
+    bidirectional_images: bool = False
     audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
     audio_merge_size: int | None = None
     lm_head_bias: bool | None = None
@@ -339,6 +417,10 @@ class MMGPTConfig(PreTrainedConfig):
                     f"{tower}_merge_size={merge_size} does not go with {tower}_connector={connector!r}: "
                     f"{merging!r} merges 2 or more, the others 1."
                 )
+        if self.bidirectional_images and (self.vision_config is None or self.text_config.model_type != "mmgpt_text"):
+            raise ValueError(
+                "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
+            )
         if self.vision_config is None or self.vision_config.model_type in ANY_SIZE_TOWERS:
             return
         image_size, patch_size = side(self.vision_config.image_size), image_geometry(self)["patch_size"]

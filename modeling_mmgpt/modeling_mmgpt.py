@@ -16,7 +16,12 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.masking_utils import create_masks_for_generate
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    MoeCausalLMOutputWithPast,
+    MoeModelOutputWithPast,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, torch_compilable_check
@@ -24,6 +29,7 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 from .configuration_mmgpt import MMGPTConfig
 from .connectors_mmgpt import MMGPTConnector, merge_frames, merge_patches
 from .decoders_mmgpt import build_decoder, finish_logits, tied_head
+from .experts_mmgpt import add_balancing_loss, balancing_loss
 from .lengths_mmgpt import audio_geometry, audio_token_count, image_geometry
 from .modeling_mmgpt_text import keep_last, refuse_too_long
 from .saving_mmgpt import CompleteFolderMixin
@@ -32,7 +38,7 @@ from .towers_mmgpt import build_tower, run_audio_tower, tower_width
 
 @auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")
 @dataclass
-class MMGPTModelOutputWithPast(BaseModelOutputWithPast):
+class MMGPTModelOutputWithPast(MoeModelOutputWithPast):
     r"""
     image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
         Features of all images of the batch after the connector, one row for each placeholder.
@@ -46,7 +52,7 @@ class MMGPTModelOutputWithPast(BaseModelOutputWithPast):
 
 @auto_docstring(custom_intro="Logits and loss, and the media features that went into the decoder.")
 @dataclass
-class MMGPTCausalLMOutputWithPast(CausalLMOutputWithPast):
+class MMGPTCausalLMOutputWithPast(MoeCausalLMOutputWithPast):
     r"""
     image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
         Features of all images of the batch after the connector, one row for each placeholder.
@@ -194,6 +200,15 @@ class MMGPTModel(MMGPTPreTrainedModel):
         )
         return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype))
 
+    def image_blocks(self, is_image: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
+        """A number for each run of image tokens, -1 for all others and for what is cached: `(batch, cached + new)`."""
+        if "flash" in self.config.text_config._attn_implementation:
+            raise ValueError("bidirectional_images needs attn_implementation 'sdpa', 'eager' or 'flex_attention'.")
+        is_start = is_image & ~nn.functional.pad(is_image, (1, 0))[:, :-1]
+        blocks = torch.where(is_image, is_start.cumsum(-1) - 1, -1)  # (B, L)
+        past_length = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        return nn.functional.pad(blocks, (past_length, 0), value=-1)
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -223,6 +238,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
             image_features = self.encode_images(pixel_values)[1].flatten(0, 1)  # (image tokens, D)
             is_image = self.placeholder_mask(input_ids, inputs_embeds, self.config.image_token_id)
             inputs_embeds = self.fuse(inputs_embeds, is_image, image_features, image_features.shape[0], "image")
+            if self.config.bidirectional_images:
+                kwargs["block_sequence_ids"] = self.image_blocks(is_image, past_key_values)
         if input_features is not None:
             _, padded_features, is_sound = self.encode_audio(input_features, input_features_mask)
             # Sound before padding, each in its order: the wanted rows come first without their number leaving the device.
@@ -244,6 +261,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             past_key_values=outputs.get("past_key_values"),  # GPT-1 keeps none
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            router_logits=outputs.get("router_logits"),
             image_hidden_states=image_features,
             audio_hidden_states=audio_features,
         )
@@ -272,6 +290,12 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         # Media go in with the prompt only: transformers drops pixel_values and input_features after the first step.
         refuse_too_long(self.config.text_config, input_ids.shape[1])
         return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    @staticmethod
+    def create_masks_for_generate(config, attention_mask, is_first_iteration=False, **kwargs):
+        if config.bidirectional_images and is_first_iteration:
+            return attention_mask  # forward knows which tokens are images, and makes the masks of the prompt
+        return create_masks_for_generate(config=config, attention_mask=attention_mask, **kwargs)
 
     @can_return_tuple
     @auto_docstring
@@ -307,17 +331,23 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = self.lm_head(keep_last(outputs.last_hidden_state, logits_to_keep))  # (B, L or kept, V)
-        logits = finish_logits(logits, self.config.text_config)
-        loss = None
+        text = self.config.text_config
+        logits = finish_logits(logits, text)
+        loss = aux_loss = None
         if labels is not None:
-            vocab_size = self.config.text_config.vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=text.vocab_size, **kwargs)
+        if outputs.router_logits and text.model_type == "mmgpt_text":
+            aux_loss = balancing_loss(outputs.router_logits, text, attention_mask)
+            if loss is not None:
+                loss = add_balancing_loss(loss, aux_loss, text, labels, **kwargs)
         return MMGPTCausalLMOutputWithPast(
             loss=loss,
+            aux_loss=aux_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
             image_hidden_states=outputs.image_hidden_states,
             audio_hidden_states=outputs.audio_hidden_states,
         )

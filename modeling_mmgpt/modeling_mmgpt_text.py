@@ -3,7 +3,7 @@
 positions   sinusoidal | learned | rotary (partial, scaled) | none
 norms       layernorm | rmsnorm, before (pre) or after (post) each residual sum; norms on queries and keys
 attention   softmax(Q K^T / sqrt(d_k)) V: multi-head, grouped-query, multi-query; full and sliding layers
-mlp         two matrices with any activation, or gated
+mlp         two matrices with any activation, or gated; a mixture of experts (experts_mmgpt.py)
 residuals   one after the other, or in parallel
 head        softmax(W h + b), tied to the embeddings or not
 
@@ -20,15 +20,16 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mmgpt import MMGPTTextConfig
+from .experts_mmgpt import MMGPTExperts, MMGPTMixture, MMGPTRouter, add_balancing_loss, balancing_loss
 from .saving_mmgpt import CompleteFolderMixin
 
 
@@ -212,7 +213,8 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
         self.parallel_residual = config.parallel_residual
         self.residual_dropout = config.residual_dropout
         self.self_attn = MMGPTAttention(config, layer_idx)
-        self.mlp = MMGPTMLP(config)
+        is_sparse = config.num_experts is not None and config.mlp_layer_types[layer_idx] == "sparse"
+        self.mlp = MMGPTMixture(config) if is_sparse else MMGPTMLP(config)
         self.input_layernorm = make_norm(config, config.hidden_size)
         self.post_attention_layernorm = make_norm(config, config.hidden_size)
 
@@ -247,16 +249,28 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": MMGPTDecoderLayer, "attentions": MMGPTAttention}
+    # MMGPTExperts has @use_experts_implementation: transformers looks for these words in the file of the model's class.
+    _can_record_outputs = {
+        "hidden_states": MMGPTDecoderLayer,
+        "attentions": MMGPTAttention,
+        "router_logits": OutputRecorder(MMGPTRouter, index=0),
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Normal(0, initializer_range) matrices, zero biases, unit norms, and GPT-2's smaller residual projections."""
         super()._init_weights(module)
+        std = residual_std = self.config.initializer_range
+        if self.config.scale_residual_init:
+            residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
         # Marked on the matrix itself: transformers passes over modules of remote code that own no parameters.
-        if isinstance(module, ResidualProjection) and self.config.scale_residual_init:
-            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
+        if isinstance(module, ResidualProjection):
+            init.normal_(module.weight, mean=0.0, std=residual_std)
+        elif isinstance(module, MMGPTRouter):
             init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, MMGPTExperts):
+            init.normal_(module.gate_up_proj, mean=0.0, std=std)
+            init.normal_(module.down_proj, mean=0.0, std=residual_std)
 
 
 @auto_docstring(custom_intro="The GPT decoder without a head: tokens or embeddings in, hidden states out.")
@@ -284,8 +298,13 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        block_sequence_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
+    ) -> MoeModelOutputWithPast:
+        r"""
+        block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
+            Tokens with the same number see one another in both directions, as the patches of an image do; -1: only backwards.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the decoder exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -295,7 +314,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         if position_ids is None:
             position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
 
-        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
@@ -308,7 +327,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
                 use_cache=use_cache,
                 **kwargs,
             )  # (B, L, D)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def default_positions(self, inputs_embeds, attention_mask, past_key_values) -> torch.Tensor:
         """Positions when none are given: 0, 1, 2, ... over the tokens that are not padding."""
@@ -318,7 +337,9 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)
 
-    def attention_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+    def attention_masks(
+        self, inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids=None
+    ) -> dict:
         """One mask for each kind of layer; generate() may have prepared them."""
         if isinstance(attention_mask, dict):
             return attention_mask
@@ -328,6 +349,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "position_ids": position_ids,
+            "block_sequence_ids": block_sequence_ids,
         }
         makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
         kinds = set(self.config.layer_types)
@@ -384,8 +406,8 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
-        outputs: BaseModelOutputWithPast = self.model(
+    ) -> MoeCausalLMOutputWithPast:
+        outputs: MoeModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -398,12 +420,19 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
+        aux_loss = None
+        if outputs.router_logits:
+            aux_loss = balancing_loss(outputs.router_logits, self.config, attention_mask)
+            if loss is not None:
+                loss = add_balancing_loss(loss, aux_loss, self.config, labels, **kwargs)
+        return MoeCausalLMOutputWithPast(
             loss=loss,
+            aux_loss=aux_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
         )
 
 

@@ -95,7 +95,9 @@ def without_pooling(tower: PreTrainedModel) -> PreTrainedModel:
 
 
 def tower_width(config) -> int:
-    """Width of a tower's output: its hidden_size, unless a wav2vec 2.0 adapter stands behind the last layer."""
+    """Width of a tower's output: its hidden_size, unless its stages differ or a wav2vec 2.0 adapter stands behind the last layer."""
+    if config.model_type == "dinov3_convnext":
+        return config.hidden_sizes[-1]
     return config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
 
 

@@ -13,6 +13,14 @@ def test_text_defaults_are_derived_from_the_given_values():
     assert MMGPTTextConfig(hidden_size=96, mlp_type="plain", num_attention_heads=6).intermediate_size == 384
 
 
+def test_a_short_list_of_layer_types_repeats():
+    kinds = ["full_attention", "sliding_attention"]
+    config = MMGPTTextConfig(**TEXT | {"num_hidden_layers": 6, "layer_types": kinds, "sliding_window": 4})
+    assert config.layer_types == kinds * 3
+    with pytest.raises(Exception, match="layer_types"):
+        MMGPTTextConfig(**TEXT | {"num_hidden_layers": 5, "layer_types": kinds, "sliding_window": 4})
+
+
 @pytest.mark.parametrize(
     ("wrong", "way_out"),
     [
@@ -27,6 +35,11 @@ def test_text_defaults_are_derived_from_the_given_values():
         ({"parallel_residual": True, "norm_placement": "post"}, "norm_placement='pre'"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"mlp_type": "moe"}, "mlp_type"),
+        ({"moe_intermediate_size": 32}, "set num_experts, or leave moe_intermediate_size out"),
+        ({"output_router_logits": True}, "set num_experts, or leave output_router_logits out"),
+        ({"num_experts": 4, "num_experts_per_tok": 5}, "between 1 and num_experts"),
+        ({"num_experts": 4, "mlp_type": "plain"}, "mlp_type='gated'"),
+        ({"num_experts": 4, "mlp_layer_types": ["dense", "dense"]}, "leave num_experts out"),
     ],
 )
 def test_impossible_decoders_are_refused_with_a_way_out(wrong, way_out):
@@ -42,6 +55,11 @@ def test_impossible_decoders_are_refused_with_a_way_out(wrong, way_out):
         ({"vision_connector": "mlp", "vision_merge_size": 2}, "pixel_shuffle"),
         ({"audio_connector": "frame_stack", "audio_merge_size": 1}, "2 or more"),
         ({"vision_config": {"model_type": "no_such_tower"}}, "no_such_tower"),
+        ({"bidirectional_images": True}, "needs a vision_config"),
+        (
+            {"bidirectional_images": True, "vision_config": PATCHES, "text_config": {"model_type": "llama"}},
+            "text_config of model_type 'mmgpt_text'",
+        ),
         (
             {"vision_config": PATCHES, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
             "must divide the 4 patches",

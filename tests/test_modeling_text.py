@@ -39,6 +39,8 @@ SWITCHES = {
     "qwen3": {"qk_norm": True, "head_dim": 16},
     "multi-query": {"num_key_value_heads": 1, "attention_scale": 1.0},
     "sliding": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
+    "mixture": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    "dense and mixture": {"num_experts": 4, "mlp_layer_types": ["dense", "sparse"], "norm_topk_prob": False},
     "yarn": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
 }
 

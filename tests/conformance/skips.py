@@ -60,6 +60,20 @@ SKIPS = [
         "The suite asks whether the config has the field rope_parameters; with learned positions it has it, and it is None.",
         f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L6833",
     ),
+    Skip(
+        ("test_eager_matches_batched_and_grouped_inference", "test_output_router_logits_from_config"),
+        (
+            "TextTester",
+            "FirstTransformerTester",
+            "SlidingTester",
+            "ImageTester",
+            "AudioTester",
+            "ImageAudioTester",
+            "EncoderFreeTester",
+        ),
+        "The suite asks the class whether it has experts; here the config decides. MixtureTester has them, and passes both.",
+        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L6168",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The decoder alone, in three forms, through transformers' suites."""
+"""The decoder alone, in four forms, through transformers' suites."""
 
 import unittest
 
@@ -21,6 +21,16 @@ class TestFirstTransformer(TextSuite, unittest.TestCase):
 @pytest.mark.conformance
 class TestSliding(TextSuite, unittest.TestCase):
     model_tester_class = testers.SlidingTester
+
+
+@pytest.mark.conformance
+class TestMixture(TextSuite, unittest.TestCase):
+    model_tester_class = testers.MixtureTester
+
+
+@pytest.mark.conformance
+class TestMixtureFromFolder(FromFolder, TextSuite, unittest.TestCase):
+    model_tester_class = testers.MixtureTester
 
 
 @pytest.mark.conformance

@@ -155,6 +155,12 @@ class SlidingTester(TextTester):
     }
 
 
+class MixtureTester(TextTester):
+    """A dense layer and one of experts."""
+
+    choices = {"num_experts": 4, "moe_intermediate_size": 16, "mlp_layer_types": ["dense", "sparse"]}
+
+
 class MultimodalTester(Tester):
     """Each sample: an image, a sound (as far as the model has towers for them), then five words."""
 
