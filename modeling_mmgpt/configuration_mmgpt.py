@@ -20,6 +20,7 @@ from .lengths_mmgpt import ANY_SIZE_TOWERS, image_geometry, side
 if TYPE_CHECKING:
     # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
     # configuration: these lines make every `save_pretrained` carry the whole package.
+    from .assembling_mmgpt import assemble  # noqa: F401
     from .collating_mmgpt import MMGPTCollator  # noqa: F401
     from .converting_mmgpt import convert_checkpoint  # noqa: F401
     from .modeling_mmgpt import MMGPTModel  # noqa: F401

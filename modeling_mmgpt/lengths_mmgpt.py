@@ -18,7 +18,7 @@ SPECTROGRAM_TOWERS = {
 WAVEFORM_TOWERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 
 # Positions of these towers are turned or interpolated: the image processor alone decides the size of the images.
-ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
 
 
 def image_token_count(height: int, width: int, patch_size: int, merge_size: int) -> int:
@@ -53,7 +53,12 @@ def image_geometry(config) -> dict:
     """The arguments of [`image_token_count`] that an MMGPTConfig fixes; empty without a vision tower."""
     if config.vision_config is None:
         return {}
-    return {"patch_size": side(config.vision_config.patch_size), "merge_size": config.vision_merge_size}
+    tower = config.vision_config
+    if tower.model_type == "dinov3_convnext":
+        patch_size = 4 * 2 ** (tower.num_stages - 1)  # the first stage takes patches of 4, each further one halves the sides
+    else:
+        patch_size = side(tower.patch_size)
+    return {"patch_size": patch_size, "merge_size": config.vision_merge_size}
 
 
 def audio_geometry(config) -> dict:

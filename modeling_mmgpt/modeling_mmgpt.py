@@ -118,6 +118,16 @@ class MMGPTModel(MMGPTPreTrainedModel):
     def get_image_features(
         self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
+        outputs, features = self.encode_images(pixel_values, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,  # (N, tower's tokens, C)
+            pooler_output=features.unbind(),  # N tensors (T, D)
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def encode_images(self, pixel_values, **kwargs):
+        """The tower's outputs, and the features `(N, T, D)`."""
         if self.config.vision_config is None:
             raise ValueError("The model has no vision tower, but pixel_values were given: leave the images out.")
         layer = self.config.vision_feature_layer
@@ -131,12 +141,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         features = features[:, -grid[0] * grid[1] :]  # class and register tokens stand before the patches
         if merge_size > 1:
             features = merge_patches(features, grid, merge_size)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,  # (N, tower's tokens, C)
-            pooler_output=self.vision_connector(features).unbind(),  # N tensors (T, D)
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
-        )
+        return outputs, self.vision_connector(features)
 
     @can_return_tuple
     @auto_docstring(
@@ -172,7 +177,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             features = merge_frames(features, self.config.audio_merge_size)
         features = self.audio_connector(features)  # (N, T, D)
         if input_features_mask is None:
-            input_features_mask = input_features.new_ones(len(input_features), input_features.shape[-1])
+            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
         counts = audio_token_count(input_features_mask.long().sum(-1), **audio_geometry(self.config))  # (N,)
         return outputs, features, torch.arange(features.shape[1], device=counts.device) < counts[:, None]
 
@@ -230,10 +235,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
 
         image_features = audio_features = None
         if pixel_values is not None:
-            images = self.get_image_features(pixel_values, return_dict=True).pooler_output
-            image_features = torch.cat(images)  # (image tokens, D)
+            image_features = self.encode_images(pixel_values)[1].flatten(0, 1)  # (image tokens, D)
             is_image = self.placeholder_mask(input_ids, inputs_embeds, self.config.image_token_id)
-            inputs_embeds = self.fuse(inputs_embeds, is_image, image_features, len(image_features), "image")
+            inputs_embeds = self.fuse(inputs_embeds, is_image, image_features, image_features.shape[0], "image")
             if self.config.bidirectional_images:
                 kwargs["block_sequence_ids"] = self.image_blocks(is_image, past_key_values)
         if input_features is not None:

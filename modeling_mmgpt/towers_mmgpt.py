@@ -72,7 +72,7 @@ class MMGPTFrameTower(PreTrainedModel):
     def forward(self, input_features: torch.FloatTensor, **kwargs) -> BaseModelOutput:
         f = self.config.frame_size
         frames = nn.functional.pad(input_features, (0, -input_features.shape[-1] % f)).transpose(1, 2)
-        frames = frames.reshape(len(frames), -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
+        frames = frames.reshape(frames.shape[0], -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
         hidden_states = self.frame_embedding(frames.to(self.frame_embedding.weight.dtype))
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))  # (N, T, C)
 
@@ -95,7 +95,9 @@ def without_pooling(tower: PreTrainedModel) -> PreTrainedModel:
 
 
 def tower_width(config) -> int:
-    """Width of a tower's output: its hidden_size, unless a wav2vec 2.0 adapter stands behind the last layer."""
+    """Width of a tower's output: its hidden_size, unless its stages differ or a wav2vec 2.0 adapter stands behind the last layer."""
+    if config.model_type == "dinov3_convnext":
+        return config.hidden_sizes[-1]
     return config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
 
 

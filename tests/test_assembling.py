@@ -18,9 +18,12 @@ from transformers import (
     BitImageProcessor,
     CLIPImageProcessor,
     PreTrainedTokenizerFast,
+    Qwen2AudioForConditionalGeneration,
     SiglipImageProcessor,
     Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
 )
 
 from modeling_mmgpt import MMGPTCollator, assemble, save_checkpoint
@@ -378,6 +381,33 @@ def test_audio_tower_is_unchanged_and_padding_is_not_heard(tmp_path, kind):
         assert len(heard) == len(expected)
         torch.testing.assert_close(heard, expected, atol=1e-5, rtol=1e-4, msg=f"sound {index}")
     assert torch.isfinite(model(**batch).logits).all()
+
+
+QWEN2_AUDIO = {
+    "audio_config": {"model_type": "qwen2_audio_encoder", **AUDIO_MODELS["qwen2_audio_encoder"]},
+    "text_config": {"model_type": "qwen2", "vocab_size": 99, **LLAMA_LIKE},
+    "audio_token_index": 98,
+}
+WHOLE_MODELS = {
+    "whisper": (WhisperForConditionalGeneration, WHISPER, "model.encoder"),
+    "qwen2_audio": (Qwen2AudioForConditionalGeneration, QWEN2_AUDIO, "model.audio_tower"),
+    "wav2vec2": (Wav2Vec2ForCTC, AUDIO_MODELS["wav2vec2"], "wav2vec2"),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_whole_models_give_their_tower(tmp_path, kind):
+    """Speech recognisers and audio language models: the encoder is taken out, whatever it is called there."""
+    model_class, config, place = WHOLE_MODELS[kind]
+    whole = fill(model_class(AutoConfig.for_model(kind, **config)))
+    parts = save_parts(tmp_path, "gpt2", None, "qwen2_audio_encoder" if kind == "qwen2_audio" else kind)
+    whole.save_pretrained(parts["audio"])
+    model, _ = assemble(**parts)
+    own = whole.get_submodule(place).state_dict()
+    own.pop("masked_spec_embed", None)  # for its own pretraining
+    taken = model.model.audio_tower.state_dict()
+    assert taken.keys() == own.keys()
+    assert all(torch.equal(taken[name], own[name]) for name in own)
 
 
 def only_audio(batch):

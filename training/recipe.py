@@ -262,11 +262,13 @@ def apply_override(tree: dict, override: str) -> None:
 
 
 def merge(base: dict, changes: dict) -> dict:
-    """`changes` laid over `base`, dict by dict; any other value replaces what was there."""
+    """`changes` laid over `base`, dict by dict; any other value, and a part of another `model_type`, replaces what was there."""
     merged = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        there = merged.get(key)
+        both = isinstance(value, dict) and isinstance(there, dict)
+        same_kind = both and value.get("model_type", there.get("model_type")) == there.get("model_type")
+        merged[key] = merge(there, value) if same_kind else value
     return merged
 
 

@@ -57,20 +57,24 @@ class ModelSuite(ModelTesterMixin, GenerationTesterMixin):
         ConfigTester(self, config_class=self.model_tester.config_class, **self.config_arguments).run_common_tests()
 
 
-class TextSuite(ModelSuite, TrainingTesterMixin, TensorParallelTesterMixin):
+class TextSuite(ModelSuite, TrainingTesterMixin):
     config_arguments = {"hidden_size": 32}
 
 
-class ShardedTextSuite(TextSuite, FSDPTesterMixin):
-    """With FSDPTesterMixin, which reads decoders only, and from the Auto classes, without trust_remote_code."""
+class ShardedTextSuite(TextSuite, TensorParallelTesterMixin, FSDPTesterMixin):
+    """FSDPTesterMixin takes decoders only, and from the Auto classes, without trust_remote_code."""
 
     def _skip_if_insufficient_devices(self, world_size):
         """The suite wants a core for each rank; ranks that share one are slow, not wrong."""
 
 
-class MultimodalSuite(ModelSuite, TensorParallelTesterMixin):
+class MultimodalSuite(ModelSuite):
     _is_composite = True
     config_arguments = {"has_text_modality": False, "common_properties": ["image_token_id", "audio_token_id"]}
+
+
+class ShardedMultimodalSuite(MultimodalSuite, TensorParallelTesterMixin):
+    pass
 
 
 class FromFolder:

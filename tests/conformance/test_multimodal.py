@@ -5,7 +5,7 @@ import unittest
 import pytest
 
 from . import testers
-from .suites import FromFolder, MultimodalSuite
+from .suites import FromFolder, MultimodalSuite, ShardedMultimodalSuite
 
 
 @pytest.mark.conformance
@@ -18,7 +18,7 @@ class TestAudio(MultimodalSuite, unittest.TestCase):
     model_tester_class = testers.AudioTester
 
 
-class TestImageAudio(MultimodalSuite, unittest.TestCase):
+class TestImageAudio(ShardedMultimodalSuite, unittest.TestCase):
     model_tester_class = testers.ImageAudioTester
 
 

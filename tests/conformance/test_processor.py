@@ -3,10 +3,10 @@
 import unittest
 from unittest import mock
 
-from conftest import byte_tokenizer
 from transformers import SiglipImageProcessor, WhisperFeatureExtractor
 
 from modeling_mmgpt import MMGPTProcessor
+from tests.conftest import byte_tokenizer
 
 
 # The suite takes for granted that sounds are read with librosa; our processor reads them itself.

@@ -3,6 +3,7 @@
 import unittest
 
 import pytest
+from transformers_tests.test_tensor_parallel_mixin import TensorParallelTesterMixin
 
 from . import testers
 from .suites import FromFolder, ShardedTextSuite, TextSuite
@@ -33,5 +34,5 @@ class TestMixtureFromFolder(FromFolder, TextSuite, unittest.TestCase):
 
 
 @pytest.mark.conformance
-class TestTextFromFolder(FromFolder, TextSuite, unittest.TestCase):
+class TestTextFromFolder(FromFolder, TextSuite, TensorParallelTesterMixin, unittest.TestCase):
     model_tester_class = testers.TextTester

@@ -1,0 +1,109 @@
+"""generate(): every way of decoding with every cache gives what the same way gives without a cache."""
+
+import pytest
+import torch
+from transformers import DynamicCache, StaticCache
+
+from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig
+from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
+
+
+METHODS = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True, "top_k": 20, "temperature": 0.7},
+    "beams": {"num_beams": 3, "do_sample": False},
+    "sampled beams": {"num_beams": 2, "do_sample": True},
+    "penalties": {"do_sample": False, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+}
+CACHES = {
+    "dynamic": {"cache_implementation": "dynamic"},
+    "static": {"cache_implementation": "static", "disable_compile": True},
+}
+if torch.accelerator.is_available():  # this one moves between an accelerator and the CPU
+    CACHES["offloaded"] = {"cache_implementation": "offloaded"}
+LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6}
+
+
+def text_prompts():
+    decoder = MMGPTForCausalLM(
+        MMGPTTextConfig(**TEXT, layer_types=["sliding_attention", "full_attention"], sliding_window=4)
+    )
+    ids = torch.randint(10, 320, (2, 7))
+    mask = torch.ones_like(ids)
+    ids[0, :2], mask[0, :2] = TEXT["pad_token_id"], 0
+    return decoder.eval(), {"input_ids": ids, "attention_mask": mask}
+
+
+def generate(model, prompts, **options) -> list:
+    torch.manual_seed(7)
+    return model.generate(**prompts, **LENGTH, **options).tolist()
+
+
+@pytest.fixture(params=["text", "encoder-free", "towers"])
+def prompted(request, tokenizer, rows):
+    """A model, and left-padded prompts for it, with media where it takes them."""
+    if request.param == "text":
+        return text_prompts()
+    model = make_model() if request.param == "encoder-free" else make_model(vision=SIGLIP, audio=WHISPER)
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    return model, collator(rows)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("cache", CACHES)
+def test_every_way_of_decoding_with_every_cache(prompted, method, cache):
+    model, prompts = prompted
+    expected = generate(model, prompts, **METHODS[method], use_cache=False)
+    assert generate(model, prompts, **METHODS[method], **CACHES[cache]) == expected
+
+
+@pytest.mark.parametrize("helper", ["assistant", "prompt lookup"])
+def test_assisted_decoding_is_greedy_decoding(prompted, helper):
+    model, prompts = prompted
+    if prompts["input_ids"].shape[0] > 1:  # transformers assists one prompt at a time
+        one = prompts["attention_mask"][0].bool()
+        prompts = {"input_ids": torch.randint(10, 320, (1, int(one.sum())))}
+        prompts["attention_mask"] = torch.ones_like(prompts["input_ids"])
+    helpers = {"assistant": {"assistant_model": text_prompts()[0]}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}
+    assert generate(model, prompts, do_sample=False, **helpers[helper]) == generate(model, prompts, do_sample=False)
+
+
+def test_embeddings_generate_what_their_tokens_do(prompted):
+    model, prompts = prompted
+    prompts = {key: prompts[key] for key in ("input_ids", "attention_mask")}
+    expected = generate(model, prompts, do_sample=False)
+    embeds = model.get_input_embeddings()(prompts["input_ids"])
+    generated = generate(
+        model, {"inputs_embeds": embeds, "attention_mask": prompts["attention_mask"]}, do_sample=False
+    )
+    assert generated == [row[prompts["input_ids"].shape[1] :] for row in expected]
+
+
+def test_a_conversation_goes_on_from_its_cache(prompted):
+    """The second turn with the first one's cache, and media only in the first: the same as all at once."""
+    model, prompts = prompted
+    cache = DynamicCache(config=model.config.get_text_config())
+    first = model.generate(**prompts, **LENGTH, do_sample=False, past_key_values=cache)
+    words = torch.randint(10, 320, (first.shape[0], 3))
+    second = torch.cat((first, words), 1)
+    added = second.shape[1] - prompts["input_ids"].shape[1]
+    mask = torch.cat((prompts["attention_mask"], torch.ones(second.shape[0], added, dtype=torch.long)), 1)
+    everything = {**prompts, "input_ids": second, "attention_mask": mask}
+    text = {"input_ids": second, "attention_mask": mask, "past_key_values": cache}
+    assert generate(model, text, do_sample=False) == generate(model, everything, do_sample=False)
+
+
+def test_compiled_is_eager():
+    """Prompt and next token in one graph each, without a break, over a static cache."""
+    model, prompts = text_prompts()
+    ids = prompts["input_ids"]
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    results = []
+    for run in (model, compiled):
+        cache = StaticCache(config=model.config.get_text_config(), max_cache_len=16)
+        with torch.no_grad():
+            first = run(input_ids=ids, past_key_values=cache, use_cache=True).logits
+            second = run(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
+        results.append(torch.cat((first, second), 1))
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
