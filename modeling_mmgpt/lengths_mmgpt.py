@@ -54,10 +54,9 @@ def image_geometry(config) -> dict:
     if config.vision_config is None:
         return {}
     tower = config.vision_config
-    if tower.model_type == "dinov3_convnext":
-        patch_size = 4 * 2 ** (tower.num_stages - 1)  # the first stage takes patches of 4, each further one halves the sides
-    else:
-        patch_size = side(tower.patch_size)
+    # A convolutional tower has no patches, but its first stage takes squares of 4 and each further one halves the sides.
+    is_convolutional = tower.model_type == "dinov3_convnext"
+    patch_size = 4 * 2 ** (tower.num_stages - 1) if is_convolutional else side(tower.patch_size)
     return {"patch_size": patch_size, "merge_size": config.vision_merge_size}
 
 

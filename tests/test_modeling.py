@@ -26,6 +26,15 @@ VARIANTS = {
         "vision_feature_layer": -2,
     },
     "learned positions": {"text": {"position_embedding_type": "learned"}},
+    "convolutional tower": {
+        "vision": {
+            "model_type": "dinov3_convnext",
+            "image_size": 16,
+            "hidden_sizes": [16, 24],
+            "depths": [1, 1],
+            "layer_scale_init_value": 1.0,
+        }
+    },
     "another decoder": {"text": {"model_type": "llama", "rms_norm_eps": 1e-6}},
 }
 
