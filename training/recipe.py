@@ -108,7 +108,6 @@ class AugmentationArguments:
     spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
     image_flip (`bool`, *optional*, defaults to False): mirror every second image.
     image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down, edges repeated.
-    shuffle_turns (`bool`, *optional*, defaults to False): a new order of the question-answer pairs of a conversation.
     """
 
     audio_shift: float = 0.0
@@ -121,7 +120,6 @@ class AugmentationArguments:
     spectrogram_span_width: int = 0
     image_flip: bool = False
     image_shift: int = 0
-    shuffle_turns: bool = False
 
 
 @dataclass

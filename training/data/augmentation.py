@@ -13,8 +13,6 @@ import numpy as np
 import soundfile
 import torch
 
-from training.data.rows import text_of, user_turn
-
 
 if TYPE_CHECKING:
     from training.recipe import AugmentationArguments
@@ -40,8 +38,6 @@ class AugmentingCollator:
         return batch
 
     def augment_row(self, row: dict) -> dict:
-        if self.augment.shuffle_turns:
-            row = {**row, "messages": shuffle_turns(row["messages"])}
         if self.changes_sounds and row.get("audios"):
             row = {**row, "audios": [self.augment_sound(audio) for audio in row["audios"]]}
         return row
@@ -117,16 +113,3 @@ def move_image(image: torch.Tensor, furthest: int) -> torch.Tensor:
         shift = round(uniform(-furthest, furthest))
         image = image.index_select(dim, (torch.arange(size) + shift).clamp(0, size - 1))
     return image
-
-
-def shuffle_turns(messages: list[dict]) -> list[dict]:
-    """Question-answer pairs in a new order; the media stay at the start, before the first question."""
-    if any(message["role"] != ("user", "assistant")[index % 2] for index, message in enumerate(messages)):
-        raise ValueError("augment.shuffle_turns takes conversations of user, assistant, user, assistant, ...")
-    media = tuple(item["type"] for message in messages for item in message["content"] if item["type"] != "text")
-    pairs = [messages[index : index + 2] for index in range(0, len(messages), 2)]
-    shuffled = []
-    for index in torch.randperm(len(pairs)).tolist():
-        question, answer = pairs[index]
-        shuffled += [user_turn(text_of(question), () if shuffled else media), answer]
-    return shuffled

@@ -1,6 +1,5 @@
 """easy-VQA: short questions on drawings of one coloured shape (Victor Zhou, MIT)."""
 
-from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -9,32 +8,25 @@ from datasets import Dataset
 from training.data.rows import assistant_turn, make_dataset, medium, require_file, user_turn
 
 
-def load_easy_vqa(root: Path, split: str, turns: int = 1) -> Dataset:
+def load_easy_vqa(root: Path, split: str, open_only: bool = False) -> Dataset:
     r"""
-    turns (`int`, *optional*, defaults to 1): questions about one image in one row, as turns of one conversation: the
-        image is encoded once for all of them. Leave it at 1 to evaluate.
+    open_only (`bool`, *optional*, defaults to False): leave out the questions that are answered by yes or no.
     """
     folder = root / "easy_vqa"
     images = parquet.read_table(require_file(folder / f"images_{split}.parquet")).to_pylist()
     questions = parquet.read_table(require_file(folder / f"questions_{split}.parquet")).to_pylist()
-    by_image = defaultdict(list)
-    for question in questions:
-        by_image[question["image_id"]].append(question)
-
+    media = {image["image_id"]: medium(image["image"]) for image in images}
     rows = []
-    for image in images:
-        asked = by_image[image["image_id"]]
-        for start in range(0, len(asked), turns):
-            messages = []
-            for question in asked[start : start + turns]:
-                media = () if messages else ("image",)
-                messages += [user_turn(question["question"], media), assistant_turn(question["answer"])]
-            rows.append(
-                {
-                    "id": f"{image['image_id']}-{start}",
-                    "task": "easy_vqa",
-                    "messages": messages,
-                    "images": [medium(image["image"])],
-                }
-            )
+    for index, question in enumerate(questions):
+        if open_only and question["answer"] in ("yes", "no"):
+            continue
+        messages = [user_turn(question["question"], ("image",)), assistant_turn(question["answer"])]
+        rows.append(
+            {
+                "id": f"{split}-{index}",
+                "task": "easy_vqa",
+                "messages": messages,
+                "images": [media[question["image_id"]]],
+            }
+        )
     return make_dataset(rows)

@@ -19,7 +19,10 @@ SAMPLING_SEED = 0  # of `limit` and `weight`: the sample does not change with th
 
 
 def load_mixture(sources: list[SourceArguments], root: str | None) -> Dataset:
-    """All rows of the sources, each source as often as its weight says, in order: shuffling is the trainer's."""
+    """All rows of the sources, each source as often as its weight says, one source after the other.
+
+    Shuffling all of them is the trainer's; with `training.train_sampling_strategy: sequential` the order of the sources is a
+    curriculum."""
     return concatenate_datasets([weigh(load_source(source, root), source.weight) for source in sources])
 
 
@@ -35,11 +38,11 @@ def load_source(source: SourceArguments, root: str | None) -> Dataset:
 
 
 def weigh(rows: Dataset, weight: float) -> Dataset:
-    """Whole passes over the rows, and for what is left of the weight a random part of them."""
+    """Whole passes over the rows, each in an order of its own, and for what is left of the weight a random part of them."""
     if weight <= 0:
         raise ValueError(f"a source's weight is {weight}; it must be above 0 (leave the source out instead).")
     passes, part = divmod(weight, 1)
-    copies = [rows] * int(passes)
+    copies = [rows] if weight == 1 else [rows.shuffle(seed=SAMPLING_SEED + 1 + index) for index in range(int(passes))]
     if part:
         copies.append(rows.shuffle(seed=SAMPLING_SEED).select(range(round(part * len(rows)))))
     return concatenate_datasets(copies)
