@@ -35,7 +35,7 @@ def test_a_short_list_of_layer_types_repeats():
         ({"parallel_residual": True, "norm_placement": "post"}, "norm_placement='pre'"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"mlp_type": "moe"}, "mlp_type"),
-        ({"moe_intermediate_size": 32}, "set num_experts, or leave moe_intermediate_size out"),
+        ({"num_experts_per_tok": 2}, "set num_experts, or leave num_experts_per_tok out"),
         ({"output_router_logits": True}, "set num_experts, or leave output_router_logits out"),
         ({"num_experts": 4, "num_experts_per_tok": 5}, "between 1 and num_experts"),
         ({"num_experts": 4, "mlp_type": "plain"}, "mlp_type='gated'"),
