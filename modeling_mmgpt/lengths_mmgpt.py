@@ -55,7 +55,9 @@ def image_geometry(config) -> dict:
         return {}
     tower = config.vision_config
     if tower.model_type == "dinov3_convnext":
-        patch_size = 4 * 2 ** (tower.num_stages - 1)  # the first stage takes patches of 4, each further one halves the sides
+        patch_size = 4 * 2 ** (
+            tower.num_stages - 1
+        )  # the first stage takes patches of 4, each further one halves the sides
     else:
         patch_size = side(tower.patch_size)
     return {"patch_size": patch_size, "merge_size": config.vision_merge_size}
