@@ -199,7 +199,7 @@ class MMGPTTextConfig(PreTrainedConfig):
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         """How tensor parallelism cuts the matrices: a rule for each kind that this decoder has, and no other."""
-        plan = dict(type(self).base_model_tp_plan)
+        plan = dict(self.base_model_tp_plan)  # with the rule that transformers 5.17 adds for tied embeddings
         if self.mlp_type == "plain":
             del plan["layers.*.mlp.gate_proj"]
         if self.num_experts is None:
@@ -251,7 +251,7 @@ class MMGPTTextConfig(PreTrainedConfig):
 
     def validate_experts(self):
         if self.num_experts is None:
-            for name in ("mlp_layer_types", "output_router_logits"):
+            for name in ("num_experts_per_tok", "mlp_layer_types", "output_router_logits"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is set but num_experts is None: set num_experts, or leave {name} out.")
             return

@@ -137,9 +137,12 @@ class CompleteFolderMixin:
         destination = Path(save_directory).absolute()
         if push_to_hub:
             kwargs.setdefault("repo_id", destination.name)  # not the temporary folder's name
-        if not is_main_process:
-            # In sharded training every rank takes part in gathering the weights; only one writes them.
-            return super().save_pretrained(save_directory, is_main_process=False, push_to_hub=push_to_hub, **kwargs)
+        if not is_main_process or kwargs.get("distributed_checkpoint"):
+            # In sharded training every rank takes part: in gathering the weights, which only one then writes, or in writing
+            # its share of a distributed checkpoint, for which all must have the same folder.
+            return super().save_pretrained(
+                save_directory, is_main_process=is_main_process, push_to_hub=push_to_hub, **kwargs
+            )
         with written_whole(destination) as folder:
             missing = [name for name in COMPANIONS if not (destination / name).exists()]
             for name in missing:

@@ -36,6 +36,7 @@ def test_a_short_list_of_layer_types_repeats():
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"mlp_type": "moe"}, "mlp_type"),
         ({"mlp_layer_types": ["dense", "sparse"]}, "set num_experts, or leave mlp_layer_types out"),
+        ({"num_experts_per_tok": 2}, "set num_experts, or leave num_experts_per_tok out"),
         ({"output_router_logits": True}, "set num_experts, or leave output_router_logits out"),
         ({"num_experts": 4, "num_experts_per_tok": 5}, "between 1 and num_experts"),
         ({"num_experts": 4, "mlp_type": "plain"}, "mlp_type='gated'"),

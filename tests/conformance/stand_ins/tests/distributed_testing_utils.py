@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import tempfile
 
 import torch
@@ -27,7 +28,14 @@ def _set_rank_device(rank: int) -> None:
 
 def _start_rank_processes(function, args: tuple, nprocs: int) -> None:
     """Runs `function(rank, *args)` in `nprocs` fresh processes and raises what the first failing one raised."""
-    mp.spawn(function, args=args, nprocs=nprocs)
+    mp.spawn(_run_and_leave, args=(function, args), nprocs=nprocs)
+
+
+def _run_and_leave(rank: int, function, args: tuple) -> None:
+    function(rank, *args)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the threads of a finished checkpoint sometimes abort an orderly exit
 
 
 def _run_rank(rank: int, function, world_size: int, rendezvous: str, args: tuple, kwargs: dict) -> None:
