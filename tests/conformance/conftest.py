@@ -9,9 +9,9 @@ import transformers
 from .fetching import CACHE, fetch
 
 
-# What transformers' suites mark their tests with.
 collect_ignore = ["stand_ins"]  # modules for the suites to import, no tests
 
+# What transformers' suites mark their tests with.
 MARKS = """accelerate_tests flash_attn_test flash_attn_3_test flash_attn_4_test generate is_expert_parallel_test is_fsdp_test
 is_pipeline_test is_tensor_parallel_test is_training_test order slow torch_compile_test"""
 
