@@ -1,0 +1,228 @@
+"""Drawn scenes: coloured shapes on a plain ground, with captions and questions about what, which, how many and where.
+
+Four kinds of scene: `single` (one thing in one of nine places), `pair` (two things beside or above each other), `group`
+(one to five equal things) and `mix` (some of one thing, more of another). Every scene that is held out shows a pairing of
+colour and shape that never occurs in training: who answers right has learnt colours and shapes, not pictures.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from training.data.conversation import Maker, ask, conversation
+
+
+SIZE = 48  # pixels along a side
+SUPERSAMPLING = 4  # drawn this much larger, then averaged: smooth edges
+COLOURS = {
+    "red": (214, 48, 49),
+    "green": (46, 160, 67),
+    "blue": (40, 98, 222),
+    "yellow": (242, 200, 40),
+    "purple": (142, 68, 173),
+    "orange": (240, 128, 30),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+HELD_OUT = frozenset(
+    {
+        ("red", "star"),
+        ("green", "circle"),
+        ("blue", "triangle"),
+        ("yellow", "cross"),
+        ("purple", "square"),
+        ("orange", "star"),
+    }
+)
+NUMBERS = ("one", "two", "three", "four", "five")
+ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
+TASKS = {  # task: the kinds of scene that it asks about
+    "scene_caption": ("single", "pair", "group", "mix"),
+    "scene_colour": ("single", "pair", "group", "mix"),
+    "scene_shape": ("single", "pair", "group", "mix"),
+    "scene_count": ("group", "mix"),
+    "scene_position": ("single",),
+    "scene_relation": ("pair",),
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One kind of thing and the cells (row, column) of the 3 x 3 grid that hold it."""
+
+    colour: str
+    shape: str
+    cells: tuple[tuple[int, int], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+    def counted(self) -> str:
+        """As in "one red star", "three red stars"."""
+        return f"{NUMBERS[len(self.cells) - 1]} {self.colour} {plural(self.shape, len(self.cells))}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`things` in the order in which the caption names them: from the top, from the left, from the most."""
+
+    kind: str
+    things: tuple[Thing, ...]
+
+
+def plural(shape: str, count: int) -> str:
+    if count == 1:
+        return shape
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def place_name(cell: tuple[int, int]) -> str:
+    """As in "top left", "right", "centre"."""
+    return f"{ROWS[cell[0]]} {COLUMNS[cell[1]]}".strip() or "centre"
+
+
+# ---- what is in a scene
+
+
+def draw_looks(rng: random.Random, count: int, held_out: bool) -> list[tuple[str, str]]:
+    """`count` pairings (colour, shape) that share neither; with `held_out` one is from HELD_OUT, else none is."""
+    while True:
+        colours, shapes = rng.sample(list(COLOURS), count), rng.sample(SHAPES, count)
+        looks = list(zip(colours, shapes, strict=True))
+        if any(look in HELD_OUT for look in looks) == held_out:
+            return looks
+
+
+def draw_scene(rng: random.Random, kind: str, held_out: bool) -> Scene:
+    looks = draw_looks(rng, 2 if kind in ("pair", "mix") else 1, held_out)
+    cells = [(row, column) for row in range(3) for column in range(3)]
+    rng.shuffle(cells)
+    if kind == "single":
+        counts = [1]
+    elif kind == "group":
+        counts = [rng.randint(1, 5)]
+    elif kind == "mix":
+        counts = sorted(rng.sample((1, 2, 3), 2), reverse=True)
+    else:
+        line, (first, second) = rng.randrange(3), sorted(rng.sample(range(3), 2))
+        beside = rng.random() < 0.5
+        cells = [(line, first), (line, second)] if beside else [(first, line), (second, line)]
+        counts = [1, 1]
+    things = []
+    for (colour, shape), count in zip(looks, counts, strict=True):
+        things.append(Thing(colour, shape, tuple(cells[:count])))
+        cells = cells[count:]
+    return Scene(kind, tuple(things))
+
+
+# ---- what can be asked about it
+
+
+def relation(scene: Scene) -> str:
+    """How the first of a pair stands to the second."""
+    (first,), (second,) = (thing.cells for thing in scene.things)
+    return "left of" if first[0] == second[0] else "above"
+
+
+def caption(scene: Scene) -> str:
+    first = scene.things[0]
+    if scene.kind == "single":
+        return f"a {first.name} at the {place_name(first.cells[0])}".replace("a orange", "an orange")
+    if scene.kind == "pair":
+        text = f"a {first.name} {relation(scene)} a {scene.things[1].name}"
+        return text.replace("a orange", "an orange")
+    return " and ".join(thing.counted() for thing in scene.things)
+
+
+def makers(scene: Scene, rng: random.Random) -> dict[str, Maker]:
+    """For each task that fits the scene, a function that gives a question and its answer."""
+
+    def ask_caption():
+        return rng.choice(("Describe the picture.", "What does the picture show?")), caption(scene)
+
+    def ask_colour():
+        thing = rng.choice(scene.things)
+        count = len(thing.cells)
+        verb = "is" if count == 1 else "are"
+        return f"What colour {verb} the {plural(thing.shape, count)}?", thing.colour
+
+    def ask_shape():
+        thing = rng.choice(scene.things)
+        return rng.choice((f"Which shape is {thing.colour}?", f"What is the {thing.colour} shape?")), thing.shape
+
+    def ask_count():
+        if len(scene.things) == 2 and rng.random() < 0.3:
+            return "How many shapes are there?", NUMBERS[sum(len(thing.cells) for thing in scene.things) - 1]
+        thing = rng.choice(scene.things)
+        return f"How many {plural(thing.shape, 2)} are there?", NUMBERS[len(thing.cells) - 1]
+
+    def ask_position():
+        (thing,) = scene.things
+        return f"Where is the {thing.shape}?", place_name(thing.cells[0])
+
+    def ask_relation():
+        opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+        true = relation(scene)
+        first, second = scene.things
+        if rng.random() < 0.5:
+            first, second, true = second, first, opposite[true]
+        is_true = rng.random() < 0.5
+        asked = true if is_true else rng.choice([other for other in opposite if other != true])
+        return f"Is the {first.shape} {asked} the {second.shape}?", "yes" if is_true else "no"
+
+    askers = (ask_caption, ask_colour, ask_shape, ask_count, ask_position, ask_relation)
+    by_task = dict(zip(TASKS, askers, strict=True))
+    return {task: by_task[task] for task, kinds in TASKS.items() if scene.kind in kinds}
+
+
+# ---- how it looks
+
+
+def outline(shape: str, x: float, y: float, radius: float, angle: float) -> list[tuple[float, float]]:
+    """The corners of `shape` around (x, y), turned by `angle` radians; sizes chosen so that all look equally large."""
+    if shape == "circle":
+        corners = [(0.9 * radius, 2 * math.pi * i / 48) for i in range(48)]
+    elif shape == "square":
+        corners = [(1.15 * radius, math.pi / 4 + math.pi / 2 * i) for i in range(4)]
+    elif shape == "triangle":
+        corners = [(1.2 * radius, 2 * math.pi / 3 * i) for i in range(3)]
+    elif shape == "star":
+        corners = [((1.25, 0.52)[i % 2] * radius, math.pi / 5 * i) for i in range(10)]
+    else:  # cross: three corners around each of the four notches
+        long, notch = math.hypot(1.1, 0.36) * radius, 0.36 * math.sqrt(2) * radius
+        half = math.atan2(0.36, 1.1)
+        arm = ((long, -half), (long, half), (notch, math.pi / 4))
+        corners = [(length, math.pi / 2 * i + turn) for i in range(4) for length, turn in arm]
+    return [(x + r * math.sin(a + angle), y - r * math.cos(a + angle)) for r, a in corners]
+
+
+def paint(scene: Scene, rng: random.Random) -> Image.Image:
+    """The scene as a picture; ground, sizes, places, turns and shades vary a little."""
+    base = rng.choice((24, 44, 222, 240))
+    ground = tuple(base + rng.randint(-10, 10) for _ in range(3))
+    side = SIZE * SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), ground)
+    pen = ImageDraw.Draw(canvas)
+    cell_side = side / 3
+    for thing in scene.things:
+        for row, column in thing.cells:
+            radius = cell_side * rng.uniform(0.34, 0.41)
+            x = cell_side * (column + 0.5 + rng.uniform(-0.08, 0.08))
+            y = cell_side * (row + 0.5 + rng.uniform(-0.08, 0.08))
+            shade = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in COLOURS[thing.colour])
+            pen.polygon(outline(thing.shape, x, y, radius, rng.uniform(-0.2, 0.2)), fill=shade)
+    picture = np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0.0, 3.0, picture.shape)
+    return Image.fromarray(np.clip(picture + noise, 0, 255).astype(np.uint8))
+
+
+def scene_row(split: str, index: int, seed: int, exchanges: int) -> dict:
+    """Row `index` of a split: its first task goes round all tasks, its scene is a kind which that task asks about."""
+    rng = random.Random(f"scenes/{seed}/{split}/{index}")
+    task = list(TASKS)[index % len(TASKS)]
+    scene = draw_scene(rng, rng.choice(TASKS[task]), held_out=split == "test")
+    questions = ask(rng, makers(scene, rng), task, exchanges)
+    return conversation(f"scenes-{split}-{index}", questions, image=paint(scene, rng))
