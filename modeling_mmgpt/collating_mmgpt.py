@@ -83,6 +83,11 @@ class MMGPTCollator:
         return filled
 
     def decode(self, kind: str, source, index: int, name: str):
+        part = {"image": "image_processor", "audio": "feature_extractor"}[kind]
+        if not hasattr(self.processor, part):
+            raise ValueError(
+                f"{name} comes with {kind} inputs, but the model has no tower for them: leave the row out."
+            )
         if kind == "image":
             return load_image(source, f"image {index} of {name}")
         return load_audio(source, self.processor.feature_extractor.sampling_rate, f"sound {index} of {name}")

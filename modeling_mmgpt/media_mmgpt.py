@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,10 @@ def read_bytes(source: str | bytes | Path, name: str) -> bytes:
     if isinstance(source, Path):
         return read_file(source, name)
     if source.startswith(("http://", "https://")):
-        import httpx
-
         try:
-            return httpx.get(source, follow_redirects=True, timeout=30).raise_for_status().content
-        except httpx.HTTPError as error:
+            with urllib.request.urlopen(source, timeout=30) as response:
+                return response.read()
+        except OSError as error:
             raise ValueError(f"{name}: cannot download {source}: {error}") from error
     if source.startswith("data:"):
         source = source.partition(",")[2]

@@ -116,6 +116,10 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
 
 
+class ResidualProjection(nn.Linear):
+    """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3)."""
+
+
 class MMGPTAttention(nn.Module):
     """Causal self-attention: multi-head, grouped-query or multi-query by `num_key_value_heads`."""
 
@@ -133,7 +137,7 @@ class MMGPTAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_output_bias)
+        self.o_proj = ResidualProjection(query_width, config.hidden_size, bias=config.attention_output_bias)
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
@@ -182,7 +186,7 @@ class MMGPTMLP(nn.Module):
     def __init__(self, config: MMGPTTextConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj = ResidualProjection(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.gate_proj = None
         if config.mlp_type == "gated":
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
@@ -249,12 +253,10 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Normal(0, initializer_range) matrices, zero biases, unit norms, and GPT-2's smaller residual projections."""
         super()._init_weights(module)
-        if not self.config.scale_residual_init:
-            return
-        residual = {MMGPTAttention: "o_proj", MMGPTMLP: "down_proj"}.get(type(module))
-        if residual is not None:
+        # Marked on the matrix itself: transformers passes over modules of remote code that own no parameters.
+        if isinstance(module, ResidualProjection) and self.config.scale_residual_init:
             std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
-            init.normal_(getattr(module, residual).weight, mean=0.0, std=std)
+            init.normal_(module.weight, mean=0.0, std=std)
 
 
 @auto_docstring(custom_intro="The GPT decoder without a head: tokens or embeddings in, hidden states out.")

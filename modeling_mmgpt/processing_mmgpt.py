@@ -210,6 +210,11 @@ class MMGPTProcessor(ProcessorMixin):
         processed = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
         return processed, [self.replace_audio_token(processed, index) for index in range(len(audio))]
 
+    def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
+        """transformers walks over every token here; over a tensor's elements that takes longer than a small model's step."""
+        processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
+        return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
+
     def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
         """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants torchcodec."""
         decoded = []

@@ -51,7 +51,7 @@ def evaluate_model(
     model.eval()
     for start in tqdm(range(0, len(rows), batch_size), desc="shuffled media" if shuffle_media else "answers"):
         indices = by_length[start : start + batch_size]
-        batch = collator([rows[index] for index in indices]).to(model.device)
+        batch = {key: value.to(model.device) for key, value in collator([rows[index] for index in indices]).items()}
         output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
         answers = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, answer in zip(indices, answers, strict=True):
@@ -89,7 +89,9 @@ def score_tasks(rows: list[dict], predictions: list[str], shuffled: list[str | N
     return tasks
 
 
-def evaluate_with_baselines(model, processor, rows: Iterable[dict], batch_size: int, max_new_tokens: int):
+def evaluate_with_baselines(
+    model, processor, rows: Iterable[dict], batch_size: int, max_new_tokens: int
+) -> tuple[list[str], dict[str, dict]]:
     """Predictions, and the score of each task (see `score_tasks`)."""
     rows = list(rows)
     predictions = evaluate_model(model, processor, rows, batch_size, max_new_tokens)

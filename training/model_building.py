@@ -12,13 +12,8 @@ import transformers
 from datasets import Dataset
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
 
-from modeling_mmgpt import (
-    MMGPTConfig,
-    MMGPTForConditionalGeneration,
-    MMGPTProcessor,
-    MMGPTTextConfig,
-)
-from training.recipe import ModelArguments, Recipe, check_keys, merge, read_preset
+from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor, MMGPTTextConfig
+from training.recipe import ModelArguments, Recipe, RecipeError, check_keys, merge, read_preset
 from training.train_tokenizer import texts_of, train_tokenizer
 
 
@@ -60,7 +55,9 @@ def build_model(
     processor = MMGPTProcessor.from_config(config, tokenizer, **parts)
 
     model = MMGPTForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(tokenizer.im_end_token)
+    # An answer ends with its turn; a text without turns ends with the document.
+    end_of_turn = tokenizer.convert_tokens_to_ids(tokenizer.im_end_token)
+    model.generation_config.eos_token_id = [end_of_turn, tokenizer.eos_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, processor
 
@@ -99,14 +96,14 @@ def field_names(config_class: type) -> list[str]:
 def build_processor_part(part: str, fields: dict, place: str) -> Any:
     """An image processor or feature extractor of transformers, by the class name that its saved form carries too."""
     kind = f"{part}_type"
-    if kind not in fields:
-        raise ValueError(
+    fields = dict(fields)
+    name = fields.pop(kind, None)
+    if name is None:
+        raise RecipeError(
             f"{place}: `{part}.{kind}` is missing: name a class of transformers, since the model has this tower."
         )
-    fields = dict(fields)
-    name = fields.pop(kind)
     if not hasattr(transformers, name):
-        raise ValueError(
+        raise RecipeError(
             f"{place}: {part}.{kind} is {name!r}, which transformers {transformers.__version__} does not have."
         )
     return getattr(transformers, name)(**fields)

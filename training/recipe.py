@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -23,6 +24,8 @@ CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
 TRAINING_DEFAULTS = {
     "remove_unused_columns": False,  # the rows' media columns are no arguments of the model's forward
     "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluate.py generates
+    "use_cpu": not torch.accelerator.is_available(),  # said aloud, since TrainingArguments refuses bf16 otherwise
+    "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
 }
 
@@ -303,7 +306,6 @@ def read_preset(name: str) -> dict:
 def format_recipe(recipe: Recipe) -> str:
     """The recipe with every default filled in, as YAML; of TrainingArguments only what differs from its defaults."""
     tree = dataclasses.asdict(dataclasses.replace(recipe, training=None))
-    defaults = {item.name: item.default for item in dataclasses.fields(TrainingArguments)}
-    chosen = recipe.training.to_dict()
-    tree["training"] = {key: value for key, value in chosen.items() if key in defaults and value != defaults[key]}
+    plain = TrainingArguments(use_cpu=recipe.training.use_cpu).to_dict()
+    tree["training"] = {key: value for key, value in recipe.training.to_dict().items() if value != plain[key]}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

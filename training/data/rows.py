@@ -29,7 +29,9 @@ FEATURES = Features(
 
 def make_dataset(rows: list[dict]) -> Dataset:
     """Rows of the sample format with all columns present, so that data sets of any kind can be mixed."""
-    return Dataset.from_list([{"images": [], "audios": [], **row} for row in rows], features=FEATURES)
+    return Dataset.from_list(
+        [{"id": None, "task": None, "images": [], "audios": [], **row} for row in rows], features=FEATURES
+    )
 
 
 def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:

@@ -1,0 +1,153 @@
+"""Tiny models and processors, built in milliseconds and the same in every run."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, WhisperFeatureExtractor
+
+from modeling_mmgpt import MMGPTCollator, MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor
+
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|image|>", "<|audio|>", "<|video|>"]
+TEXT = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 1,
+    "eos_token_id": 3,
+}
+PATCHES = {"model_type": "mmgpt_patch", "image_size": 16, "patch_size": 4, "hidden_size": 24}
+FRAMES = {"model_type": "mmgpt_frame", "num_mel_bins": 20, "frame_size": 4, "hidden_size": 24}
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vision_use_head": False,
+}
+WHISPER = {
+    "model_type": "whisper",
+    "num_mel_bins": 20,
+    "max_source_positions": 50,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 32,
+    "vocab_size": 100,
+    "pad_token_id": 1,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 1,
+    "max_target_positions": 20,
+}
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """One token for each byte, after the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(SPECIAL_TOKENS + alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=SPECIAL_TOKENS,
+        padding_side="left",
+    )
+
+
+def make_config(vision=PATCHES, audio=FRAMES, text=None, **kwargs) -> MMGPTConfig:
+    return MMGPTConfig(
+        text_config={**TEXT, **(text or {})},
+        vision_config=vision,
+        audio_config=audio,
+        image_token_id=4,
+        audio_token_id=5,
+        **kwargs,
+    )
+
+
+def make_model(*args, **kwargs) -> MMGPTForConditionalGeneration:
+    torch.manual_seed(0)
+    return MMGPTForConditionalGeneration(make_config(*args, **kwargs)).eval()
+
+
+def make_processor(config: MMGPTConfig, tokenizer) -> MMGPTProcessor:
+    return MMGPTProcessor.from_config(
+        config,
+        tokenizer,
+        image_processor=SiglipImageProcessor(size={"height": 16, "width": 16}) if config.vision_config else None,
+        feature_extractor=WhisperFeatureExtractor(
+            feature_size=20, sampling_rate=16000, hop_length=160, chunk_length=1, n_fft=400
+        )
+        if config.audio_config
+        else None,
+    )
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def processor(model, tokenizer):
+    return make_processor(model.config, tokenizer)
+
+
+@pytest.fixture
+def collator(processor):
+    return MMGPTCollator(processor)
+
+
+def picture(seed: int, height: int = 20, width: int = 30) -> PIL.Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def sound(seed: int, num_samples: int = 6000) -> dict:
+    waveform = np.random.default_rng(seed).normal(scale=0.1, size=num_samples).astype(np.float32)
+    return {"array": waveform, "sampling_rate": 16000}
+
+
+def row(question: str, answer: str, images=(), audios=()) -> dict:
+    """A one-turn conversation: the images, then the sounds, then the question."""
+    media = [{"type": "image"} for _ in images] + [{"type": "audio"} for _ in audios]
+    content = [*media, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "images": list(images), "audios": list(audios)}
+
+
+@pytest.fixture
+def rows():
+    return [
+        row("What is it?", "A cat.", images=[picture(0)]),
+        row("Who speaks?", "Nobody at all.", audios=[sound(1)]),
+        row("Say hi.", "Hi!"),
+        row("Compare.", "Same.", images=[picture(2), picture(3)], audios=[sound(4, 3400), sound(5, 1800)]),
+    ]

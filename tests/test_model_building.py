@@ -1,0 +1,94 @@
+"""Presets and the recipe's changes to models and processors."""
+
+import dataclasses
+
+import pytest
+
+from training.data.rows import assistant_turn, make_dataset, user_turn
+from training.model_building import build_model, build_model_and_processor, load_checkpoint
+from training.recipe import CONFIGURATION, ModelArguments, RecipeError, build_recipe, load_recipe
+from training.train_tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["what is it?"], vocab_size=320)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGURATION / "models").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_builds(path, tokenizer):
+    model, processor = build_model(ModelArguments(preset=path.stem), tokenizer)
+    assert model.config.text_config.vocab_size == len(tokenizer)
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert tokenizer.im_end_token_id in model.generation_config.eos_token_id
+    assert hasattr(processor, "image_processor") == (model.config.vision_config is not None)
+    assert hasattr(processor, "feature_extractor") == (model.config.audio_config is not None)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGURATION / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_builds_its_model(path, tokenizer):
+    build_model(load_recipe(path).model, tokenizer)
+
+
+def test_nano_is_nano(tokenizer):
+    model, _ = build_model(ModelArguments(preset="nano"), tokenizer)
+    assert 1_000_000 < model.num_parameters() < 3_000_000
+
+
+def test_changes_are_laid_over_the_preset(tokenizer):
+    arguments = ModelArguments(
+        preset="nano",
+        config={"text_config": {"num_hidden_layers": 1}, "vision_config": None},
+        feature_extractor={"sampling_rate": 8000, "n_fft": 256},
+    )
+    model, processor = build_model(arguments, tokenizer)
+    assert model.config.text_config.num_hidden_layers == 1
+    assert model.config.text_config.hidden_size == 192
+    assert model.config.vision_config is None and not hasattr(processor, "image_processor")
+    assert processor.feature_extractor.sampling_rate == 8000
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"text_confg": {}}, "`config.text_confg`; the nearest valid name is `text_config`"),
+        (
+            {"text_config": {"hiden_size": 4}},
+            "`config.text_config.hiden_size`; the nearest valid name is `hidden_size`",
+        ),
+        (
+            {"vision_config": {"patchsize": 4}},
+            "`config.vision_config.patchsize`; the nearest valid name is `patch_size`",
+        ),
+        ({"audio_config": {"model_type": "mmgpt_frames"}}, "the nearest valid name is `mmgpt_frame`"),
+    ],
+)
+def test_unknown_config_keys(config, message, tokenizer):
+    with pytest.raises(RecipeError) as error:
+        build_model(ModelArguments(preset="nano", config=config), tokenizer)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [None, "NoSuchImageProcessor"])
+def test_processor_part_must_be_named(kind, tokenizer):
+    arguments = ModelArguments(preset="nano", image_processor={"image_processor_type": kind})
+    with pytest.raises(RecipeError, match=r"image_processor\.image_processor_type"):
+        build_model(arguments, tokenizer)
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist: train it first"):
+        load_checkpoint(str(tmp_path / "nothing"))
+
+
+def test_tokenizer_from_the_rows_or_from_a_folder(tokenizer, tmp_path):
+    rows = make_dataset([{"messages": [user_turn("zebra"), assistant_turn("quagga")]}] * 3)
+    tree = {"model": {"preset": "nano"}, "data": {"train": [{"adapter": "fsdd"}]}, "tokenizer": {"vocab_size": 320}}
+    recipe = build_recipe(tree, "test", "test")
+    _, processor = build_model_and_processor(recipe, rows)
+    assert len(processor.tokenizer("quagga").input_ids) == 1
+
+    tokenizer.save_pretrained(tmp_path)
+    recipe = dataclasses.replace(recipe, tokenizer=dataclasses.replace(recipe.tokenizer, path=str(tmp_path)))
+    _, processor = build_model_and_processor(recipe, rows)
+    assert len(processor.tokenizer("quagga").input_ids) > 1

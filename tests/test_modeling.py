@@ -1,0 +1,200 @@
+"""The fusion: features land where their placeholders stand, and the invariants hold with media in the batch."""
+
+import pytest
+import torch
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+
+from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
+from tests.conftest import FRAMES, PATCHES, SIGLIP, WHISPER, make_model, make_processor, picture, row, sound
+
+
+VARIANTS = {
+    "encoder-free": {},
+    "encoder-free, merged": {"vision_connector": "pixel_shuffle", "audio_connector": "frame_stack"},
+    "towers": {"vision": SIGLIP, "audio": WHISPER},
+    "towers, merged": {
+        "vision": SIGLIP,
+        "audio": WHISPER,
+        "vision_connector": "pixel_shuffle",
+        "audio_connector": "frame_stack",
+        "audio_merge_size": 3,
+    },
+    "linear": {
+        "vision_connector": "linear",
+        "audio_connector": "linear",
+        "vision": SIGLIP,
+        "vision_feature_layer": -2,
+    },
+    "learned positions": {"text": {"position_embedding_type": "learned"}},
+    "another decoder": {"text": {"model_type": "llama", "rms_norm_eps": 1e-6}},
+}
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def variant(request, tokenizer):
+    model = make_model(**VARIANTS[request.param])
+    return model, make_processor(model.config, tokenizer)
+
+
+def test_batch_is_single(variant, rows):
+    model, processor = variant
+    collator = MMGPTCollator(processor)
+    together = model(**collator(rows))
+    for index, one in enumerate(rows):
+        batch = collator([one])
+        length = batch["input_ids"].shape[1]
+        torch.testing.assert_close(together.logits[index, :length], model(**batch).logits[0], atol=1e-5, rtol=1e-4)
+
+
+def test_left_padding_is_right_padding(variant, rows):
+    model, processor = variant
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)
+    left = prompts(rows)
+    logits = model(**left).logits
+    for index, one in enumerate(rows):
+        alone = prompts([one])
+        length = alone["input_ids"].shape[1]
+        torch.testing.assert_close(logits[index, -length:], model(**alone).logits[0], atol=1e-5, rtol=1e-4)
+
+
+def test_cache_is_no_cache(variant, rows):
+    model, processor = variant
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    cached = model.generate(**prompts, **options, use_cache=True)
+    assert cached.tolist() == model.generate(**prompts, **options, use_cache=False).tolist()
+
+
+def test_media_change_the_answer(variant):
+    model, processor = variant
+    collator = MMGPTCollator(processor)
+
+    def last_logits(images, audios):
+        return model(**collator([row("So?", "Yes.", images=images, audios=audios)])).logits[0, -1]
+
+    reference = last_logits([picture(0)], [sound(0)])
+    assert not torch.allclose(reference, last_logits([picture(1)], [sound(0)]), atol=1e-6)
+    assert not torch.allclose(reference, last_logits([picture(0)], [sound(1)]), atol=1e-6)
+
+
+def test_features_stand_in_the_places_of_their_placeholders(model, collator, rows):
+    batch = collator(rows)
+    seen = {}
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    model(**batch)
+    embeds, ids = seen["inputs_embeds"], batch["input_ids"]
+    images = torch.cat(model.get_image_features(batch["pixel_values"]).pooler_output)
+    sounds = torch.cat(model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output)
+    torch.testing.assert_close(embeds[ids == 4], images)
+    torch.testing.assert_close(embeds[ids == 5], sounds)
+    text = (ids != 4) & (ids != 5)
+    torch.testing.assert_close(embeds[text], model.get_input_embeddings()(ids[text]))
+
+
+def test_one_tensor_of_features_for_each_item(model, collator, rows):
+    batch = collator(rows)
+    images = model.get_image_features(batch["pixel_values"])
+    assert [tuple(image.shape) for image in images.pooler_output] == [(16, 32)] * 3
+    sounds = model.get_audio_features(batch["input_features"], batch["input_features_mask"])
+    assert [len(one) for one in sounds.pooler_output] == [10, 6, 3]  # 6000, 3400, 1800 samples / 160 / 4, rounded up
+
+
+def test_tower_features_are_the_towers_own(rows, tokenizer):
+    model = make_model(vision=SIGLIP)
+    tower = SiglipVisionModel(model.config.vision_config).eval()
+    tower.load_state_dict(model.model.vision_tower.state_dict())
+    pixels = MMGPTCollator(make_processor(model.config, tokenizer))(rows)["pixel_values"]
+    features = model.get_image_features(pixels).last_hidden_state
+    assert torch.equal(features, tower(pixels).last_hidden_state)
+
+
+def test_text_only_path_is_pure_gpt(model):
+    decoder = MMGPTForCausalLM(model.config.text_config).eval()
+    decoder.model.load_state_dict(model.model.language_model.state_dict())
+    ids = torch.randint(10, 320, (2, 7))
+    assert torch.equal(model(ids).logits, decoder(ids).logits)
+
+
+def test_order_of_images_matters_and_follows_the_text(model, processor):
+    collator = MMGPTCollator(processor)
+    one, other = (row("?", "!", images=[picture(a), picture(b)]) for a, b in ((0, 1), (1, 0)))
+    assert not torch.allclose(model(**collator([one])).logits[0, -1], model(**collator([other])).logits[0, -1])
+
+
+def test_order_of_samples_does_not_matter(model, collator, rows):
+    forward, backward = collator(rows), collator(rows[::-1])
+    torch.testing.assert_close(model(**forward).logits, model(**backward).logits.flip(0), atol=1e-5, rtol=1e-4)
+
+
+def test_accumulation_is_one_batch(model, collator, rows):
+    whole = model(**collator(rows)).loss
+    count = (collator(rows)["labels"][:, 1:] != -100).sum()
+    parts = [model(**collator(part), num_items_in_batch=count).loss for part in (rows[:2], rows[2:])]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_beam_search_repeats_no_media(model, processor, rows):
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
+    assert model.generate(**prompts, num_beams=3, max_new_tokens=4, min_new_tokens=4).shape[0] == len(rows)
+
+
+def test_static_cache_generates_the_same(model, processor, rows):
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "disable_compile": True}
+    static = model.generate(**prompts, **options, cache_implementation="static")
+    assert static.tolist() == model.generate(**prompts, **options).tolist()
+
+
+def test_gradients_reach_every_parameter(variant, rows):
+    model, processor = variant
+    model(**MMGPTCollator(processor)(rows)).loss.backward()
+    # Whisper's key bias does not exist and SigLIP's last layer is not used when an earlier one is asked for.
+    missing = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    skipped = "post_layernorm", "encoder.layers.1."
+    assert not [n for n in missing if model.config.vision_feature_layer == -1 or not any(s in n for s in skipped)]
+
+
+def test_gradient_checkpointing_gives_the_same_loss(variant, rows):
+    model, processor = variant
+    batch = MMGPTCollator(processor)(rows)
+    model.train()
+    plain = model(**batch).loss
+    model.gradient_checkpointing_enable()
+    checkpointed = model(**batch).loss
+    checkpointed.backward()
+    torch.testing.assert_close(checkpointed, plain)
+
+
+def test_mismatch_names_both_counts(model, collator, rows):
+    batch = collator(rows[:1])
+    with pytest.raises(ValueError, match="16 image tokens but the image inputs give 32 features"):
+        model(**{**batch, "pixel_values": batch["pixel_values"].repeat(2, 1, 1, 1)})
+    batch = collator(rows[1:2])
+    with pytest.raises(ValueError, match="10 audio tokens but the audio inputs give 20 features"):
+        model(**{**batch, **{k: batch[k].repeat(2, 1, 1) for k in ("input_features",)}, "input_features_mask": None})
+
+
+def test_media_without_a_tower_are_refused(rows):
+    deaf_and_blind = make_model(vision=None, audio=None)
+    with pytest.raises(ValueError, match="no vision tower"):
+        deaf_and_blind(torch.tensor([[4]]), pixel_values=torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="no audio tower"):
+        deaf_and_blind(torch.tensor([[5]]), input_features=torch.zeros(1, 20, 4))
+
+
+def test_embeddings_can_stand_for_tokens(model, collator, rows):
+    batch = collator(rows)
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    logits = model(**{**batch, "input_ids": None}, inputs_embeds=embeds).logits
+    torch.testing.assert_close(logits, model(**batch).logits)
+
+
+def test_a_model_may_only_see_or_only_hear(tokenizer, rows):
+    for vision, audio, wanted in ((PATCHES, None, rows[:1]), (None, FRAMES, rows[1:2]), (None, None, rows[2:3])):
+        model = make_model(vision=vision, audio=audio)
+        batch = MMGPTCollator(make_processor(model.config, tokenizer))(wanted)
+        assert model(**batch).loss.isfinite()

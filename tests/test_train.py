@@ -1,0 +1,143 @@
+"""A whole training run on synthetic rows of every modality, and the command line."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
+from training import data, train
+from training.data.rows import assistant_turn, make_dataset, medium, user_turn
+from training.recipe import build_recipe
+
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def toy_rows(root: Path, split: str):
+    """Eight rows each: a colour to see, a pitch to hear, a word to repeat."""
+    rows = []
+    for index in range(8):
+        picture, sound = io.BytesIO(), io.BytesIO()
+        Image.new("RGB", (32, 32), ("red", "blue")[index % 2]).save(picture, format="PNG")
+        soundfile.write(sound, np.sin(np.arange(2000) * (0.1, 0.9)[index % 2]), 8000, format="WAV")
+        answers = ("red", "blue"), ("low", "high"), ("yes", "no")
+        seen, heard, read = (assistant_turn(pair[index % 2]) for pair in answers)
+        rows.append(
+            {"task": "see", "messages": [user_turn("", ("image",)), seen], "images": [medium(picture.getvalue())]}
+        )
+        rows.append(
+            {"task": "hear", "messages": [user_turn("", ("audio",)), heard], "audios": [medium(sound.getvalue())]}
+        )
+        rows.append({"task": "read", "messages": [user_turn(("on?", "off?")[index % 2]), read]})
+    return make_dataset([{"id": str(index), **row} for index, row in enumerate(rows)])
+
+
+@pytest.fixture
+def tree(monkeypatch, tmp_path) -> dict:
+    monkeypatch.setitem(data.ADAPTERS, "toy", toy_rows)
+    return {
+        "model": {
+            "preset": "nano",
+            "config": {
+                "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+                "vision_config": {"image_size": 32},
+            },
+            "image_processor": {"size": {"height": 32, "width": 32}},
+            "feature_extractor": {"sampling_rate": 8000, "hop_length": 80, "n_fft": 200},
+        },
+        "data": {"train": [{"adapter": "toy"}], "validation": [{"adapter": "toy"}]},
+        "tokenizer": {"vocab_size": 320},
+        "training": {
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 3,
+            "per_device_train_batch_size": 6,
+            "logging_steps": 1,
+            "learning_rate": 1e-3,
+            "disable_tqdm": True,
+        },
+    }
+
+
+def losses(report: dict) -> list[float]:
+    return [entry["loss"] for entry in report["log"] if "loss" in entry]
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+class TestTrain:
+    def test_leaves_a_model_a_curve_and_a_log(self, tree, tmp_path):
+        report = train.train(build_recipe(tree, "toy", "toy.yaml"))
+        folder = tmp_path / "run"
+        assert sorted(path.name for path in folder.iterdir()) == ["loss.png", "model", "training.json"]
+        assert json.loads((folder / "training.json").read_text()) == report
+        assert report["steps"] == 3 and report["samples"] == 24 and len(losses(report)) == 3
+        assert Image.open(folder / "loss.png").width > 400
+
+        model = MMGPTForConditionalGeneration.from_pretrained(folder / "model")
+        assert model.num_parameters() == report["parameters"]
+        processor = MMGPTProcessor.from_pretrained(folder / "model")
+        assert processor.tokenizer.im_end_token_id in model.generation_config.eos_token_id
+
+    def test_same_seed_same_losses(self, tree):
+        tree["augment"] = {"audio_noise": 0.5, "image_shift": 4, "spectrogram_bands": 1, "spectrogram_band_width": 4}
+        first = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
+        assert losses(train.train(build_recipe(tree, "toy", "toy.yaml"))) == first
+        tree["training"]["seed"] = 7
+        assert losses(train.train(build_recipe(tree, "toy", "toy.yaml"))) != first
+
+    def test_accumulated_batches_are_one_batch(self, tree):
+        tree["training"] |= {"max_steps": 2, "per_device_train_batch_size": 12}
+        whole = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
+        tree["training"] |= {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4}
+        np.testing.assert_allclose(losses(train.train(build_recipe(tree, "toy", "toy.yaml"))), whole, rtol=1e-4)
+
+    def test_goes_on_from_a_checkpoint(self, tree, tmp_path):
+        first = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
+        tree["model"] = {"checkpoint": str(tmp_path / "run" / "model")}
+        assert losses(train.train(build_recipe(tree, "toy", "toy.yaml")))[0] < first[0]
+
+    def test_evaluation_sees_samples_unchanged(self, tree, monkeypatch):
+        changed = []
+        monkeypatch.setattr(
+            "training.data.augmentation.AugmentingCollator.augment_row", lambda self, row: changed.append(row) or row
+        )
+        tree["training"] |= {"eval_strategy": "steps", "eval_steps": 4, "max_steps": 4}
+        report = train.train(build_recipe(tree, "toy", "toy.yaml"))
+        assert len(changed) == 24, "each training row once, no validation row"
+        assert any("eval_loss" in entry for entry in report["log"])
+
+    def test_random_state_outside_does_not_matter(self, tree):
+        torch.manual_seed(1)
+        first = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
+        torch.manual_seed(2)
+        assert losses(train.train(build_recipe(tree, "toy", "toy.yaml"))) == first
+
+
+class TestCommandLine:
+    def test_print_config_stops_before_training(self, monkeypatch, capsys):
+        recipe = str(CHECKOUT / "configuration" / "recipes" / "fsdd.yaml")
+        monkeypatch.setattr(sys, "argv", ["train.py", recipe, "training.max_steps=5", "--print-config"])
+        train.main()
+        printed = capsys.readouterr().out
+        assert "max_steps: 5" in printed and "adapter: fsdd" in printed
+
+    @pytest.mark.parametrize("argument", ["training.max_step=5", "modle.preset=nano", "data.root"])
+    def test_mistakes_are_one_line(self, argument, monkeypatch, capsys):
+        recipe = str(CHECKOUT / "configuration" / "recipes" / "fsdd.yaml")
+        monkeypatch.setattr(sys, "argv", ["train.py", recipe, argument])
+        with pytest.raises(SystemExit):
+            train.main()
+        assert "error: " in capsys.readouterr().err
+
+    def test_runs_as_a_file_from_anywhere(self, tmp_path):
+        script = str(CHECKOUT / "training" / "train.py")
+        done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "key=value" in done.stdout
