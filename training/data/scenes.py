@@ -201,8 +201,7 @@ def outline(shape: str, x: float, y: float, radius: float, angle: float) -> list
 
 def paint(scene: Scene, rng: random.Random) -> Image.Image:
     """The scene as a picture; ground, sizes, places, turns and shades vary a little."""
-    base = rng.choice((24, 44, 222, 240))
-    ground = tuple(base + rng.randint(-10, 10) for _ in range(3))
+    ground = tuple(rng.randint(226, 252) for _ in range(3))
     side = SIZE * SUPERSAMPLING
     canvas = Image.new("RGB", (side, side), ground)
     pen = ImageDraw.Draw(canvas)

@@ -1,10 +1,11 @@
-"""Synthesised sounds: notes of four instruments, with captions and questions about which, how many and up or down.
+"""Synthesised sounds: notes of four instruments, with captions and questions about which, how many, how high, up or down.
 
 Two kinds of sound: `notes` (one to five short notes, one after the other) and `glide` (one long note that rises or falls).
-Every sound that is held out pairs an instrument with a count, or with a direction, in a way that never occurs in training.
+Every sound that is held out is a combination of instrument, register and count or direction that never occurs in training.
 Pitch, tempo, loudness and noise are drawn anew for every sound.
 """
 
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -22,21 +23,20 @@ INSTRUMENTS = {  # (multiple of the pitch, strength) of each partial, and how fa
     "clarinet": (tuple((n, 1 / n) for n in range(1, 12, 2)), 0.0),
     "bell": (((1, 0.8), (2.76, 0.6), (5.4, 0.4)), 9.0),
 }
-HELD_OUT = frozenset(
-    {
-        ("flute", "three"),
-        ("flute", "rising"),
-        ("buzzer", "four"),
-        ("clarinet", "two"),
-        ("clarinet", "falling"),
-        ("bell", "five"),
-    }
+REGISTERS = {"low": 160.0, "high": 480.0}  # hertz: where the half octave begins that pitches are drawn from
+HELD_OUT = frozenset(  # a quarter of all, spread so that each instrument plays everything in at least one register
+    (instrument, register, what)
+    for i, instrument in enumerate(INSTRUMENTS)
+    for j, register in enumerate(REGISTERS)
+    for k, what in enumerate(NUMBERS + DIRECTIONS)
+    if (i + 2 * j + k) % 4 == 0
 )
 TASKS = {  # task: the kinds of sound that it asks about
     "sound_caption": ("notes", "glide"),
     "sound_count": ("notes",),
     "sound_direction": ("glide",),
     "sound_instrument": ("notes", "glide"),
+    "sound_pitch": ("notes", "glide"),
 }
 
 
@@ -45,6 +45,7 @@ class Sound:
     """What is to be heard: `what` is a count of notes ("three") or the direction of a glide ("rising")."""
 
     instrument: str
+    register: str
     what: str
 
     @property
@@ -53,23 +54,19 @@ class Sound:
 
 
 def draw_sound(rng: random.Random, kind: str, held_out: bool) -> Sound:
-    """An instrument and what it plays; their pairing is from HELD_OUT if `held_out`, else not."""
-    pairings = [
-        (instrument, what)
-        for instrument in INSTRUMENTS
-        for what in (NUMBERS if kind == "notes" else DIRECTIONS)
-        if ((instrument, what) in HELD_OUT) == held_out
-    ]
-    return Sound(*rng.choice(pairings))
+    """A combination from HELD_OUT if `held_out`, else one that is not in it."""
+    combinations = itertools.product(INSTRUMENTS, REGISTERS, NUMBERS if kind == "notes" else DIRECTIONS)
+    return Sound(*rng.choice([one for one in combinations if (one in HELD_OUT) == held_out]))
 
 
 # ---- what can be asked about it
 
 
 def caption(sound: Sound) -> str:
+    """As in "three high bell notes", "a low flute note rising"."""
     if sound.kind == "glide":
-        return f"one {sound.what} {sound.instrument} note"
-    return f"{sound.what} {sound.instrument} {'note' if sound.what == 'one' else 'notes'}"
+        return f"a {sound.register} {sound.instrument} note {sound.what}"
+    return f"{sound.what} {sound.register} {sound.instrument} {'note' if sound.what == 'one' else 'notes'}"
 
 
 def makers(sound: Sound, rng: random.Random) -> dict[str, Maker]:
@@ -87,7 +84,11 @@ def makers(sound: Sound, rng: random.Random) -> dict[str, Maker]:
     def ask_instrument():
         return rng.choice(("Which instrument plays?", "What instrument is this?")), sound.instrument
 
-    by_task = dict(zip(TASKS, (ask_caption, ask_count, ask_direction, ask_instrument), strict=True))
+    def ask_pitch():
+        return rng.choice(("Is it high or low?", "Is the sound high or low?")), sound.register
+
+    askers = (ask_caption, ask_count, ask_direction, ask_instrument, ask_pitch)
+    by_task = dict(zip(TASKS, askers, strict=True))
     return {task: by_task[task] for task, kinds in TASKS.items() if sound.kind in kinds}
 
 
@@ -109,7 +110,7 @@ def play(instrument: str, pitch: np.ndarray) -> np.ndarray:
 
 def synthesise(sound: Sound, rng: random.Random) -> np.ndarray:
     """The samples, between -1 and 1; about 0.4 to 1.6 seconds."""
-    pitch = 280 * 2 ** rng.uniform(0, 1.3)
+    pitch = REGISTERS[sound.register] * 2 ** rng.uniform(0, 0.5)
 
     def silence(seconds: float) -> np.ndarray:
         return np.zeros(round(seconds * RATE))
