@@ -189,11 +189,6 @@ class MMGPTTextConfig(PreTrainedConfig):
             raise ValueError(
                 "layer_types has 'sliding_attention' but sliding_window is None: set it to the window's tokens."
             )
-        if self.sliding_window is not None and "sliding_attention" not in self.layer_types:
-            raise ValueError(
-                f"sliding_window is {self.sliding_window} but no layer of layer_types is 'sliding_attention': "
-                "name the local layers in layer_types, or leave sliding_window out."
-            )
         unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
         if unknown:
             raise ValueError(f"layer_types knows 'full_attention' and 'sliding_attention', not {sorted(unknown)}.")

@@ -73,6 +73,14 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def initialize_weights(self):
+        """Each part by its own rules. Called as a part of remote code, transformers passes over a tower's modules that own no
+        parameters, and so over what starts there: SigLIP's attention, Whisper's table of positions."""
+        for part in self.children():
+            if isinstance(part, PreTrainedModel):
+                part.initialize_weights()
+        super().initialize_weights()
+
 
 @auto_docstring(custom_intro="Text, images and sounds in, hidden states of the decoder out.")
 class MMGPTModel(MMGPTPreTrainedModel):

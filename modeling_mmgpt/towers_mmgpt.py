@@ -19,6 +19,7 @@ class MMGPTPatchTower(PreTrainedModel):
     config_class = MMGPTPatchConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True  # it attends to nothing
 
     def __init__(self, config: MMGPTPatchConfig):
         super().__init__(config)
@@ -53,6 +54,7 @@ class MMGPTFrameTower(PreTrainedModel):
     config_class = MMGPTFrameConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True  # it attends to nothing
 
     def __init__(self, config: MMGPTFrameConfig):
         super().__init__(config)

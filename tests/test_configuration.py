@@ -24,7 +24,6 @@ def test_text_defaults_are_derived_from_the_given_values():
             "position_embedding_type='rope'",
         ),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding_window"),
-        ({"layer_types": ["full_attention"] * 2, "sliding_window": 8}, "leave sliding_window out"),
         ({"parallel_residual": True, "norm_placement": "post"}, "norm_placement='pre'"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"mlp_type": "moe"}, "mlp_type"),
