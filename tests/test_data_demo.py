@@ -252,7 +252,7 @@ class TestSounds:
         """Counted in the wave: between two notes there is a pause."""
         for seed in range(3):
             wave = sounds.synthesise(sounds.Sound(instrument, ("low", "high")[seed % 2], what), random.Random(seed))
-            level = np.array([np.abs(piece).max() for piece in np.array_split(wave, len(wave) // 80)])
+            level = np.array([np.abs(piece).max() for piece in np.array_split(wave, len(wave) * 100 // sounds.RATE)])
             loud = np.flatnonzero(level > 0.16 * level.max())  # hundredths of a second
             pauses = (np.diff(loud) > 5).sum()
             assert pauses == sounds.NUMBERS.index(what)
@@ -263,9 +263,9 @@ class TestSounds:
         """Measured in the spectrum: the strongest frequency early in the note against later."""
         for seed in range(3):
             wave = sounds.synthesise(sounds.Sound(instrument, ("low", "high")[seed % 2], what), random.Random(seed))
-            early, late = (wave[round(place * len(wave)) :][:800] for place in (0.2, 0.55))
+            early, late = (wave[round(place * len(wave)) :][: sounds.RATE // 10] for place in (0.2, 0.55))
             peaks = [
-                np.abs(np.fft.rfft(piece * np.hanning(len(piece))))[: len(piece) // 5].argmax()
+                np.abs(np.fft.rfft(piece * np.hanning(len(piece))))[: len(piece) // 10].argmax()
                 for piece in (early, late)
             ]
             assert (peaks[1] > peaks[0]) == (what == "rising")

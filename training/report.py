@@ -105,7 +105,7 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def spectrogram_png(audio: bytes, window: int = 256, hop: int = 40) -> bytes:
+def spectrogram_png(audio: bytes, window: int = 512, hop: int = 80) -> bytes:
     """Loudness over time (left to right) and frequency (low at the bottom), 60 decibels from black to bright."""
     samples, _ = soundfile.read(io.BytesIO(audio), dtype="float32")
     samples = np.pad(samples, (0, max(0, window - len(samples))))

@@ -14,7 +14,7 @@ import numpy as np
 from training.data.conversation import Maker, ask, conversation
 
 
-RATE = 8000  # samples a second
+RATE = 16000  # samples a second
 NUMBERS = ("one", "two", "three", "four", "five")
 DIRECTIONS = ("rising", "falling")
 INSTRUMENTS = {  # (multiple of the pitch, strength) of each partial, and how fast the note dies away, per second
