@@ -19,7 +19,9 @@ class MMGPTPatchTower(PreTrainedModel):
     config_class = MMGPTPatchConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True  # it attends to nothing
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = (
+        True  # it attends to nothing
+    )
 
     def __init__(self, config: MMGPTPatchConfig):
         super().__init__(config)
@@ -54,7 +56,9 @@ class MMGPTFrameTower(PreTrainedModel):
     config_class = MMGPTFrameConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True  # it attends to nothing
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = (
+        True  # it attends to nothing
+    )
 
     def __init__(self, config: MMGPTFrameConfig):
         super().__init__(config)

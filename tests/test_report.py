@@ -15,8 +15,6 @@ from training.report import (
     duration,
     loss_curve,
     percent,
-    scene_grid,
-    sound_grid,
     spectrogram_png,
     write_report,
 )
@@ -152,13 +150,6 @@ def test_spectrogram_shows_a_tone_at_its_height():
 
 def test_spectrogram_of_a_very_short_sound():
     assert Image.open(io.BytesIO(spectrogram_png(wav_bytes(np.ones(10), 8000)))).size == (1, 257)
-
-
-def test_grids_mark_what_is_held_out():
-    for grid, total in ((scene_grid(), 6), (sound_grid(), 14)):
-        cells = [cell for row in grid["rows"] for cell in row["cells"]]
-        assert sum(cell["held_out"] for cell in cells) == total
-        assert all(len(row["cells"]) == len(grid["columns"]) for row in grid["rows"])
 
 
 class TestLossCurve:

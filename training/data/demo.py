@@ -1,8 +1,8 @@
 """The demo's data: four sources that are made on the spot, from a seed, without files or network.
 
     digits   real handwritten digits; held out: images
-    scenes   drawn shapes; held out: pairings of colour and shape
-    sounds   synthesised notes; held out: pairings of instrument and count or direction
+    scenes   drawn shapes; held out: combinations of colour, shape, count and place
+    sounds   synthesised notes; held out: combinations of instrument, melody and pitch
     text     small language tasks; held out: the words, sentences and stories
 
 Split "test" holds what is held out. "train" and "validation" are of one kind, from different draws.

@@ -16,7 +16,7 @@ from training.data.scenes import SIZE
 
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TASKS = ("digit_caption", "digit_name", "digit_yes_no")
+TASKS = ("digit_caption", "digit_name", "digit_next", "digit_parity")
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def digits(split: str) -> list[tuple[np.ndarray, int]]:
 
 
 def makers(digit: int, rng: random.Random) -> dict[str, Maker]:
-    """For each task a function that gives a question and its answer."""
+    """For each task a function that gives a question and its answer; after nine comes zero."""
 
     def ask_caption():
         return rng.choice(("Describe the picture.", "What does the picture show?")), f"a handwritten {NAMES[digit]}"
@@ -40,19 +40,13 @@ def makers(digit: int, rng: random.Random) -> dict[str, Maker]:
     def ask_name():
         return rng.choice(("Which digit is this?", "Which digit is written here?")), NAMES[digit]
 
-    def ask_yes_no():
-        is_true = rng.random() < 0.5
-        kind = rng.choice(("even", "odd", "larger", "smaller", "name"))
-        if kind in ("even", "odd"):
-            return f"Is this digit {kind}?", "yes" if (digit % 2 == 0) == (kind == "even") else "no"
-        if kind == "larger":
-            return "Is this digit larger than four?", "yes" if digit > 4 else "no"
-        if kind == "smaller":
-            return "Is this digit smaller than five?", "yes" if digit < 5 else "no"
-        asked = digit if is_true else rng.choice([other for other in range(10) if other != digit])
-        return f"Is this a {NAMES[asked]}?".replace("a eight", "an eight"), "yes" if is_true else "no"
+    def ask_next():
+        return rng.choice(("Which digit comes next?", "What comes after this digit?")), NAMES[(digit + 1) % 10]
 
-    return dict(zip(TASKS, (ask_caption, ask_name, ask_yes_no), strict=True))
+    def ask_parity():
+        return rng.choice(("Is this digit even or odd?", "Is it even or odd?")), ("even", "odd")[digit % 2]
+
+    return dict(zip(TASKS, (ask_caption, ask_name, ask_next, ask_parity), strict=True))
 
 
 def paint(pixels: np.ndarray, rng: random.Random, vary: bool) -> Image.Image:
