@@ -1,7 +1,7 @@
 """The demo from end to end at a tiny size: trained, saved, measured, answered in a fresh process, reported."""
 
+import importlib
 import json
-import subprocess
 import sys
 
 import pytest
@@ -73,25 +73,23 @@ class TestRun:
         assert page.count('<article class="card">') == len(results["examples"])
 
 
-def test_fresh_process_refuses_to_prove_nothing(tmp_path):
-    """Where the package can still be imported, the script stops before it loads anything."""
-    script = (
-        "import importlib.util, runpy, sys\n"
-        "importlib.util.find_spec = lambda name: object()\n"
-        "sys.argv = ['answer_anywhere.py', 'model', 'requests.json', 'answers.json']\n"
-        f"runpy.run_path({answer_anywhere.__file__!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "can still be imported" in done.stderr
+class TestHidePackage:
+    def test_package_is_hidden_and_a_models_copy_is_not(self, monkeypatch, tmp_path):
+        (tmp_path / "downloaded").mkdir()
+        (tmp_path / "downloaded" / "modeling_mmgpt.py").write_text("here = True\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+        monkeypatch.delitem(sys.modules, "modeling_mmgpt", raising=False)
+        answer_anywhere.hide_package()
+        with pytest.raises(ModuleNotFoundError, match="hidden from this process"):
+            importlib.import_module("modeling_mmgpt")
+        assert importlib.import_module("downloaded.modeling_mmgpt").here
 
-
-def test_forget_package_takes_the_checkout_off_the_path(monkeypatch, tmp_path):
-    (tmp_path / "checkout" / "modeling_mmgpt").mkdir(parents=True)
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "checkout"), str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "modeling_mmgpt", raising=False)
-    answer_anywhere.forget_package()
-    assert sys.path == [str(tmp_path)]
+    def test_too_late_once_it_is_imported(self, monkeypatch):
+        monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+        importlib.import_module("modeling_mmgpt")
+        with pytest.raises(RuntimeError, match="already imported"):
+            answer_anywhere.hide_package()
 
 
 def test_choose_examples_adds_one_mistake_of_each_task():

@@ -7,7 +7,7 @@ REQUESTS is a list of conversations whose pictures and sounds are `{"type": "ima
 each what `generate()` and (for pictures) `pipeline("image-text-to-text")` answered, and where the model's class came from.
 """
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,11 +16,22 @@ from pathlib import Path
 PACKAGE = "modeling_mmgpt"
 
 
-def forget_package() -> None:
-    """Take every folder that holds the package off the import path: an editable install puts its checkout there."""
-    sys.path[:] = [entry for entry in sys.path if not (Path(entry) / PACKAGE).is_dir()]
-    if importlib.util.find_spec(PACKAGE) is not None:
-        raise RuntimeError(f"{PACKAGE} can still be imported: this process would prove nothing.")
+class PackageRefused:
+    """An import hook that hides the package, wherever it is installed, and leaves the copy in the model's folder alone."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None):
+        if name.partition(".")[0] == PACKAGE:
+            raise ModuleNotFoundError(f"{name} is hidden from this process", name=name)
+
+
+def hide_package() -> None:
+    sys.meta_path.insert(0, PackageRefused)
+    try:
+        importlib.import_module(PACKAGE)
+    except ModuleNotFoundError:
+        return
+    raise RuntimeError(f"{PACKAGE} is already imported: this process would prove nothing.")
 
 
 def answer_with_generate(model, processor, messages: list[dict], max_new_tokens: int) -> str:
@@ -38,7 +49,7 @@ def answer_with_pipeline(pipe, messages: list[dict], max_new_tokens: int) -> str
 
 def main() -> None:
     folder, requests_path, answers_path = sys.argv[1:4]
-    forget_package()
+    hide_package()
     from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
     from transformers.utils import logging
 
