@@ -141,15 +141,15 @@ def test_card_judges_the_answer_of_the_fresh_process():
 
 
 def test_spectrogram_shows_a_tone_at_its_height():
-    """4 kHz at 16000 samples a second is half way up."""
-    audio = wav_bytes(0.5 * np.sin(2 * np.pi * 4000 * np.arange(16000) / 16000), 16000)
+    """2 kHz is half way up to 4 kHz."""
+    audio = wav_bytes(0.5 * np.sin(2 * np.pi * 2000 * np.arange(16000) / 16000), 16000)
     pixels = np.asarray(Image.open(io.BytesIO(spectrogram_png(audio)))).sum(-1)
-    assert pixels.shape == (257, 194)
-    assert set(pixels.argmax(0)) == {128}
+    assert pixels.shape == (129, 194)
+    assert set(pixels.argmax(0)) == {64}
 
 
 def test_spectrogram_of_a_very_short_sound():
-    assert Image.open(io.BytesIO(spectrogram_png(wav_bytes(np.ones(10), 8000)))).size == (1, 257)
+    assert Image.open(io.BytesIO(spectrogram_png(wav_bytes(np.ones(10), 16000)))).size == (1, 129)
 
 
 class TestLossCurve:

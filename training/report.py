@@ -69,12 +69,19 @@ def group(source: str, results: dict, examples: list[dict]) -> dict:
     ]
     cards = [card(example) for example in examples if example["task"] in TASKS[source]]
     n = sum(task["n"] for task in tasks)
-    mean = sum(task["exact_match"] * task["n"] for task in tasks) / n if n else None
-    return {"source": source, "title": title, "text": text, "tasks": tasks, "cards": cards, "mean": mean}
+    return {
+        "source": source,
+        "title": title,
+        "text": text,
+        "tasks": tasks,
+        "mean": sum(task["exact_match"] * task["n"] for task in tasks) / n if n else None,
+        "cards": cards,
+        "has_mistakes": not all(card["right"] for card in cards),
+    }
 
 
 def label(task: str) -> str:
-    """ "scene_yes_no" as "yes no": the source stands above it."""
+    """The name without its source, which stands above it: "caption" of "scene_caption"."""
     return task.partition("_")[2].replace("_", " ")
 
 
@@ -111,12 +118,12 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def spectrogram_png(audio: bytes, window: int = 512, hop: int = 80) -> bytes:
-    """Loudness over time (left to right) and frequency (low at the bottom), 60 decibels from black to bright."""
-    samples, _ = soundfile.read(io.BytesIO(audio), dtype="float32")
+def spectrogram_png(audio: bytes, window: int = 512, hop: int = 80, highest: float = 4000.0) -> bytes:
+    """Loudness over time (left to right) and frequency (0 to `highest` hertz upwards), 60 decibels from black to bright."""
+    samples, rate = soundfile.read(io.BytesIO(audio), dtype="float32")
     samples = np.pad(samples, (0, max(0, window - len(samples))))
     pieces = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop] * np.hanning(window)
-    power = np.abs(np.fft.rfft(pieces)) ** 2
+    power = np.abs(np.fft.rfft(pieces)[:, : round(highest * window / rate) + 1]) ** 2
     decibels = 10 * np.log10(power + 1e-10)
     brightness = np.clip((decibels - decibels.max() + 60) / 60, 0, 1)  # (time, frequency)
     pixels = matplotlib.colormaps["magma"](brightness.T[::-1], bytes=True)[..., :3]

@@ -10,7 +10,6 @@ import random
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from training.data.conversation import Maker, ask, conversation
@@ -199,9 +198,7 @@ def paint(scene: Scene, rng: random.Random) -> Image.Image:
             y = cell_side * (row + 0.5 + rng.uniform(-0.08, 0.08))
             shade = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in COLOURS[thing.colour])
             pen.polygon(outline(thing.shape, x, y, radius, rng.uniform(-0.2, 0.2)), fill=shade)
-    picture = np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(0.0, 3.0, picture.shape)
-    return Image.fromarray(np.clip(picture + noise, 0, 255).astype(np.uint8))
+    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
 def scene_row(split: str, index: int, seed: int, exchanges: int) -> dict:
