@@ -28,11 +28,18 @@ class Exchange(NamedTuple):
 
 
 def ask(rng: random.Random, makers: dict[str, Maker], first: str, count: int) -> list[Exchange]:
-    """`count` exchanges of different tasks in random order, one of them of task `first`; fewer if fewer tasks fit."""
+    """Up to `count` exchanges of different tasks, beginning with task `first`.
+
+    Every answer has a word that was not said before: else it could be read off the conversation, without looking.
+    """
     others = [task for task in makers if task != first]
-    tasks = [first, *rng.sample(others, min(count - 1, len(others)))]
-    rng.shuffle(tasks)
-    return [Exchange(task, *makers[task]()) for task in tasks]
+    exchanges, said = [], ""
+    for task in [first, *rng.sample(others, len(others))]:
+        exchange = Exchange(task, *makers[task]())
+        if len(exchanges) < count and not all(word in said for word in exchange.answer.split()):
+            exchanges.append(exchange)
+            said += f"{exchange.question} {exchange.answer} ".lower()
+    return exchanges
 
 
 def conversation(

@@ -1,8 +1,8 @@
 """Drawn scenes: coloured shapes on a plain ground, with captions and questions about what, which, how many and where.
 
-Four kinds of scene: `single` (one thing in one of nine places), `pair` (two things beside or above each other), `group`
-(two to five equal things) and `mix` (some of one thing, more of another). What is held out are combinations of colour,
-shape, count and place: a checksum of the caption decides, so no scene that is measured was ever described in training.
+Three kinds of scene: `single` (one thing in one of nine places), `pair` (two things beside or above each other) and `group`
+(two to five equal things). What is held out are combinations of colour, shape, count and place: a checksum of the caption
+decides, so no scene that is measured was ever described in training.
 """
 
 import math
@@ -28,11 +28,11 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 NUMBERS = ("one", "two", "three", "four", "five")
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-TASKS = {  # task: the kinds of scene that it asks about
-    "scene_caption": ("single", "pair", "group", "mix"),
-    "scene_colour": ("single", "pair", "group", "mix"),
-    "scene_shape": ("single", "pair", "group", "mix"),
-    "scene_count": ("group", "mix"),
+TASKS = {  # task: the kinds of scene that it asks about; two pairs to each other kind where one has to tell things apart
+    "scene_caption": ("single", "pair", "pair", "group"),
+    "scene_colour": ("single", "pair", "pair", "group"),
+    "scene_shape": ("single", "pair", "pair", "group"),
+    "scene_count": ("group",),
     "scene_position": ("single",),
     "scene_relation": ("pair",),
 }
@@ -50,14 +50,10 @@ class Thing:
     def name(self) -> str:
         return f"{self.colour} {self.shape}"
 
-    def counted(self) -> str:
-        """As in "one red star", "three red stars"."""
-        return f"{NUMBERS[len(self.cells) - 1]} {self.colour} {plural(self.shape, len(self.cells))}"
-
 
 @dataclass(frozen=True)
 class Scene:
-    """`things` in the order in which the caption names them: from the top, from the left, from the most."""
+    """`things` in the order in which the caption names them: from the top or from the left."""
 
     kind: str
     things: tuple[Thing, ...]
@@ -84,7 +80,7 @@ def is_held_out(scene: Scene) -> bool:
 def draw_scene(rng: random.Random, kind: str, held_out: bool) -> Scene:
     """A scene of `kind` that is held out, or one that is not; two things in it share neither colour nor shape."""
     while True:
-        names = 2 if kind in ("pair", "mix") else 1
+        names = 2 if kind == "pair" else 1
         looks = zip(rng.sample(list(COLOURS), names), rng.sample(SHAPES, names), strict=True)
         places = draw_places(rng, kind)
         scene = Scene(kind, tuple(Thing(*look, cells) for look, cells in zip(looks, places, strict=True)))
@@ -100,9 +96,6 @@ def draw_places(rng: random.Random, kind: str) -> list[tuple[tuple[int, int], ..
         return [((line, first),), ((line, second),)] if is_beside else [((first, line),), ((second, line),)]
     cells = [(row, column) for row in range(3) for column in range(3)]
     rng.shuffle(cells)
-    if kind == "mix":
-        more, fewer = sorted(rng.sample((1, 2, 3), 2), reverse=True)
-        return [tuple(cells[:more]), tuple(cells[more : more + fewer])]
     return [tuple(cells[: 1 if kind == "single" else rng.randint(2, 5)])]
 
 
@@ -116,13 +109,15 @@ def relation(scene: Scene) -> str:
 
 
 def caption(scene: Scene) -> str:
+    """As in "a red star at the top left", "a red star above a blue circle", "three red stars"."""
     first = scene.things[0]
-    if scene.kind == "single":
-        return f"a {first.name} at the {place_name(first.cells[0])}".replace("a orange", "an orange")
+    count = len(first.cells)
+    if scene.kind == "group":
+        return f"{NUMBERS[count - 1]} {first.colour} {plural(first.shape, count)}"
+    where = f"at the {place_name(first.cells[0])}"
     if scene.kind == "pair":
-        text = f"a {first.name} {relation(scene)} a {scene.things[1].name}"
-        return text.replace("a orange", "an orange")
-    return " and ".join(thing.counted() for thing in scene.things)
+        where = f"{relation(scene)} a {scene.things[1].name}"
+    return f"a {first.name} {where}".replace("a orange", "an orange")
 
 
 def makers(scene: Scene, rng: random.Random) -> dict[str, Maker]:
@@ -133,23 +128,21 @@ def makers(scene: Scene, rng: random.Random) -> dict[str, Maker]:
 
     def ask_colour():
         thing = rng.choice(scene.things)
-        count = len(thing.cells)
-        verb = "is" if count == 1 else "are"
-        return f"What colour {verb} the {plural(thing.shape, count)}?", thing.colour
+        general = {"single": "What colour is the shape?", "group": "What colour are the shapes?"}
+        return general.get(scene.kind, f"What colour is the {thing.shape}?"), thing.colour
 
     def ask_shape():
         thing = rng.choice(scene.things)
-        return rng.choice((f"Which shape is {thing.colour}?", f"What is the {thing.colour} shape?")), thing.shape
+        general = {"single": "Which shape is this?", "group": "Which shapes are these?"}
+        return general.get(scene.kind, f"Which shape is {thing.colour}?"), plural(thing.shape, len(thing.cells))
 
     def ask_count():
-        if len(scene.things) == 2 and rng.random() < 0.3:
-            return "How many shapes are there?", NUMBERS[sum(len(thing.cells) for thing in scene.things) - 1]
-        thing = rng.choice(scene.things)
-        return f"How many {plural(thing.shape, 2)} are there?", NUMBERS[len(thing.cells) - 1]
+        return "How many shapes are there?", NUMBERS[len(scene.things[0].cells) - 1]
 
     def ask_position():
-        (thing,) = scene.things
-        return f"Where is the {thing.shape}?", place_name(thing.cells[0])
+        return rng.choice(("Where is the shape?", "Where in the picture is the shape?")), place_name(
+            scene.things[0].cells[0]
+        )
 
     def ask_relation():
         first, second = scene.things
