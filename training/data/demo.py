@@ -1,0 +1,51 @@
+"""The demo's data: four sources that are made on the spot, from a seed, without files or network.
+
+    digits   real handwritten digits; held out: images
+    scenes   drawn shapes; held out: combinations of colour, shape, count and place
+    sounds   synthesised notes; held out: combinations of instrument, melody and pitch
+    text     small language tasks; held out: the words, sentences and stories
+
+Split "test" holds what is held out. "train" and "validation" are of one kind, from different draws.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset
+
+from training.data import digits, scenes, sounds, text_tasks
+from training.data.digits import digit_row
+from training.data.rows import make_dataset
+from training.data.scenes import scene_row
+from training.data.sounds import sound_row
+from training.data.text_tasks import text_row
+
+
+ROW_MAKERS: dict[str, Callable[[str, int, int, int], dict]] = {
+    "digits": digit_row,
+    "scenes": scene_row,
+    "sounds": sound_row,
+    "text": text_row,
+}
+TASKS = {
+    "digits": tuple(digits.TASKS),
+    "scenes": tuple(scenes.TASKS),
+    "sounds": tuple(sounds.TASKS),
+    "text": tuple(text_tasks.TASKS),
+}
+
+
+def load_demo(root: Path, split: str, source: str, rows: int, exchanges: int = 1, seed: int = 0) -> Dataset:
+    r"""
+    root (`Path`): not read; every adapter takes it.
+    split (`str`): "train", "validation" or "test".
+    source (`str`): a key of `ROW_MAKERS`.
+    rows (`int`): how many; row i is the same whatever the number.
+    exchanges (`int`, *optional*, defaults to 1): questions with answers in one row. Leave it at 1 to evaluate.
+    seed (`int`, *optional*, defaults to 0): another seed draws other rows of the same kind.
+    """
+    if source not in ROW_MAKERS:
+        raise ValueError(f"the demo has no source {source!r}; it has {', '.join(ROW_MAKERS)}.")
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"the demo has no split {split!r}; it has train, validation and test.")
+    return make_dataset([ROW_MAKERS[source](split, index, seed, exchanges) for index in range(rows)])

@@ -1,0 +1,203 @@
+"""Drawn scenes: coloured shapes on a plain ground, with captions and questions about what, which, how many and where.
+
+Three kinds of scene: `single` (one thing in one of nine places), `pair` (two things beside or above each other) and `group`
+(two to five equal things). What is held out are combinations of colour, shape, count and place: a checksum of the caption
+decides, so no scene that is measured was ever described in training.
+"""
+
+import math
+import random
+import zlib
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from training.data.conversation import Maker, ask, conversation
+
+
+SIZE = 48  # pixels along a side
+SUPERSAMPLING = 4  # drawn this much larger, then averaged: smooth edges
+COLOURS = {
+    "red": (214, 48, 49),
+    "green": (46, 160, 67),
+    "blue": (40, 98, 222),
+    "yellow": (242, 200, 40),
+    "purple": (142, 68, 173),
+    "orange": (240, 128, 30),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+NUMBERS = ("one", "two", "three", "four", "five")
+ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
+TASKS = {  # task: the kinds of scene that it asks about; two pairs to each other kind where one has to tell things apart
+    "scene_caption": ("single", "pair", "pair", "group"),
+    "scene_colour": ("single", "pair", "pair", "group"),
+    "scene_shape": ("single", "pair", "pair", "group"),
+    "scene_count": ("group",),
+    "scene_position": ("single",),
+    "scene_relation": ("pair",),
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One kind of thing and the cells (row, column) of the 3 x 3 grid that hold it."""
+
+    colour: str
+    shape: str
+    cells: tuple[tuple[int, int], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`things` in the order in which the caption names them: from the top or from the left."""
+
+    kind: str
+    things: tuple[Thing, ...]
+
+
+def plural(shape: str, count: int) -> str:
+    if count == 1:
+        return shape
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def place_name(cell: tuple[int, int]) -> str:
+    """As in "top left", "right", "centre"."""
+    return f"{ROWS[cell[0]]} {COLUMNS[cell[1]]}".strip() or "centre"
+
+
+# ---- what is in a scene
+
+
+def is_held_out(scene: Scene) -> bool:
+    return zlib.crc32(caption(scene).encode()) % 8 == 0
+
+
+def draw_scene(rng: random.Random, kind: str, held_out: bool) -> Scene:
+    """A scene of `kind` that is held out, or one that is not; two things in it share neither colour nor shape."""
+    while True:
+        names = 2 if kind == "pair" else 1
+        looks = zip(rng.sample(list(COLOURS), names), rng.sample(SHAPES, names), strict=True)
+        places = draw_places(rng, kind)
+        scene = Scene(kind, tuple(Thing(*look, cells) for look, cells in zip(looks, places, strict=True)))
+        if is_held_out(scene) == held_out:
+            return scene
+
+
+def draw_places(rng: random.Random, kind: str) -> list[tuple[tuple[int, int], ...]]:
+    """For each thing of a scene its cells."""
+    if kind == "pair":
+        line, (first, second) = rng.randrange(3), sorted(rng.sample(range(3), 2))
+        is_beside = rng.random() < 0.5
+        return [((line, first),), ((line, second),)] if is_beside else [((first, line),), ((second, line),)]
+    cells = [(row, column) for row in range(3) for column in range(3)]
+    rng.shuffle(cells)
+    return [tuple(cells[: 1 if kind == "single" else rng.randint(2, 5)])]
+
+
+# ---- what can be asked about it
+
+
+def relation(scene: Scene) -> str:
+    """How the first of a pair stands to the second."""
+    (first,), (second,) = (thing.cells for thing in scene.things)
+    return "left of" if first[0] == second[0] else "above"
+
+
+def caption(scene: Scene) -> str:
+    """As in "a red star at the top left", "a red star above a blue circle", "three red stars"."""
+    first = scene.things[0]
+    count = len(first.cells)
+    if scene.kind == "group":
+        return f"{NUMBERS[count - 1]} {first.colour} {plural(first.shape, count)}"
+    where = f"at the {place_name(first.cells[0])}"
+    if scene.kind == "pair":
+        where = f"{relation(scene)} a {scene.things[1].name}"
+    return f"a {first.name} {where}".replace("a orange", "an orange")
+
+
+def makers(scene: Scene, rng: random.Random) -> dict[str, Maker]:
+    """For each task that fits the scene, a function that gives a question and its answer."""
+
+    def ask_caption():
+        return rng.choice(("Describe the picture.", "What does the picture show?")), caption(scene)
+
+    def ask_colour():
+        thing = rng.choice(scene.things)
+        general = {"single": "What colour is the shape?", "group": "What colour are the shapes?"}
+        return general.get(scene.kind, f"What colour is the {thing.shape}?"), thing.colour
+
+    def ask_shape():
+        thing = rng.choice(scene.things)
+        general = {"single": "Which shape is this?", "group": "Which shapes are these?"}
+        return general.get(scene.kind, f"Which shape is {thing.colour}?"), plural(thing.shape, len(thing.cells))
+
+    def ask_count():
+        return "How many shapes are there?", NUMBERS[len(scene.things[0].cells) - 1]
+
+    def ask_position():
+        return rng.choice(("Where is the shape?", "Where in the picture is the shape?")), place_name(
+            scene.things[0].cells[0]
+        )
+
+    def ask_relation():
+        first, second = scene.things
+        answer = relation(scene)
+        if rng.random() < 0.5:
+            first, second, answer = second, first, {"left of": "right of", "above": "below"}[answer]
+        return f"Where is the {first.shape} from the {second.shape}?", answer.removesuffix(" of")
+
+    askers = (ask_caption, ask_colour, ask_shape, ask_count, ask_position, ask_relation)
+    by_task = dict(zip(TASKS, askers, strict=True))
+    return {task: by_task[task] for task, kinds in TASKS.items() if scene.kind in kinds}
+
+
+# ---- how it looks
+
+
+def outline(shape: str, x: float, y: float, radius: float, angle: float) -> list[tuple[float, float]]:
+    """The corners of `shape` around (x, y), turned by `angle` radians; sizes chosen so that all look equally large."""
+    if shape == "circle":
+        corners = [(0.9 * radius, 2 * math.pi * i / 48) for i in range(48)]
+    elif shape == "square":
+        corners = [(1.15 * radius, math.pi / 4 + math.pi / 2 * i) for i in range(4)]
+    elif shape == "triangle":
+        corners = [(1.2 * radius, 2 * math.pi / 3 * i) for i in range(3)]
+    elif shape == "star":
+        corners = [((1.25, 0.52)[i % 2] * radius, math.pi / 5 * i) for i in range(10)]
+    else:  # cross: three corners around each of the four notches
+        long, notch = math.hypot(1.1, 0.36) * radius, 0.36 * math.sqrt(2) * radius
+        half = math.atan2(0.36, 1.1)
+        arm = ((long, -half), (long, half), (notch, math.pi / 4))
+        corners = [(length, math.pi / 2 * i + turn) for i in range(4) for length, turn in arm]
+    return [(x + r * math.sin(a + angle), y - r * math.cos(a + angle)) for r, a in corners]
+
+
+def paint(scene: Scene, rng: random.Random) -> Image.Image:
+    """The scene as a picture; ground, sizes, places, turns and shades vary a little."""
+    ground = tuple(rng.randint(226, 252) for _ in range(3))
+    side = SIZE * SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), ground)
+    pen = ImageDraw.Draw(canvas)
+    cell_side = side / 3
+    for thing in scene.things:
+        for row, column in thing.cells:
+            radius = cell_side * rng.uniform(0.34, 0.41)
+            x = cell_side * (column + 0.5 + rng.uniform(-0.08, 0.08))
+            y = cell_side * (row + 0.5 + rng.uniform(-0.08, 0.08))
+            shade = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in COLOURS[thing.colour])
+            pen.polygon(outline(thing.shape, x, y, radius, rng.uniform(-0.2, 0.2)), fill=shade)
+    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
+def scene_row(split: str, index: int, seed: int, exchanges: int) -> dict:
+    """Row `index` of a split: its first task goes round all tasks, its scene is a kind which that task asks about."""
+    rng = random.Random(f"scenes/{seed}/{split}/{index}")
+    task = list(TASKS)[index % len(TASKS)]
+    scene = draw_scene(rng, rng.choice(TASKS[task]), held_out=split == "test")
+    questions = ask(rng, makers(scene, rng), task, exchanges)
+    return conversation(f"scenes-{split}-{index}", questions, image=paint(scene, rng))
