@@ -29,11 +29,7 @@ COMPLETE = {
 
 FRESH = """
 import sys, torch
-try:
-    import modeling_mmgpt
-    sys.exit("the package can be imported here: this is no fresh process")
-except ImportError:
-    pass
+sys.modules["modeling_mmgpt"] = None  # however it is installed, here it cannot be imported
 from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
     AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer)
 
