@@ -186,11 +186,11 @@ def paint(scene: Scene, rng: random.Random) -> Image.Image:
     cell_side = side / 3
     for thing in scene.things:
         for row, column in thing.cells:
-            radius = cell_side * rng.uniform(0.34, 0.41)
+            radius = cell_side * rng.uniform(0.39, 0.45)
             x = cell_side * (column + 0.5 + rng.uniform(-0.08, 0.08))
             y = cell_side * (row + 0.5 + rng.uniform(-0.08, 0.08))
             shade = tuple(min(255, max(0, value + rng.randint(-14, 14))) for value in COLOURS[thing.colour])
-            pen.polygon(outline(thing.shape, x, y, radius, rng.uniform(-0.2, 0.2)), fill=shade)
+            pen.polygon(outline(thing.shape, x, y, radius, rng.uniform(-0.1, 0.1)), fill=shade)
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
