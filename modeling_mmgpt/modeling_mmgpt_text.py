@@ -312,6 +312,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
+            refuse_too_long(self.config, inputs_embeds.shape[1])
             position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
 
         masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids)

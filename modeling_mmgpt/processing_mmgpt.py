@@ -310,8 +310,7 @@ class MMGPTProcessor(ProcessorMixin):
         for index, conversation in enumerate(conversations):
             name = f"a sound of conversation {index}"
             decoded.append([self.decode_message(message, audio_loading_params, name) for message in conversation])
-        inputs = super()._multimodal_inputs_from_conversations(decoded, audio_loading_params, load_audio_from_video)
-        return inputs
+        return super()._multimodal_inputs_from_conversations(decoded, audio_loading_params, load_audio_from_video)
 
     @staticmethod
     def decode_message(message: dict, audio_loading_params: dict, name: str) -> dict:

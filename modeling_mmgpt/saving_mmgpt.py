@@ -24,6 +24,7 @@ COMPANIONS = (
     "chat_template.jinja",
     "README.md",
 )
+CARD_FACTS = {"name", "license", "language", "datasets", "data", "training", "results", "limits"}
 
 
 @contextmanager
@@ -101,6 +102,9 @@ def part_sizes(model) -> dict[str, int]:
 def write_card(folder: Path, model, facts: dict) -> None:
     """README.md of a checkpoint: hub_card.md filled with what is known. `facts` is measured or told by the trainer:
     keys `name`, `license`, `language`, `datasets` (list), `data`, `training`, `results` (list of rows), `limits`."""
+    unknown = set(facts) - CARD_FACTS
+    if unknown:
+        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
     template = card_template()
     if template is None:
         return

@@ -192,6 +192,8 @@ def test_sequences_beyond_the_learned_positions_are_refused():
     decoder = make_decoder(position_embedding_type="learned", max_position_embeddings=8)
     with pytest.raises(ValueError, match=r"9 tokens but the model learned only 8 positions"):
         decoder.generate(tokens(1, 6), max_new_tokens=5, min_new_tokens=5)
+    with pytest.raises(ValueError, match=r"9 tokens but the model learned only 8 positions"):
+        decoder(tokens(1, 9))
 
 
 def test_exactly_one_kind_of_input():

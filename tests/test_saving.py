@@ -192,6 +192,12 @@ def test_the_card_tells_the_parts_and_the_results(tmp_path, model, processor):
     assert all(f"| {part} | {size:,} |" in card for part, size in sizes.items())
 
 
+def test_a_fact_the_card_has_no_place_for_is_not_dropped(tmp_path, model, processor):
+    with pytest.raises(ValueError, match=r"no place for \['train_seconds'\]"):
+        save_checkpoint(tmp_path / "nano", model, processor, card={"train_seconds": 3.0})
+    assert os.listdir(tmp_path) == []
+
+
 def test_importing_is_silent_and_needs_no_optional_package():
     script = (  # transformers 5.17 itself imports sklearn where it is installed
         "import sys; from transformers import GenerationMixin, ProcessorMixin; before = set(sys.modules); "

@@ -91,7 +91,10 @@ def train(recipe: Recipe) -> dict:
 
 
 def write_outputs(folder: Path, model, processor, report: dict) -> None:
-    card = {key: report[key] for key in ("recipe", "train_seconds", "steps", "samples", "hardware")}
+    card = {
+        "data": f"{report['samples']:,} samples, as the recipe `{report['recipe']}` mixes them.",
+        "training": f"{report['steps']:,} steps in {report['train_seconds']:,.0f} s on {report['hardware']}.",
+    }
     save_checkpoint(folder / "model", model, processor, card=card)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_loss_curve(report["log"], folder / "loss.png")

@@ -38,7 +38,9 @@ def load_source(source: SourceArguments, root: str | None) -> Dataset:
 
 
 def weigh(rows: Dataset, weight: float) -> Dataset:
-    """Whole passes over the rows, each in an order of its own, and for what is left of the weight a random part of them."""
+    """Whole passes over the rows, and for what is left of the weight a random part of them.
+
+    A single pass keeps the order of the source, which measuring relies on; several have an order of their own each."""
     if weight <= 0:
         raise ValueError(f"a source's weight is {weight}; it must be above 0 (leave the source out instead).")
     passes, part = divmod(weight, 1)
