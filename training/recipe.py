@@ -54,17 +54,33 @@ class ModelArguments:
 @dataclass
 class SourceArguments:
     r"""
-    adapter (`str`): name of the data adapter, a key of `training.data.ADAPTERS`.
+    adapter (`str`): how the records become samples: a shape of `training.data.shapes.SHAPES`, or a data adapter of
+        `training.data.ADAPTERS`, which brings its own files.
     split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
+    files (`str` or `list[str]`, *optional*): for a shape: file, folder or pattern such as `photos/{split}-*.parquet`,
+        relative to `data.root`.
+    dataset (`str`, *optional*): for a shape, in place of `files`: id of a data set of the Hub.
+    load (`dict`, *optional*): further arguments of `datasets.load_dataset`, such as the `name` of a subset.
+    name (`str`, *optional*): what the samples are called in tables; defaults to the name of the folder or data set.
     weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it.
-    limit (`int`, *optional*): random sample of so many rows, the same at every run.
-    options (`dict`, *optional*): keyword arguments of the adapter.
+        Streamed: its share of the samples, in proportion to the other sources' weights.
+    limit (`int`, *optional*): random sample of so many rows, the same at every run. Streamed: the first ones.
+    metric (`str`, *optional*): what its answers are judged by, a key of `training.metrics.METRICS`; exact match by default.
+    strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
+    options (`dict`, *optional*): keyword arguments of the adapter; for each shape also `id` (column that names a sample),
+        `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
     """
 
     adapter: str
     split: str | None = None
+    files: Any = None
+    dataset: str | None = None
+    load: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
     weight: float = 1.0
     limit: int | None = None
+    metric: str | None = None
+    strict: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,12 +90,17 @@ class DataArguments:
     train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
     validation, test (`list[SourceArguments]`, *optional*): what training/evaluate.py can measure on.
     root (`str`, *optional*): folder with one folder per data set.
+    streaming (`bool`, *optional*, defaults to False): read the training samples as they are needed, for data that fit
+        neither memory nor disk. Needs `training.max_steps`, since the length of a stream is not known.
+    shuffle_buffer (`int`, *optional*, defaults to 1000): streamed: each sample is drawn from so many that wait. 0 keeps the order.
     """
 
     train: list[SourceArguments]
     validation: list[SourceArguments] = field(default_factory=list)
     test: list[SourceArguments] = field(default_factory=list)
     root: str | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
 
 
 @dataclass
