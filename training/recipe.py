@@ -63,9 +63,8 @@ class SourceArguments:
     load (`dict`, *optional*): further arguments of `datasets.load_dataset`, such as the `name` of a subset.
     name (`str`, *optional*): what the samples are called in tables; defaults to the name of the folder or data set.
     weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it.
-        Streamed: its share of the samples, in proportion to the other sources' weights.
-    limit (`int`, *optional*): random sample of so many rows, the same at every run. Streamed: the first ones.
-    metric (`str`, *optional*): what its answers are judged by, a key of `training.metrics.METRICS`; exact match by default.
+    limit (`int`, *optional*): random sample of so many rows, the same at every run.
+    metric (`str`, *optional*): name of what its answers are judged by; it stands in each row.
     strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
     options (`dict`, *optional*): keyword arguments of the adapter; for each shape also `id` (column that names a sample),
         `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
@@ -90,17 +89,12 @@ class DataArguments:
     train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
     validation, test (`list[SourceArguments]`, *optional*): what training/evaluate.py can measure on.
     root (`str`, *optional*): folder with one folder per data set.
-    streaming (`bool`, *optional*, defaults to False): read the training samples as they are needed, for data that fit
-        neither memory nor disk. Needs `training.max_steps`, since the length of a stream is not known.
-    shuffle_buffer (`int`, *optional*, defaults to 1000): streamed: each sample is drawn from so many that wait. 0 keeps the order.
     """
 
     train: list[SourceArguments]
     validation: list[SourceArguments] = field(default_factory=list)
     test: list[SourceArguments] = field(default_factory=list)
     root: str | None = None
-    streaming: bool = False
-    shuffle_buffer: int = 1000
 
 
 @dataclass
