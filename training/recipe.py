@@ -54,17 +54,32 @@ class ModelArguments:
 @dataclass
 class SourceArguments:
     r"""
-    adapter (`str`): name of the data adapter, a key of `training.data.ADAPTERS`.
+    adapter (`str`): how the records become samples: a shape of `training.data.shapes.SHAPES`, or a data adapter of
+        `training.data.ADAPTERS`, which brings its own files.
     split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
+    files (`str` or `list[str]`, *optional*): for a shape: file, folder or pattern such as `photos/{split}-*.parquet`,
+        relative to `data.root`.
+    dataset (`str`, *optional*): for a shape, in place of `files`: id of a data set of the Hub.
+    load (`dict`, *optional*): further arguments of `datasets.load_dataset`, such as the `name` of a subset.
+    name (`str`, *optional*): what the samples are called in tables; defaults to the name of the folder or data set.
     weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it.
     limit (`int`, *optional*): random sample of so many rows, the same at every run.
-    options (`dict`, *optional*): keyword arguments of the adapter.
+    metric (`str`, *optional*): name of what its answers are judged by; it stands in each row.
+    strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
+    options (`dict`, *optional*): keyword arguments of the adapter; for each shape also `id` (column that names a sample),
+        `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
     """
 
     adapter: str
     split: str | None = None
+    files: Any = None
+    dataset: str | None = None
+    load: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
     weight: float = 1.0
     limit: int | None = None
+    metric: str | None = None
+    strict: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 

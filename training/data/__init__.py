@@ -1,7 +1,8 @@
-r"""Data adapters: each turns one data set into rows of the one sample format, by the name that recipes use.
+r"""Data: a recipe's source is files or a Hub data set with the shape of its records (training/data/shapes.py); what no shape
+fits, or what is made on the spot, has an adapter of its own.
 
-An adapter is a function `adapter(root: Path, split: str, **options) -> datasets.Dataset`; `training/data/rows.py` says
-what a row is. A new data set is a new file here and a line in `ADAPTERS`.
+Such an adapter is a function `adapter(root: Path, split: str, **options) -> datasets.Dataset` of rows of the one sample
+format; `training/data/rows.py` says what a row is.
 """
 
 from training.data.demo import load_demo

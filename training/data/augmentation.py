@@ -97,7 +97,8 @@ def read_sound(audio: dict) -> tuple[np.ndarray, int]:
     if audio.get("array") is not None:
         return np.asarray(audio["array"], dtype=np.float32), audio["sampling_rate"]
     source = io.BytesIO(audio["bytes"]) if audio.get("bytes") is not None else audio["path"]
-    return soundfile.read(source, dtype="float32")
+    wave, rate = soundfile.read(source, dtype="float32")
+    return (wave.mean(axis=-1) if wave.ndim == 2 else wave), rate  # channels are the last axis of a file
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from datasets import Dataset, concatenate_datasets
 
 from training.data import ADAPTERS
+from training.data.loading import make_rows
+from training.data.rows import FEATURES
+from training.data.shapes import SHAPES
 
 
 if TYPE_CHECKING:
@@ -28,10 +31,15 @@ def load_mixture(sources: list[SourceArguments], root: str | None) -> Dataset:
 
 def load_source(source: SourceArguments, root: str | None) -> Dataset:
     """The rows of one source, or `limit` of them."""
-    if source.adapter not in ADAPTERS:
-        nearest = difflib.get_close_matches(source.adapter, ADAPTERS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown data adapter {source.adapter!r}; the nearest valid name is {nearest!r}.")
-    rows = ADAPTERS[source.adapter](Path(root or "."), source.split, **source.options)
+    check_source(source)
+    folder = Path(root or ".")
+    if source.adapter in SHAPES:
+        rows = make_rows(source, folder)
+    else:
+        rows = ADAPTERS[source.adapter](folder, source.split, **source.options)
+        if source.metric is not None:
+            rows = rows.remove_columns("metric").add_column("metric", [source.metric] * len(rows))
+            rows = rows.select_columns(list(FEATURES))
     if source.limit is None or source.limit >= len(rows):
         return rows
     return rows.shuffle(seed=SAMPLING_SEED).select(range(source.limit))
@@ -48,3 +56,19 @@ def weigh(rows: Dataset, weight: float) -> Dataset:
     if part:
         copies.append(rows.shuffle(seed=SAMPLING_SEED).select(range(round(part * len(rows)))))
     return concatenate_datasets(copies)
+
+
+def check_source(source: SourceArguments) -> None:
+    """Refuses an unknown adapter, and files where there is nothing to read them or nothing to read."""
+    known = [*SHAPES, *ADAPTERS]
+    if source.adapter not in known:
+        nearest = difflib.get_close_matches(source.adapter, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown data adapter {source.adapter!r}; the nearest valid name is {nearest!r}.")
+    if source.adapter in SHAPES and (source.files is None) == (source.dataset is None):
+        raise ValueError(
+            f"the source with adapter {source.adapter} needs one of `files` (local) and `dataset` (on the Hub)."
+        )
+    if source.adapter in ADAPTERS:
+        for name in ("files", "dataset", "name", "load"):
+            if getattr(source, name):
+                raise ValueError(f"adapter {source.adapter} brings its own data with their names: leave out `{name}`.")

@@ -1,12 +1,15 @@
 r"""The one sample format: conversations with their media as undecoded file bytes.
 
-    {"id": "0_george_5", "task": "fsdd",
+    {"id": "0_george_5", "task": "fsdd", "metric": None,
      "messages": [{"role": "user", "content": [{"type": "audio", "text": None}, {"type": "text", "text": "Which digit?"}]},
                   {"role": "assistant", "content": [{"type": "text", "text": "7"}]}],
-     "images": [], "audios": [{"bytes": b"RIFF...", "path": None}]}
+     "references": [], "images": [], "audios": [{"bytes": b"RIFF...", "path": None}]}
 
 Media stand in `images` and `audios` in the order of their items in the messages. They stay bytes until the collator
 decodes a batch: a data set of thousands of clips is then a few megabytes of memory.
+
+Plain text is a conversation of one assistant turn. `references` are all right answers, where there are several; `metric` is
+the name of what judges the answers (training/metrics), exact match where it is None.
 """
 
 from pathlib import Path
@@ -20,7 +23,9 @@ FEATURES = Features(
     {
         "id": Value("string"),
         "task": Value("string"),
+        "metric": Value("string"),
         "messages": List({"role": Value("string"), "content": List(ITEM)}),
+        "references": List(Value("string")),
         "images": List(MEDIUM),
         "audios": List(MEDIUM),
     }
@@ -29,9 +34,13 @@ FEATURES = Features(
 
 def make_dataset(rows: list[dict]) -> Dataset:
     """Rows of the sample format with all columns present, so that data sets of any kind can be mixed."""
-    return Dataset.from_list(
-        [{"id": None, "task": None, "images": [], "audios": [], **row} for row in rows], features=FEATURES
-    )
+    return Dataset.from_list([complete_row(row) for row in rows], features=FEATURES)
+
+
+def complete_row(row: dict) -> dict:
+    """The row with every column of the sample format."""
+    empty = {"id": None, "task": None, "metric": None, "messages": [], "references": [], "images": [], "audios": []}
+    return empty | row
 
 
 def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:
@@ -64,6 +73,11 @@ def answer_of(row: dict) -> str:
     if last["role"] != "assistant":
         raise ValueError(f"row {row.get('id')!r} ends with a {last['role']} turn: there is no answer to compare with.")
     return text_of(last).strip()
+
+
+def references_of(row: dict) -> list[str]:
+    """All right answers of an evaluation: `references`, or what the last assistant turn says."""
+    return list(row.get("references") or []) or [answer_of(row)]
 
 
 def require_file(path: Path) -> Path:
