@@ -52,6 +52,12 @@ def audio_token_count(num_frames, convolutions: list, merge_size: int):
     return (num_frames + merge_size - 1) // merge_size
 
 
+def frame_count(num_samples: int, hop_length: int, window: int | None) -> int:
+    """Spectrogram frames that the extractor counts as sound. It leaves out a begun frame at the end, unless silence follows it in
+    a window."""
+    return num_samples // hop_length if window is None else math.ceil(num_samples / hop_length)
+
+
 def shortest_sound(convolutions: list) -> int:
     """The fewest spectrogram frames, or samples, that become a token."""
     length = 1
