@@ -165,6 +165,17 @@ def video_processor_like(image_processor):
     return LlavaOnevisionVideoProcessor(**settings, fps=FPS, num_frames=NUM_FRAMES)
 
 
+def tiling_processor_like(image_processor, max_tiles: int):
+    """A processor that cuts large images into up to `max_tiles` tiles, each like an image of `image_processor`."""
+    from transformers import GotOcr2ImageProcessor
+
+    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    height, width = row_size(image_processor)
+    settings |= {"size": {"height": height, "width": width}, "crop_size": None, "do_center_crop": None}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return GotOcr2ImageProcessor(**settings, crop_to_patches=True, max_patches=max_tiles)
+
+
 def sampling(video_processor, fps: float | None = None, num_frames: int | None = None) -> tuple[float, int]:
     """Frames per second and the most frames of a video: what the caller says, or its processor."""
     return fps or video_processor.fps or FPS, num_frames or video_processor.num_frames or NUM_FRAMES
@@ -182,6 +193,7 @@ __all__ = [
     "takes_any_size",
     "tile_grid",
     "tile_positions",
+    "tiling_processor_like",
     "video_processor_like",
     "video_rows",
 ]
