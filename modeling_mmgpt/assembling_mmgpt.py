@@ -33,9 +33,10 @@ from transformers import initialization as init
 from transformers.utils import logging
 
 from .configuration_mmgpt import MMGPTConfig
-from .lengths_mmgpt import ANY_SIZE_TOWERS, SPECTROGRAM_TOWERS, WAVEFORM_TOWERS, side
+from .lengths_mmgpt import ANY_SIZE_TOWERS, NATIVE_TOWERS, SPECTROGRAM_TOWERS, WAVEFORM_TOWERS, side
 from .modeling_mmgpt import MMGPTForConditionalGeneration
 from .processing_mmgpt import MMGPTProcessor
+from .rows_mmgpt import image_rows, tiling_processor_like
 from .towers_mmgpt import TOWERS, without_pooling
 
 
@@ -45,17 +46,25 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # those of our own template
 VOCABULARY_MULTIPLE = 64
 
 KNOWN_TOWERS = {
-    "vision": ("siglip_vision_model", "clip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit"),
+    "vision": (
+        "siglip_vision_model",
+        *NATIVE_TOWERS,
+        "clip_vision_model",
+        "dinov2",
+        "dinov2_with_registers",
+        "dinov3_vit",
+    ),
     "audio": (*sorted(SPECTROGRAM_TOWERS.keys() - {"mmgpt_frame"}), *WAVEFORM_TOWERS),
 }
 TOWER_NAMES = {
-    "vision": "SigLIP, SigLIP 2 of a fixed resolution, CLIP, DINOv2 or DINOv3 (ViT)",
+    "vision": "SigLIP, SigLIP 2 (of a fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT)",
     "audio": "Whisper, Qwen2-Audio, Voxtral, wav2vec 2.0, HuBERT, WavLM, data2vec or UniSpeech",
 }
 CONNECTOR_FIELDS = (
     "vision_connector",
     "vision_merge_size",
     "vision_feature_layer",
+    "vision_max_tiles",
     "audio_connector",
     "audio_merge_size",
 )
@@ -74,12 +83,12 @@ def assemble(
 
     Args:
         text: folder or Hub id of a causal decoder with its tokenizer: ours or any other that `AutoModelForCausalLM` loads.
-        vision: folder or Hub id of SigLIP, SigLIP 2 (fixed resolution), CLIP, DINOv2 or DINOv3 (ViT); of a model with a text
+        vision: folder or Hub id of SigLIP, SigLIP 2 (of a fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT); of a model with a text
             half the vision half is taken.
         audio: folder or Hub id of Whisper (its encoder is taken), Qwen2-Audio or Voxtral (their audio tower is taken),
             wav2vec 2.0, HuBERT, WavLM or one built like them.
         connectors: fields of [`MMGPTConfig`] that choose them: `vision_connector`, `vision_merge_size`,
-            `vision_feature_layer`, `audio_connector`, `audio_merge_size`.
+            `vision_feature_layer`, `vision_max_tiles`, `audio_connector`, `audio_merge_size`.
         dtype: of the whole model; `"auto"`: that of the decoder's checkpoint.
     """
     connectors = connectors or {}
@@ -101,10 +110,13 @@ def assemble(
     config = choose_config(decoder, tokenizer, vision_tower, audio_tower, connectors)
     model = join(config, decoder, vision_tower, audio_tower)
     check_text(model, probe, expected, text)
+    image_processor = load_companion(AutoImageProcessor, vision, "image processor")
+    if config.vision_max_tiles is not None:
+        image_processor = tiling_processor_like(image_processor, config.vision_max_tiles)
     processor = MMGPTProcessor.from_config(
         config,
         tokenizer,
-        image_processor=load_companion(AutoImageProcessor, vision, "image processor"),
+        image_processor=image_processor,
         feature_extractor=load_companion(AutoFeatureExtractor, audio, "feature extractor"),
     )
     if vision is not None:
@@ -206,7 +218,7 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
 def read_all(config) -> None:
     """Leaves out of a tower what the decoder does not read: parameters that would never have a gradient."""
     kind = config.model_type
-    if kind == "siglip_vision_model":
+    if kind in ("siglip_vision_model", "siglip2_vision_model"):
         config.vision_use_head = False  # pools the patches to one vector
     if kind == "dinov2":
         config.use_mask_token = False  # for its own pretraining
@@ -247,6 +259,7 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
             audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
             image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
             audio_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["audio"]),
+            video_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["video"]),
             lm_head_bias=decoder.get_output_embeddings().bias is not None,
             use_cache=keeps_cache(decoder),
             dtype=decoder.dtype,
@@ -274,10 +287,13 @@ def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_towe
             continue
         setattr(model.model, f"{part}_tower", tower)
         setattr(config, f"{part}_config", tower.config)
-        connector = getattr(model.model, f"{part}_connector")
-        connector.to_empty(device=decoder.device).to(decoder.dtype)
-        for module in connector.modules():
-            model._init_weights(module)
+        new = [getattr(model.model, f"{part}_connector")]
+        if part == "vision" and config.vision_max_tiles is not None:
+            new.append(model.model.tile_embedding)
+        for part_module in new:
+            part_module.to_empty(device=decoder.device).to(decoder.dtype)
+            for module in part_module.modules():
+                model._init_weights(module)
     for part_config in (config.text_config, config.vision_config, config.audio_config):
         if part_config is not None:
             part_config._name_or_path = ""  # a folder of this machine says nothing to whoever gets the model
@@ -305,19 +321,26 @@ def check_images(model: MMGPTForConditionalGeneration, processor: MMGPTProcessor
     """Refuses an image processor whose images the tower does not take, and images that leave no room for text."""
     config = model.config.vision_config
     images = [PIL.Image.new("RGB", size) for size in ((64, 48), (40, 120))]
-    sizes = {
-        tuple(processor.image_processor(image, return_tensors="pt")["pixel_values"].shape[-2:]) for image in images
-    }
-    own_size = side(config.image_size)
-    fits = sizes == {(own_size, own_size)} or (config.model_type in ANY_SIZE_TOWERS and len(sizes) == 1)
-    if not fits:
-        made = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+    if config.model_type not in NATIVE_TOWERS:
+        sizes = {
+            tuple(image_rows(processor.image_processor, [image], return_tensors="pt")["pixel_values"].shape[-2:])
+            for image in images
+        }
+        own_size = side(config.image_size)
+        fits = sizes == {(own_size, own_size)} or (config.model_type in ANY_SIZE_TOWERS and len(sizes) == 1)
+        if not fits:
+            made = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+            raise ValueError(
+                f"vision={str(source)!r}: its image processor makes images of {made} pixels, but its tower takes {own_size} x {own_size}: "
+                "set size (and crop_size) in its preprocessor_config.json."
+            )
+    tokens, _ = processor.image_tokens(48, 64)
+    rows = image_rows(processor.image_processor, images[:1], return_tensors="pt")
+    features = model.get_image_features(**{**rows, "pixel_values": rows["pixel_values"].to(model.dtype)})
+    if len(features.pooler_output[0]) != tokens:
         raise ValueError(
-            f"vision={str(source)!r}: its image processor makes images of {made} pixels, but its tower takes {own_size} x {own_size}: "
-            "set size (and crop_size) in its preprocessor_config.json."
+            f"vision={str(source)!r}: its tower gives {len(features.pooler_output[0])} vectors for an image of {tokens} tokens."
         )
-    pixel_values = processor.image_processor(images[0], return_tensors="pt")["pixel_values"].to(model.dtype)
-    tokens = len(model.get_image_features(pixel_values, return_dict=True).pooler_output[0])
     positions = getattr(model.config.text_config, "max_position_embeddings", None)
     if positions is not None and tokens >= positions:
         raise ValueError(

@@ -1,17 +1,34 @@
 """The data collator: conversations with media in, one training batch out. Any HF Trainer script can use it."""
 
+import warnings
 from dataclasses import dataclass
 
-from .media_mmgpt import load_audio, load_image
+import torch
+
+from .grids_mmgpt import tiles_per_image
+from .media_mmgpt import load_audio, load_image, load_video
 from .processing_mmgpt import MMGPTProcessor
+from .rows_mmgpt import sampling
+
+
+PARTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}
+
+# The tensors of each kind of media with one entry for each row of the tower's input, and the one with an entry for each medium.
+ROWS = {
+    "image": ("pixel_values", "tile_positions", "spatial_shapes"),
+    "audio": ("input_features", "input_features_mask"),
+    "video": ("pixel_values_videos",),
+}
+COUNTS = {"audio": "audio_windows", "video": "video_frames"}
 
 
 @dataclass
 class MMGPTCollator:
     """Rows of the one sample format to a batch: padded, with labels on the assistant's turns only.
 
-    A row is `{"messages": [{"role", "content"}], "images": [...], "audios": [...]}`; the media stand in the order of the
-    `{"type": "image"}` and `{"type": "audio"}` parts of the messages. `"id"`, where there is one, names the row in errors.
+    A row is `{"messages": [{"role", "content"}], "images": [...], "audios": [...], "videos": [...]}`; the media stand in the
+    order of the `{"type": "image"}`, `{"type": "audio"}` and `{"type": "video"}` parts of the messages. `"id"`, where there is
+    one, names the row in errors.
 
     For two rows whose texts are 5 and 3 tokens long, the last 2 of each said by the assistant:
 
@@ -20,11 +37,13 @@ class MMGPTCollator:
         labels          [[-100, -100, -100, 8, 9], [-100, 8, 9, -100, -100]]
 
     and, where any row has them, `pixel_values` `(num_images, channels, height, width)`, `input_features`
-    `(num_audios, mel_bins, frames)` and `input_features_mask` `(num_audios, frames)`.
+    `(num_audios, mel_bins, frames)`, `input_features_mask` `(num_audios, frames)` and `pixel_values_videos`
+    `(num_frames, channels, height, width)`, with what the model's forward says of tiles, windows and frames.
 
     Args:
         processor: the model's processor.
-        max_length: longest row in tokens; text beyond it is cut, a row whose media would be cut is an error.
+        max_length: longest row in tokens; what lies beyond is cut, and a medium that the cut would go through is dropped whole,
+            with a warning. A row that is left with nothing to learn is an error.
         add_generation_prompt: for evaluation: the last assistant turn is left out, the prompt for it stands in its
             place, padding is on the left, and there are no labels.
     """
@@ -46,10 +65,10 @@ class MMGPTCollator:
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": padding_side},
         )
-        if not self.add_generation_prompt:
-            batch["labels"] = self.labels(batch, names)
         if self.max_length is not None and batch["input_ids"].shape[1] > self.max_length:
             self.cut(batch, names)
+        if not self.add_generation_prompt:
+            batch["labels"] = self.labels(batch, names)
         return dict(batch)
 
     def conversation(self, row: dict, name: str) -> list[dict]:
@@ -57,8 +76,8 @@ class MMGPTCollator:
         messages = row["messages"]
         if self.add_generation_prompt and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
-        media = {"image": list(row.get("images") or []), "audio": list(row.get("audios") or [])}
-        taken = {"image": 0, "audio": 0}
+        media = {kind: list(row.get(f"{kind}s") or []) for kind in PARTS}
+        taken = dict.fromkeys(PARTS, 0)
         filled = []
         for message in messages:
             if isinstance(message["content"], str):
@@ -83,41 +102,75 @@ class MMGPTCollator:
         return filled
 
     def decode(self, kind: str, source, index: int, name: str):
-        part = {"image": "image_processor", "audio": "feature_extractor"}[kind]
-        if not hasattr(self.processor, part):
+        if not hasattr(self.processor, PARTS[kind]):
             raise ValueError(
                 f"{name} comes with {kind} inputs, but the model has no tower for them: leave the row out."
             )
         if kind == "image":
             return load_image(source, f"image {index} of {name}")
+        if kind == "video":
+            return load_video(source, *sampling(self.processor.video_processor), f"video {index} of {name}")
         return load_audio(source, self.processor.feature_extractor.sampling_rate, f"sound {index} of {name}")
 
     def labels(self, batch, names: list[str]):
         said = batch.pop("assistant_masks").bool()  # (B, L)
         silent = (~said.any(-1)).nonzero().flatten().tolist()
         if silent:
-            raise ValueError(
-                f"{names[silent[0]]} has nothing to learn: no assistant turn, or a chat template without the "
-                "{% generation %} mark around what the assistant says."
-            )
+            reason = "no assistant turn, or a chat template without the {% generation %} mark around what the assistant says"
+            if self.max_length is not None:
+                reason += f", or no answer within the first max_length={self.max_length} tokens"
+            raise ValueError(f"{names[silent[0]]} has nothing to learn: {reason}.")
         return batch["input_ids"].masked_fill(~said, -100)
 
     def cut(self, batch, names: list[str]) -> None:
-        """Cuts text to `max_length`; placeholders may not be cut, for their features would be left over."""
+        """Cuts each row to `max_length`, before the first medium that would not fit; drops what stands behind the cut."""
         if self.add_generation_prompt:
             raise ValueError(
                 f"A prompt has {batch['input_ids'].shape[1]} tokens, more than max_length={self.max_length}: shorten it."
             )
-        beyond = batch["input_ids"][:, self.max_length :]
-        media_tokens = (self.processor.image_token_id, self.processor.audio_token_id)
-        broken = sum(beyond == token for token in media_tokens).any(-1).nonzero().flatten().tolist()
-        if broken:
-            raise ValueError(
-                f"{names[broken[0]]} is longer than max_length={self.max_length} tokens and the cut would go through its "
-                "media: raise max_length, use fewer or smaller media, or leave the row out."
-            )
-        for key in ("input_ids", "attention_mask", "labels"):
-            batch[key] = batch[key][:, : self.max_length]
+        kept = {kind: [] for kind in PARTS}
+        ends = []
+        for name, spans in zip(names, batch.media_spans, strict=True):
+            end = min([self.max_length, *(first for _, first, behind in spans if behind > self.max_length)])
+            ends.append(end)
+            fits = [behind <= end for _, _, behind in spans]
+            for (kind, _, _), fit in zip(spans, fits, strict=True):
+                kept[kind].append(fit)
+            if not all(fits):
+                dropped = [kind for (kind, _, _), fit in zip(spans, fits, strict=True) if not fit]
+                counts = ", ".join(f"{dropped.count(kind)} {kind}" for kind in PARTS if kind in dropped)
+                warnings.warn(
+                    f"{name} is longer than max_length={self.max_length} tokens: cut to {end} of them, without {counts} behind the cut.",
+                    stacklevel=2,
+                )
+        is_kept = torch.arange(batch["input_ids"].shape[1]) < torch.tensor(ends)[:, None]  # (B, L)
+        batch["input_ids"].masked_fill_(~is_kept, self.processor.tokenizer.pad_token_id)
+        length = int((batch["attention_mask"].bool() & is_kept).sum(-1).max())
+        for key in ("attention_mask", "assistant_masks"):
+            batch[key].masked_fill_(~is_kept, 0)
+        for key in ("input_ids", "attention_mask", "assistant_masks"):
+            batch[key] = batch[key][:, :length]
+        for kind, fits in kept.items():
+            drop_media(batch, kind, torch.tensor(fits, dtype=torch.bool))
+
+
+def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
+    """Takes the rows of media that are not kept out of a batch; `is_kept`: one entry for each medium of `kind`."""
+    if is_kept.all():
+        return
+    rows = torch.ones(len(is_kept), dtype=torch.long)
+    if kind in COUNTS and COUNTS[kind] in batch:
+        rows = batch[COUNTS[kind]]
+        batch[COUNTS[kind]] = rows[is_kept]
+    elif kind == "image" and "tile_positions" in batch:
+        rows = tiles_per_image(batch["tile_positions"])
+    is_kept_row = is_kept.repeat_interleave(rows)
+    for key in ROWS[kind]:
+        if key in batch:
+            batch[key] = batch[key][is_kept_row]
+    if not is_kept.any():
+        for key in (*ROWS[kind], COUNTS.get(kind)):
+            batch.pop(key, None)
 
 
 __all__ = ["MMGPTCollator"]

@@ -14,7 +14,7 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
 
-from .lengths_mmgpt import ANY_SIZE_TOWERS, image_geometry, side
+from .lengths_mmgpt import ANY_SIZE_TOWERS, NATIVE_TOWERS, image_geometry, side
 
 
 if TYPE_CHECKING:
@@ -350,6 +350,8 @@ class MMGPTConfig(PreTrainedConfig):
         Token that stands in `input_ids` once for each image feature. Needed with `vision_config`.
     audio_token_id (`int`, *optional*):
         The same for audio features. Needed with `audio_config`.
+    video_token_id (`int`, *optional*):
+        The same for the features of a video's frames, which the vision tower sees. `None`: the model takes no videos.
     vision_connector (`str`, *optional*, defaults to `"mlp"`):
         From the tower's width to the decoder's: `"linear"` (one matrix), `"mlp"` (two with GELU between: LLaVA-1.5, Liu et al. 2023),
         `"pixel_shuffle"` (neighbouring patches merged into one token, then mlp: Chen et al. 2024, InternVL-1.5).
@@ -357,6 +359,9 @@ class MMGPTConfig(PreTrainedConfig):
         With `"pixel_shuffle"`: side of the square of patches that becomes one token (default 2: a quarter of the tokens).
     vision_feature_layer (`int`, *optional*, defaults to -1):
         Which of the tower's hidden states is handed on: -1 is its final output, after the tower's last norm.
+    vision_max_tiles (`int`, *optional*):
+        Large images are cut into up to so many tiles, each as large as the tower's images, and an overview behind them (Chen et
+        al. 2024, InternVL-1.5); learned vectors tell the decoder each tile's row and column. `None`: an image is seen as one.
     bidirectional_images (`bool`, *optional*, defaults to `False`):
         The tokens of an image see one another in both directions, those of text only backwards (PaliGemma, Beyer et al. 2024;
         Gemma 3). Images with no text between them count as one. Needs our own decoder as `text_config`.
@@ -370,7 +375,12 @@ class MMGPTConfig(PreTrainedConfig):
 
     model_type = "mmgpt"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig, "audio_config": AutoConfig}
-    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states", "audio_hidden_states"]
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "image_hidden_states",
+        "audio_hidden_states",
+        "video_hidden_states",
+    ]
     _auto_class = "AutoConfig"
 
     text_config: dict | PreTrainedConfig | None = None
@@ -378,9 +388,11 @@ class MMGPTConfig(PreTrainedConfig):
     audio_config: dict | PreTrainedConfig | None = None
     image_token_id: int | None = None
     audio_token_id: int | None = None
+    video_token_id: int | None = None
     vision_connector: Literal["linear", "mlp", "pixel_shuffle"] = "mlp"
     vision_merge_size: int | None = None
     vision_feature_layer: int = -1
+    vision_max_tiles: int | None = None
     bidirectional_images: bool = False
     audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
     audio_merge_size: int | None = None
@@ -419,7 +431,14 @@ class MMGPTConfig(PreTrainedConfig):
             raise ValueError(
                 "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
             )
-        if self.vision_config is None or self.vision_config.model_type in ANY_SIZE_TOWERS:
+        if self.vision_max_tiles is not None:
+            takes_tiles = self.vision_config is not None and self.vision_config.model_type not in NATIVE_TOWERS
+            if self.vision_max_tiles < 1 or not takes_tiles:
+                raise ValueError(
+                    f"vision_max_tiles={self.vision_max_tiles} needs a vision_config whose tower sees images of one size, and at "
+                    "least 1 tile: leave it out where the tower takes any size."
+                )
+        if self.vision_config is None or self.vision_config.model_type in (*ANY_SIZE_TOWERS, *NATIVE_TOWERS):
             return
         image_size, patch_size = side(self.vision_config.image_size), image_geometry(self)["patch_size"]
         patches = image_size // patch_size

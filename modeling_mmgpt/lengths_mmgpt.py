@@ -1,7 +1,11 @@
-"""How many tokens an image or a sound becomes. Processor, model and collator ask here and nowhere else.
+"""How many tokens an image, a sound or a video becomes. Processor, model and collator ask here and nowhere else.
 
-The counts hold for Python integers and, element-wise, for integer tensors.
+One row of a tower's input is a whole image, a tile of one, a window of a sound or a frame of a video; a medium's tokens are
+those of its rows, one after the other. The counts hold for Python integers and, element-wise, for integer tensors.
 """
+
+import math
+
 
 # (kernel, stride, padding) of the convolutions at the entrance of Whisper's encoder (Radford et al. 2022, section 2.2).
 WHISPER_CONVOLUTIONS = [[3, 1, 1], [3, 2, 1]]
@@ -20,11 +24,23 @@ WAVEFORM_TOWERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech",
 # Positions of these towers are turned or interpolated: the image processor alone decides the size of the images.
 ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
 
+# These take images of any shape, cut into patches by the image processor (NaFlex, Tschannen et al. 2025, arXiv:2502.14786).
+NATIVE_TOWERS = ("siglip2_vision_model",)
+
 
 def image_token_count(height: int, width: int, patch_size: int, merge_size: int) -> int:
-    """Tokens of an image of `height` x `width` pixels: its patches, `merge_size` x `merge_size` of them to a token."""
-    side = patch_size * merge_size
-    return (height // side) * (width // side)
+    """Tokens of an image, tile or frame of `height` x `width` pixels."""
+    return grid_token_count(height // patch_size, width // patch_size, merge_size)
+
+
+def grid_token_count(rows, columns, merge_size: int):
+    """Tokens of `rows` x `columns` patches, `merge_size` x `merge_size` of them to a token; the last ones may be partly filled."""
+    return ((rows + merge_size - 1) // merge_size) * ((columns + merge_size - 1) // merge_size)
+
+
+def most_tiles(height: int, width: int, tile_size: tuple[int, int], max_tiles: int) -> int:
+    """The most tiles an image is cut into: `max_tiles`, and no more than cover it at its own size."""
+    return min(max_tiles, math.ceil(height / tile_size[0]) * math.ceil(width / tile_size[1]))
 
 
 def audio_token_count(num_frames, convolutions: list, merge_size: int):
@@ -36,12 +52,34 @@ def audio_token_count(num_frames, convolutions: list, merge_size: int):
     return (num_frames + merge_size - 1) // merge_size
 
 
+def frame_count(num_samples: int, hop_length: int, window: int | None) -> int:
+    """Spectrogram frames that the extractor counts as sound. It leaves out a begun frame at the end, unless silence follows it in
+    a window."""
+    return num_samples // hop_length if window is None else math.ceil(num_samples / hop_length)
+
+
 def shortest_sound(convolutions: list) -> int:
     """The fewest spectrogram frames, or samples, that become a token."""
     length = 1
     for kernel, stride, padding in reversed(convolutions):
         length = max(1, (length - 1) * stride + kernel - 2 * padding)
     return length
+
+
+def audio_windows(num_samples: int, window: int | None, shortest: int) -> list[int]:
+    """Samples of each window that a sound is cut into, the last one filled up to `shortest`. `None`: one of any length."""
+    if window is None:
+        return [max(num_samples, shortest)]
+    rest = num_samples % window
+    return [window] * (num_samples // window) + ([max(rest, shortest)] if rest or not num_samples else [])
+
+
+def video_frame_times(duration: float, fps: float, num_frames: int) -> list[float]:
+    """Seconds at which frames of a video of `duration` seconds are taken: `fps` a second from its start on, or fewer, evenly
+    spread, where that would be more than `num_frames`."""
+    count = max(1, min(num_frames, math.ceil(duration * fps - 1e-6)))
+    step = max(1 / fps, duration / count)
+    return [index * step for index in range(count)]
 
 
 def side(size: int | list | tuple) -> int:

@@ -1,19 +1,20 @@
 """The fusion, told on one screen: towers -> connectors -> decoder -> head.
 
-pixel_values   -> vision_tower -> vision_connector --+
-                                                     |  each feature takes the place of its
-input_features -> audio_tower  -> audio_connector  --+  placeholder token, in order
-                                                     v
-input_ids      -> embed_tokens -------------> inputs_embeds -> language_model -> lm_head
+pixel_values, pixel_values_videos -> vision_tower -> vision_connector --+
+                                                                        |  each feature takes the place of its
+input_features                    -> audio_tower  -> audio_connector  --+  placeholder token, in order
+                                                                        v
+input_ids                         -> embed_tokens -------------> inputs_embeds -> language_model -> lm_head
 
-Shapes: B batch, L tokens, D width, V vocabulary; N media items of the whole batch, in the order of their placeholders;
-T vectors of an item.
+Shapes: B batch, L tokens, D width, V vocabulary; N rows of media of the whole batch, in the order of their placeholders: images or
+their tiles, windows of sounds, frames of videos; T vectors of a row.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
@@ -30,10 +31,18 @@ from .configuration_mmgpt import MMGPTConfig
 from .connectors_mmgpt import MMGPTConnector, merge_frames, merge_patches
 from .decoders_mmgpt import build_decoder, finish_logits, tied_head
 from .experts_mmgpt import add_balancing_loss, balancing_loss
-from .lengths_mmgpt import audio_geometry, audio_token_count, image_geometry
+from .grids_mmgpt import (
+    MMGPTTileEmbedding,
+    cut_patches,
+    first_wanted,
+    merge_native_patches,
+    split_media,
+    tiles_per_image,
+)
+from .lengths_mmgpt import NATIVE_TOWERS, audio_geometry, audio_token_count, grid_token_count, image_geometry
 from .modeling_mmgpt_text import keep_last, refuse_too_long
 from .saving_mmgpt import CompleteFolderMixin
-from .towers_mmgpt import build_tower, run_audio_tower, tower_width
+from .towers_mmgpt import build_tower, run_audio_tower, run_vision_tower, tower_width
 
 
 @auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")
@@ -44,10 +53,13 @@ class MMGPTModelOutputWithPast(MoeModelOutputWithPast):
         Features of all images of the batch after the connector, one row for each placeholder.
     audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
         The same for sounds.
+    video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
+        The same for videos.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
     audio_hidden_states: torch.FloatTensor | None = None
+    video_hidden_states: torch.FloatTensor | None = None
 
 
 @auto_docstring(custom_intro="Logits and loss, and the media features that went into the decoder.")
@@ -58,10 +70,13 @@ class MMGPTCausalLMOutputWithPast(MoeCausalLMOutputWithPast):
         Features of all images of the batch after the connector, one row for each placeholder.
     audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
         The same for sounds.
+    video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
+        The same for videos.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
     audio_hidden_states: torch.FloatTensor | None = None
+    video_hidden_states: torch.FloatTensor | None = None
 
 
 @auto_docstring
@@ -69,7 +84,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     config: MMGPTConfig
     config_class = MMGPTConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "audio", "text")
+    input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -87,8 +102,14 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
                 part.initialize_weights()
         super().initialize_weights()
 
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, MMGPTTileEmbedding):
+            init.zeros_(module.row)
+            init.zeros_(module.column)
 
-@auto_docstring(custom_intro="Text, images and sounds in, hidden states of the decoder out.")
+
+@auto_docstring(custom_intro="Text, images, videos and sounds in, hidden states of the decoder out.")
 class MMGPTModel(MMGPTPreTrainedModel):
     def __init__(self, config: MMGPTConfig):
         super().__init__(config)
@@ -98,6 +119,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
             self.vision_tower = build_tower(vision)
             merged_width = tower_width(vision) * config.vision_merge_size**2
             self.vision_connector = MMGPTConnector(config.vision_connector, merged_width, width)
+            self.tile_embedding = None
+            if config.vision_max_tiles is not None:
+                self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, width)
         if audio is not None:
             self.audio_tower = build_tower(audio)
             merged_width = tower_width(audio) * config.audio_merge_size
@@ -116,32 +140,80 @@ class MMGPTModel(MMGPTPreTrainedModel):
         custom_intro="Encodes images: `pooler_output` holds one `(tokens, hidden_size)` tensor for each image."
     )
     def get_image_features(
-        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.FloatTensor,
+        tile_positions: torch.LongTensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        outputs, features = self.encode_images(pixel_values, **kwargs)
+        r"""
+        tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
+            Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
+        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+            Rows and columns of patches, where `pixel_values` are patches of images of any shape.
+        """
+        outputs, features, is_image = self.encode_images(pixel_values, tile_positions, spatial_shapes, **kwargs)
+        tiles = None if tile_positions is None else tiles_per_image(tile_positions)
+        return self.features_of_media(outputs, features, is_image, tiles)
+
+    @can_return_tuple
+    @auto_docstring(
+        custom_intro="Encodes videos: `pooler_output` holds one `(tokens, hidden_size)` tensor for each video."
+    )
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor,
+        video_frames: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`):
+            The frames of all videos, one after the other.
+        video_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Number of frames of each video. `None`: all are of one.
+        """
+        outputs, features, is_image = self.encode_images(pixel_values_videos, **kwargs)
+        if video_frames is None:
+            video_frames = torch.tensor([len(pixel_values_videos)])
+        return self.features_of_media(outputs, features, is_image, video_frames)
+
+    @staticmethod
+    def features_of_media(outputs, features, is_wanted, rows) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,  # (N, tower's tokens, C)
-            pooler_output=features.unbind(),  # N tensors (T, D)
+            pooler_output=split_media(features, is_wanted, rows),  # for each medium (its tokens, D)
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
 
-    def encode_images(self, pixel_values, **kwargs):
-        """The tower's outputs, and the features `(N, T, D)`."""
+    def encode_images(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs):
+        """The tower's outputs, the features `(N, T, D)`, and which of them are image, not padding: `(N, T)`, or `None` for all."""
         if self.config.vision_config is None:
             raise ValueError("The model has no vision tower, but pixel_values were given: leave the images out.")
         layer = self.config.vision_feature_layer
         if layer != -1:
             kwargs["output_hidden_states"] = True
         kwargs["return_dict"] = True
-        outputs = self.vision_tower(pixel_values, **kwargs)
-        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
         patch_size, merge_size = image_geometry(self.config).values()
-        grid = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
-        features = features[:, -grid[0] * grid[1] :]  # class and register tokens stand before the patches
-        if merge_size > 1:
-            features = merge_patches(features, grid, merge_size)
-        return outputs, self.vision_connector(features)
+        if spatial_shapes is None and self.config.vision_config.model_type in NATIVE_TOWERS:
+            pixel_values, spatial_shapes = cut_patches(pixel_values, patch_size)
+        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
+        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        is_image = None
+        if spatial_shapes is None:
+            grid = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+            features = features[:, -grid[0] * grid[1] :]  # class and register tokens stand before the patches
+            if merge_size > 1:
+                features = merge_patches(features, grid, merge_size)
+        else:
+            if merge_size > 1:
+                features = merge_native_patches(features, spatial_shapes, merge_size)
+            counts = grid_token_count(*spatial_shapes.unbind(-1), merge_size)  # (N,)
+            is_image = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
+        features = self.vision_connector(features)  # (N, T, D)
+        if self.tile_embedding is not None:
+            features = self.tile_embedding(features, tile_positions)
+        return outputs, features, is_image
 
     @can_return_tuple
     @auto_docstring(
@@ -151,20 +223,17 @@ class MMGPTModel(MMGPTPreTrainedModel):
         self,
         input_features: torch.FloatTensor,
         input_features_mask: torch.Tensor | None = None,
+        audio_windows: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+        input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.
+        audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
+            Number of windows that each sound was cut into. `None`: each is whole.
         """
         outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
-        sounds = [vectors[mask] for vectors, mask in zip(features, is_sound, strict=True)]
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=sounds,
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
-        )
+        return self.features_of_media(outputs, features, is_sound, audio_windows)
 
     def encode_audio(self, input_features, input_features_mask=None, **kwargs):
         """The tower's outputs, the features `(N, T, D)`, and which of them are sound, not padding: `(N, T)`."""
@@ -215,8 +284,13 @@ class MMGPTModel(MMGPTPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        tile_positions: torch.LongTensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_frames: torch.LongTensor | None = None,
         input_features: torch.FloatTensor | None = None,
         input_features_mask: torch.Tensor | None = None,
+        audio_windows: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -225,28 +299,42 @@ class MMGPTModel(MMGPTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTModelOutputWithPast:
         r"""
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+        tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
+            Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
+        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+            Rows and columns of patches, where `pixel_values` are patches of images of any shape.
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
+            The frames of all videos, one after the other.
+        video_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Frames of each video. Not needed here; `get_video_features` tells videos apart by them.
+        input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.
+        audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
+            Windows of each sound. Not needed here; `get_audio_features` tells sounds apart by them.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
 
-        image_features = audio_features = None
+        image_features = video_features = audio_features = None
+        is_seen = []
         if pixel_values is not None:
-            image_features = self.encode_images(pixel_values)[1].flatten(0, 1)  # (image tokens, D)
-            is_image = self.placeholder_mask(input_ids, inputs_embeds, self.config.image_token_id)
-            inputs_embeds = self.fuse(inputs_embeds, is_image, image_features, image_features.shape[0], "image")
-            if self.config.bidirectional_images:
-                kwargs["block_sequence_ids"] = self.image_blocks(is_image, past_key_values)
+            encoded = self.encode_images(pixel_values, tile_positions, spatial_shapes)[1:]
+            image_features, num_features = first_wanted(*encoded)  # (image tokens, D)
+            is_seen.append(self.placeholder_mask(input_ids, inputs_embeds, self.config.image_token_id))
+            inputs_embeds = self.fuse(inputs_embeds, is_seen[-1], image_features, num_features, "image")
+        if pixel_values_videos is not None:
+            video_features, num_features = first_wanted(*self.encode_images(pixel_values_videos)[1:])
+            is_seen.append(self.placeholder_mask(input_ids, inputs_embeds, self.config.video_token_id))
+            inputs_embeds = self.fuse(inputs_embeds, is_seen[-1], video_features, num_features, "video")
+        if is_seen and self.config.bidirectional_images:
+            kwargs["block_sequence_ids"] = self.image_blocks(sum(is_seen) > 0, past_key_values)
         if input_features is not None:
-            _, padded_features, is_sound = self.encode_audio(input_features, input_features_mask)
-            # Sound before padding, each in its order: the wanted rows come first without their number leaving the device.
-            sound_first = (~is_sound).flatten().to(torch.uint8).argsort(stable=True)
-            audio_features = padded_features.flatten(0, 1)[sound_first]
+            encoded = self.encode_audio(input_features, input_features_mask)[1:]
+            audio_features, num_features = first_wanted(*encoded)
             is_audio = self.placeholder_mask(input_ids, inputs_embeds, self.config.audio_token_id)
-            inputs_embeds = self.fuse(inputs_embeds, is_audio, audio_features, is_sound.sum(), "audio")
+            inputs_embeds = self.fuse(inputs_embeds, is_audio, audio_features, num_features, "audio")
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -264,10 +352,11 @@ class MMGPTModel(MMGPTPreTrainedModel):
             router_logits=outputs.get("router_logits"),
             image_hidden_states=image_features,
             audio_hidden_states=audio_features,
+            video_hidden_states=video_features,
         )
 
 
-@auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images and sounds in, text out.")
+@auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and sounds in, text out.")
 class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -282,6 +371,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
         return self.model.get_image_features(pixel_values, **kwargs)
+
+    def get_video_features(self, pixel_values_videos: torch.FloatTensor, **kwargs):
+        return self.model.get_video_features(pixel_values_videos, **kwargs)
 
     def get_audio_features(self, input_features: torch.FloatTensor, input_features_mask=None, **kwargs):
         return self.model.get_audio_features(input_features, input_features_mask, **kwargs)
@@ -303,8 +395,13 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        tile_positions: torch.LongTensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_frames: torch.LongTensor | None = None,
         input_features: torch.FloatTensor | None = None,
         input_features_mask: torch.Tensor | None = None,
+        audio_windows: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -315,12 +412,25 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTCausalLMOutputWithPast:
         r"""
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+        tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
+            Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
+        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+            Rows and columns of patches, where `pixel_values` are patches of images of any shape.
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
+            The frames of all videos, one after the other.
+        video_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Frames of each video. Not needed here; `get_video_features` tells videos apart by them.
+        input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.
+        audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
+            Windows of each sound. Not needed here; `get_audio_features` tells sounds apart by them.
         """
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
+            tile_positions=tile_positions,
+            spatial_shapes=spatial_shapes,
+            pixel_values_videos=pixel_values_videos,
             input_features=input_features,
             input_features_mask=input_features_mask,
             attention_mask=attention_mask,
@@ -350,6 +460,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             router_logits=outputs.router_logits,
             image_hidden_states=outputs.image_hidden_states,
             audio_hidden_states=outputs.audio_hidden_states,
+            video_hidden_states=outputs.video_hidden_states,
         )
 
 

@@ -1,4 +1,4 @@
-"""Text, images and sounds to tensors. Only this file knows placeholder strings; how many stand for an item it asks
+"""Text, images, sounds and videos to tensors. Only this file knows placeholder strings; how many stand for an item it asks
 lengths_mmgpt."""
 
 from functools import partial
@@ -9,49 +9,35 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring
 
 from .configuration_mmgpt import AUTO_MAP
+from .grids_mmgpt import tiles_per_image
 from .lengths_mmgpt import (
     audio_geometry,
     audio_token_count,
+    audio_windows,
+    frame_count,
+    grid_token_count,
     image_geometry,
     image_token_count,
     shortest_sound,
     takes_fixed_window,
 )
-from .media_mmgpt import load_audio, load_image
+from .media_mmgpt import flatten_videos, load_audio, load_image, load_video
+from .rows_mmgpt import (
+    audio_rows,
+    check_image_processor,
+    cuts_tiles,
+    image_rows,
+    patch_grid,
+    row_size,
+    sampling,
+    takes_any_size,
+    tile_grid,
+    tile_positions,
+    video_processor_like,
+    video_rows,
+)
 from .saving_mmgpt import written_whole
-from .templates_mmgpt import assistant_spans, flatten, mask_of, media_of
-
-
-# ChatML. `generation` marks what the assistant says, the part that is trained. Content is a string or a list of parts.
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {%- set content = message['content'] if message['content'] is not string else [{'type': 'text', 'text': message['content']}] %}
-    {{- '<|im_start|>' + message['role'] + '\\n' }}
-    {%- if message['role'] == 'assistant' %}
-        {%- generation %}
-            {%- for part in content %}
-                {{- part['text'] }}
-            {%- endfor %}
-            {{- '<|im_end|>' }}
-        {%- endgeneration %}
-    {%- else %}
-        {%- for part in content %}
-            {%- if part['type'] == 'image' %}
-                {{- '<|image|>' }}
-            {%- elif part['type'] == 'audio' %}
-                {{- '<|audio|>' }}
-            {%- else %}
-                {{- part['text'] }}
-            {%- endif %}
-        {%- endfor %}
-        {{- '<|im_end|>' }}
-    {%- endif %}
-    {{- '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
+from .templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of
 
 
 # Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
@@ -67,12 +53,15 @@ class MMGPTProcessor(ProcessorMixin):
         image_processor=None,
         tokenizer=None,
         feature_extractor=None,
+        video_processor=None,
         chat_template=None,
         image_token="<|image|>",
         audio_token="<|audio|>",
+        video_token="<|video|>",
         image_geometry=None,
         audio_geometry=None,
         fixed_audio_window=False,
+        max_tiles=None,
         **kwargs,
     ):
         r"""
@@ -80,39 +69,63 @@ class MMGPTProcessor(ProcessorMixin):
             Stands for an image in text; the processor repeats it once for each token of the image.
         audio_token (`str`, *optional*, defaults to `"<|audio|>"`):
             The same for a sound.
+        video_token (`str`, *optional*, defaults to `"<|video|>"`):
+            The same for a video: it becomes, for each frame, the time of the frame as text and this token once for each of the
+            frame's tokens.
         image_geometry (`dict`, *optional*):
             `patch_size` and `merge_size` of the model: how many tokens an image becomes.
         audio_geometry (`dict`, *optional*):
             `convolutions` and `merge_size` of the model: how many tokens a sound becomes.
         fixed_audio_window (`bool`, *optional*, defaults to `False`):
             Whether the audio tower takes only spectrograms of the extractor's full length (Whisper's 30 seconds). The
-            padding costs no tokens of the decoder.
+            padding costs no tokens of the decoder, and a longer sound is cut into several.
+        max_tiles (`int`, *optional*):
+            The most tiles that the model knows the places of; `max_patches`, which a caller may choose, must not be more.
         """
-        self.image_token, self.audio_token = image_token, audio_token
+        self.image_token, self.audio_token, self.video_token = image_token, audio_token, video_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
+        self.video_token_id = None if video_processor is None else tokenizer.convert_tokens_to_ids(video_token)
         self.image_geometry, self.audio_geometry = image_geometry or {}, audio_geometry or {}
         self.fixed_audio_window = fixed_audio_window
+        self.max_tiles = max_tiles
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
-        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
+        parts = {
+            "image_processor": image_processor,
+            "tokenizer": tokenizer,
+            "feature_extractor": feature_extractor,
+            "video_processor": video_processor,
+        }
         present = {name: part for name, part in parts.items() if part is not None}
         # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
         self.get_attributes = partial(list, present)
         super().__init__(**present, chat_template=chat_template or tokenizer.chat_template or CHAT_TEMPLATE)
 
     @classmethod
-    def from_config(cls, config, tokenizer, image_processor=None, feature_extractor=None, **kwargs):
-        """A processor whose placeholder counts are those of a model built from `config`."""
+    def from_config(
+        cls, config, tokenizer, image_processor=None, feature_extractor=None, video_processor=None, **kwargs
+    ):
+        """A processor whose placeholder counts are those of a model built from `config`.
+
+        Without a `video_processor`, the frames of videos are prepared as the `image_processor` prepares images."""
         for tower, part, name in (
             (config.vision_config, image_processor, "image_processor"),
             (config.audio_config, feature_extractor, "feature_extractor"),
         ):
             if tower is not None and part is None:
                 raise ValueError(f"The model has a {tower.model_type!r} tower: give the {name} that feeds it.")
+        if config.vision_config is not None:
+            check_image_processor(config, image_processor)
+        if config.vision_config is None or config.video_token_id is None:
+            video_processor = None
+        elif video_processor is None:
+            video_processor = video_processor_like(image_processor)
         return cls(
             image_processor=image_processor,
             tokenizer=tokenizer,
             feature_extractor=feature_extractor,
+            video_processor=video_processor,
+            max_tiles=config.vision_max_tiles,
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
             fixed_audio_window=takes_fixed_window(config.audio_config),
@@ -121,12 +134,13 @@ class MMGPTProcessor(ProcessorMixin):
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+        from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor
 
         loaders = {
             "image_processor": AutoImageProcessor,
             "tokenizer": AutoTokenizer,
             "feature_extractor": AutoFeatureExtractor,
+            "video_processor": AutoVideoProcessor,
         }
         present = {"tokenizer", *(processor_dict or {})}
         return [
@@ -153,6 +167,12 @@ class MMGPTProcessor(ProcessorMixin):
             audio = [item for entry in audio for item in (entry if isinstance(entry, (list, tuple)) else [entry])]
             rate = self.feature_extractor.sampling_rate
             audio = [load_audio(item, rate, f"sound {index}") for index, item in enumerate(audio)]
+        if videos is not None:
+            if not hasattr(self, "video_processor"):
+                raise ValueError(
+                    "Videos were given but the model takes none (no vision tower, or no video_token_id in its config): leave them out."
+                )
+            videos = flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
 
     def decode_images(self, images):
@@ -172,6 +192,10 @@ class MMGPTProcessor(ProcessorMixin):
         if text is not None:
             self.check_counts(text, images, self.image_token, "images")
             self.check_counts(text, audio, self.audio_token, "sounds")
+            places = None if videos is None else range(len(videos))  # a list of frames is one video
+            self.check_counts(text, places, self.video_token, "videos")
+        # Counted already; transformers would count videos in a form that only its own reading of files gives.
+        text = None if any(media is not None for media in (images, videos, audio)) else text
         super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def check_counts(self, text, media, token: str, kind: str) -> None:
@@ -193,37 +217,52 @@ class MMGPTProcessor(ProcessorMixin):
             )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
-        return self.image_token * image_token_count(height, width, **self.image_geometry)
+        merge_size = self.image_geometry["merge_size"]
+        if "spatial_shapes" in image_inputs:
+            return self.image_token * grid_token_count(*image_inputs["spatial_shapes"][image_idx].tolist(), merge_size)
+        tiles, row = 1, image_idx
+        if "tile_positions" in image_inputs:
+            tiles, row = int(tiles_per_image(image_inputs["tile_positions"])[image_idx]), 0
+        height, width = image_inputs["pixel_values"][row].shape[-2:]
+        return self.image_token * (tiles * image_token_count(height, width, **self.image_geometry))
 
     def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs) -> str:
-        frames = int(audio_inputs["input_features_mask"][audio_idx].sum())
-        return self.audio_token * audio_token_count(frames, **self.audio_geometry)
+        frames = audio_inputs["input_features_mask"].sum(-1)  # (windows of all sounds,)
+        windows = audio_inputs.get("audio_windows", np.ones(len(frames), dtype=int))
+        first = int(windows[:audio_idx].sum())
+        own = frames[first : first + int(windows[audio_idx])]
+        return self.audio_token * int(audio_token_count(own, **self.audio_geometry).sum())
+
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
+        """The time of each frame in seconds, such as "<0.5 s>", and behind it the placeholders of the frame."""
+        height, width = video_inputs["pixel_values_videos"].shape[-2:]
+        frame = self.video_token * image_token_count(height, width, **self.image_geometry)
+        return "".join(f"<{time:.1f} s>{frame}" for time in video_inputs["video_times"][video_idx])
+
+    def _process_images(self, images, **kwargs):
+        if self.max_tiles is not None and (kwargs.get("max_patches") or 0) > self.max_tiles:
+            raise ValueError(
+                f"max_patches={kwargs['max_patches']}, but the model knows the places of {self.max_tiles} tiles: ask for fewer."
+            )
+        images = make_flat_list_of_images(images)
+        processed = image_rows(self.image_processor, images, **kwargs)
+        return processed, [self.replace_image_token(processed, index) for index in range(len(images))]
 
     def _process_audio(self, audio, **kwargs):
-        """Each sound goes through the extractor by itself, so that its spectrogram does not depend on its neighbours."""
-        kwargs.update(padding="max_length" if self.fixed_audio_window else "longest", truncation=False)
-        kwargs.update(
-            return_attention_mask=True, return_tensors="np", sampling_rate=self.feature_extractor.sampling_rate
-        )
-        minimum = self.shortest_waveform
-        spectrograms, lengths = [], []
-        for index, waveform in enumerate(audio):
-            if self.fixed_audio_window and len(waveform) > self.feature_extractor.n_samples:
-                raise ValueError(
-                    f"Sound {index} lasts {len(waveform) / self.feature_extractor.sampling_rate:.1f} s, but the model hears "
-                    f"{self.feature_extractor.chunk_length} s at a time: cut it into pieces."
-                )
-            waveform = np.pad(waveform, (0, max(0, minimum - len(waveform))))
-            features = self.feature_extractor(waveform, **kwargs)
-            name = self.feature_extractor.model_input_names[0]
-            spectrograms.append(features[name][0])  # (mel, frames), or (samples,)
-            lengths.append(int(features["attention_mask"][0].sum()))
-        longest = max(spectrogram.shape[-1] for spectrogram in spectrograms)
-        padded = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, longest - one.shape[-1])]) for one in spectrograms]
-        mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
-        processed = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
+        processed = audio_rows(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
         return processed, [self.replace_audio_token(processed, index) for index in range(len(audio))]
+
+    def _process_videos(self, videos, fps=None, num_frames=None, **kwargs):
+        fps, num_frames = sampling(self.video_processor, fps, num_frames)
+        videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
+        processed = video_rows(self.video_processor, videos, **kwargs)
+        processed["video_times"] = [video["times"] for video in videos]
+        return processed, [self.replace_video_token(processed, index) for index in range(len(videos))]
+
+    @property
+    def audio_window(self) -> int | None:
+        """Samples that the audio tower hears at a time, where it takes no other number."""
+        return self.feature_extractor.n_samples if self.fixed_audio_window else None
 
     @property
     def shortest_waveform(self) -> int:
@@ -238,7 +277,8 @@ class MMGPTProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
         template = self.chat_template
-        places_media = not isinstance(template, str) or self.image_token in template or self.audio_token in template
+        media_tokens = (self.image_token, self.audio_token, self.video_token)
+        places_media = not isinstance(template, str) or any(token in template for token in media_tokens)
         if chat_template is not None or (places_media and LIBRARY_TAKES_MEDIA):
             return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
         return self.apply_text_template(conversation, template, **kwargs)
@@ -257,7 +297,7 @@ class MMGPTProcessor(ProcessorMixin):
         """`apply_chat_template` with templates that know only text: the message's parts become one string first."""
         is_batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if is_batched else [conversation]
-        placeholders = {"image": self.image_token, "image_url": self.image_token, "audio": self.audio_token}
+        placeholders = {"image": self.image_token, "audio": self.audio_token, "video": self.video_token}
         flat = [[flatten(message, placeholders) for message in messages] for messages in conversations]
         render = partial(super().apply_chat_template, chat_template=chat_template, **kwargs)
         texts = [render(messages) for messages in flat]
@@ -268,41 +308,40 @@ class MMGPTProcessor(ProcessorMixin):
             arguments.setdefault("add_special_tokens", False)  # the template wrote it
         images = [media_of(messages, "image") for messages in conversations]
         sounds = [sound for messages in conversations for sound in media_of(messages, "audio")]
+        videos = [media_of(messages, "video") for messages in conversations]
+        if return_assistant_tokens_mask:
+            arguments |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
         outputs = self(
             text=texts,
             images=images if any(images) else None,
+            videos=videos if any(videos) else None,
             audio=sounds or None,
             return_tensors=return_tensors,
             **arguments,
         )
         if return_assistant_tokens_mask:
-            masks = self.assistant_masks(flat, texts, render, outputs, arguments.get("add_special_tokens", True))
-            outputs["assistant_masks"] = masks
-            outputs.convert_to_tensors(return_tensors)
+            end_tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+            spans = [
+                assistant_spans(messages, text, render, end_tokens) for messages, text in zip(flat, texts, strict=True)
+            ]
+            self._adjust_assistant_masks_indices(outputs, spans).convert_to_tensors(return_tensors)
         return outputs if return_dict else outputs["input_ids"]
 
-    def assistant_masks(self, conversations, texts, render, outputs, add_special_tokens: bool) -> list[list[int]]:
-        """1 for tokens that the assistant says, for templates without the generation mark.
-
-        Found in the text before its placeholders are repeated: all other tokens are the same, in the same order."""
-        media_tokens = [self.image_token_id, self.audio_token_id]
-        end_tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        masks = []
-        for row, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
-            spans = assistant_spans(messages, text, render, end_tokens)
-            plain = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=add_special_tokens)
-            said = mask_of(spans, plain["offset_mapping"])[~np.isin(plain["input_ids"], media_tokens)]
-            attended = np.asarray(outputs["attention_mask"][row]).astype(bool)
-            is_word = attended & ~np.isin(np.asarray(outputs["input_ids"][row]), media_tokens)
-            mask = np.zeros(len(is_word), dtype=np.int64)
-            mask[is_word] = said
-            masks.append(mask.tolist())
-        return masks
-
     def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
-        """transformers walks over every token here; over a tensor's elements that takes longer than a small model's step."""
-        processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
-        return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
+        """`assistant_masks`: 1 for each token that lies in a span of what the assistant says, in the text before placeholders were
+        repeated. Beside it, `media_spans`: kind, first token and end of each medium in each sample, for whoever cuts the text.
+
+        transformers walks over every token here, which takes longer than a small model's step."""
+        offsets = processed_dict.pop("offset_mapping")
+        replacements = processed_dict.pop("text_replacement_offsets", None) or [[]] * len(offsets)
+        masks, media = [], []
+        for own_offsets, own_replacements, spans in zip(offsets, replacements, generation_indices, strict=True):
+            mask, found = locate(np.asarray(own_offsets), own_replacements, spans)
+            masks.append(mask.tolist())
+            media.append(found)
+        processed_dict["assistant_masks"] = masks
+        processed_dict.media_spans = media
+        return processed_dict
 
     def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
         """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants torchcodec."""
@@ -318,37 +357,77 @@ class MMGPTProcessor(ProcessorMixin):
             return message
         content = []
         for part in message["content"]:
-            key = next((key for key in ("audio", "url", "path", "base64") if key in part), None)
-            if part.get("type") == "audio" and key is not None:
+            kind = part.get("type")
+            key = next((key for key in (kind, "url", "path", "base64") if key in part), None)
+            if kind == "audio" and key is not None:
                 part = {"type": "audio", "audio": load_audio(part[key], audio_loading_params["sampling_rate"], name)}
+            elif kind == "video" and key is not None:
+                frames = part[key]
+                if isinstance(frames, (list, tuple)):  # of anything that is an image
+                    frames = [load_image(frame, f"frame {index} of a video") for index, frame in enumerate(frames)]
+                part = {"type": "video", "video": frames}
             content.append(part)
         return {**message, "content": content}
 
-    def _get_num_multimodal_tokens(self, image_sizes=None, audio_lengths=None, **kwargs) -> MultiModalData:
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, audio_lengths=None, video_sizes=None, **kwargs
+    ) -> MultiModalData:
         """Tokens of media that are not there yet (serving engines plan with them).
 
         Args:
             image_sizes: `(height, width)` in pixels of each image.
             audio_lengths: number of samples of each sound, at the extractor's rate.
+            video_sizes: `(num_frames, height, width)` of each video, of the frames that are taken.
+            kwargs: what the image processor would be called with, such as `max_patches`.
         """
         counts = {}
         if image_sizes is not None:
-            size = getattr(self.image_processor, "crop_size", None) or self.image_processor.size
-            tokens = image_token_count(size["height"], size["width"], **self.image_geometry)
-            counts = {"num_image_tokens": [tokens] * len(image_sizes), "num_image_patches": [1] * len(image_sizes)}
+            sizes = [self.image_tokens(height, width, **kwargs) for height, width in image_sizes]
+            counts["num_image_tokens"] = [tokens for tokens, _ in sizes]
+            counts["num_image_patches"] = [rows for _, rows in sizes]
         if audio_lengths is not None:
             hop = getattr(self.feature_extractor, "hop_length", 1)
-            frames = [max(length, self.shortest_waveform) // hop for length in audio_lengths]
-            counts["num_audio_tokens"] = [audio_token_count(count, **self.audio_geometry) for count in frames]
+            counts["num_audio_tokens"] = [
+                sum(
+                    audio_token_count(frame_count(samples, hop, self.audio_window), **self.audio_geometry)
+                    for samples in audio_windows(length, self.audio_window, self.shortest_waveform)
+                )
+                for length in audio_lengths
+            ]
+        if video_sizes is not None:
+            size = row_size(self.video_processor)
+            frame = image_token_count(*size, **self.image_geometry)
+            counts["num_video_tokens"] = [frame * num_frames for num_frames, _, _ in video_sizes]
         return MultiModalData(**counts)
+
+    def image_tokens(self, height: int, width: int, **kwargs) -> tuple[int, int]:
+        """Tokens of an image of so many pixels, and rows of the tower's input that it becomes."""
+        if takes_any_size(self.image_processor):
+            return grid_token_count(
+                *patch_grid(self.image_processor, height, width, **kwargs), self.image_geometry["merge_size"]
+            ), 1
+        rows = 1
+        if cuts_tiles(self.image_processor):
+            grid = tile_grid(self.image_processor, height, width, **kwargs)
+            rows = len(tile_positions(*grid))
+        return rows * image_token_count(*row_size(self.image_processor), **self.image_geometry), rows
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["video_times", "pixel_attention_mask"]
 
     @property
     def model_input_names(self) -> list[str]:
         names = super().model_input_names
-        if not hasattr(self, "feature_extractor"):
-            return names
-        # Waveforms ("input_values" of wav2vec 2.0) go by the same name as spectrograms here.
-        return ["input_features" if name == "input_values" else name for name in names] + ["input_features_mask"]
+        if hasattr(self, "image_processor") and cuts_tiles(self.image_processor):
+            names.append("tile_positions")
+        if hasattr(self, "video_processor"):
+            names.append("video_frames")
+        if hasattr(self, "feature_extractor"):
+            # Waveforms ("input_values" of wav2vec 2.0) go by the same name as spectrograms here.
+            names = ["input_features" if name == "input_values" else name for name in names] + ["input_features_mask"]
+            names += ["audio_windows"] if self.fixed_audio_window else []
+        return names
 
 
 __all__ = ["MMGPTProcessor"]

@@ -1,11 +1,44 @@
-"""Chat templates of text-only decoders, which know nothing of media: placeholders go into the text before rendering.
+"""Chat templates: those of text-only decoders, which know nothing of media, get placeholders in the text before rendering (one
+that names our placeholders places the media itself); and where, among the tokens, the assistant speaks and media stand."""
 
-A template that names our placeholders places the media itself and never comes here.
-"""
-
+import bisect
 import re
 
 import numpy as np
+
+
+# ChatML. `generation` marks what the assistant says, the part that is trained. Content is a string or a list of parts.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {%- set content = message['content'] if message['content'] is not string else [{'type': 'text', 'text': message['content']}] %}
+    {{- '<|im_start|>' + message['role'] + '\\n' }}
+    {%- if message['role'] == 'assistant' %}
+        {%- generation %}
+            {%- for part in content %}
+                {{- part['text'] }}
+            {%- endfor %}
+            {{- '<|im_end|>' }}
+        {%- endgeneration %}
+    {%- else %}
+        {%- for part in content %}
+            {%- if part['type'] == 'image' %}
+                {{- '<|image|>' }}
+            {%- elif part['type'] == 'audio' %}
+                {{- '<|audio|>' }}
+            {%- elif part['type'] == 'video' %}
+                {{- '<|video|>' }}
+            {%- else %}
+                {{- part['text'] }}
+            {%- endif %}
+        {%- endfor %}
+        {{- '<|im_end|>' }}
+    {%- endif %}
+    {{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
 
 
 def flatten(message: dict, placeholders: dict[str, str]) -> dict:
@@ -13,7 +46,10 @@ def flatten(message: dict, placeholders: dict[str, str]) -> dict:
     content = message.get("content")
     if content is None or isinstance(content, str):
         return message
-    words = [placeholders[part["type"]] if part["type"] in placeholders else part["text"] for part in content]
+    kinds = [part["type"].removesuffix("_url") for part in content]
+    words = [
+        placeholders[kind] if kind in placeholders else part["text"] for kind, part in zip(kinds, content, strict=True)
+    ]
     return {**message, "content": "".join(words)}
 
 
@@ -66,9 +102,28 @@ def assistant_spans(conversation: list[dict], text: str, render, end_tokens: lis
     )
 
 
-def mask_of(spans: list[tuple[int, int]], offsets: list[tuple[int, int]]) -> np.ndarray:
-    """1 for each token that lies in a span of the text, else 0."""
-    return np.array([int(any(start < last and first < end for start, end in spans)) for first, last in offsets])
+def locate(offsets: np.ndarray, replacements: list[dict], spans: list[tuple[int, int]]):
+    """Where spans of a text are among its tokens, after its placeholders were replaced.
+
+    `offsets` `(num_tokens, 2)`: the characters of each token in the final text; `replacements`: as
+    `ProcessorMixin.get_text_with_replacements` gives them; `spans`: characters of the text before. Gives a mask of the tokens in
+    the spans, and for each replacement its kind, its first token and the one behind its last."""
+    starts, ends = offsets.reshape(-1, 2).T
+    old_ends = [one["span"][1] for one in replacements]
+    gained = [0] + [one["new_span"][1] - one["span"][1] for one in replacements]
+
+    def tokens_in(start: int, end: int) -> np.ndarray:
+        return (starts < end) & (ends > start)
+
+    mask = np.zeros(len(starts), dtype=np.int64)
+    for span in spans:
+        start, end = (place + gained[bisect.bisect_right(old_ends, place)] for place in span)
+        mask[tokens_in(start, end)] = 1
+    found = []
+    for one in replacements:
+        places = np.flatnonzero(tokens_in(*one["new_span"]))
+        found.append((one["type"], int(places[0]), int(places[-1]) + 1))
+    return mask, found
 
 
-__all__ = ["assistant_spans", "flatten", "mask_of", "media_of"]
+__all__ = ["CHAT_TEMPLATE", "assistant_spans", "flatten", "locate", "media_of"]

@@ -11,7 +11,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .configuration_mmgpt import MMGPTFrameConfig, MMGPTPatchConfig
-from .lengths_mmgpt import takes_waveform
+from .grids_mmgpt import patch_places
+from .lengths_mmgpt import NATIVE_TOWERS, takes_waveform
 
 
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
@@ -35,7 +36,17 @@ class MMGPTPatchTower(PreTrainedModel):
 
     @can_return_tuple
     @auto_docstring
-    def forward(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutput:
+    def forward(
+        self, pixel_values: torch.FloatTensor, spatial_shapes: torch.LongTensor | None = None, **kwargs
+    ) -> BaseModelOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)` or `(num_images, num_patches, patch_size ** 2 * channels)`):
+            Images of one size, or, with `spatial_shapes`, the patches of images of any shape, as SigLIP 2 (NaFlex) takes them.
+        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+            Rows and columns of patches of each image.
+        """
+        if spatial_shapes is not None:
+            return self.embed_patches(pixel_values, spatial_shapes)
         p = self.config.patch_size
         items, channels, height, width = pixel_values.shape
         rows, columns = height // p, width // p
@@ -49,6 +60,22 @@ class MMGPTPatchTower(PreTrainedModel):
         hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))  # (N, rows, columns, C)
         hidden_states = hidden_states + self.row_embedding.weight[:rows, None] + self.column_embedding.weight[:columns]
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states.flatten(1, 2)))  # (N, T, C)
+
+    def embed_patches(self, patches: torch.Tensor, spatial_shapes: torch.Tensor) -> BaseModelOutput:
+        """The same of `(N, T, p * p * channels)`. An image of more rows or columns than have a vector shares them out evenly."""
+        p = self.config.patch_size
+        pixels = (
+            patches.unflatten(-1, (p, p, -1)).movedim(-1, 2).flatten(2)
+        )  # channels first, as in images of one size
+        hidden_states = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype))
+        places = patch_places(spatial_shapes, patches.shape[1])[:2]
+        for place, size, embedding in zip(
+            places, spatial_shapes.unbind(-1), (self.row_embedding, self.column_embedding), strict=True
+        ):
+            known = embedding.num_embeddings
+            index = place * known // size.clamp(min=known)[:, None]
+            hidden_states = hidden_states + embedding(index.clamp(max=known - 1))  # padding may lie outside
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
 @auto_docstring(custom_intro="Encoder-free audio: each group of mel frames becomes one vector by one matrix.")
@@ -101,6 +128,15 @@ def tower_width(config) -> int:
     return config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
 
 
+def run_vision_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, spatial_shapes, **kwargs):
+    """The outputs of a vision tower; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own."""
+    if spatial_shapes is None:
+        return tower(pixel_values, **kwargs)
+    if tower.config.model_type in NATIVE_TOWERS:
+        kwargs["pixel_attention_mask"] = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)
+    return tower(pixel_values, spatial_shapes=spatial_shapes, **kwargs)
+
+
 def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, **kwargs):
     """The outputs of an audio tower, such that padding does not change what is heard.
 
@@ -119,4 +155,12 @@ def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Te
     return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(sounds, batch_first=True))
 
 
-__all__ = ["MMGPTFrameTower", "MMGPTPatchTower", "build_tower", "run_audio_tower", "tower_width", "without_pooling"]
+__all__ = [
+    "MMGPTFrameTower",
+    "MMGPTPatchTower",
+    "build_tower",
+    "run_audio_tower",
+    "run_vision_tower",
+    "tower_width",
+    "without_pooling",
+]

@@ -10,11 +10,21 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, WhisperFeatureExtractor
+from transformers import (
+    GotOcr2ImageProcessor,
+    PreTrainedTokenizerFast,
+    Siglip2ImageProcessor,
+    SiglipImageProcessor,
+    WhisperFeatureExtractor,
+)
 
 from modeling_mmgpt import MMGPTCollator, MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor
 
+
+settings.register_profile("the same in every run", derandomize=True, database=None, deadline=None)
+settings.load_profile("the same in every run")
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|image|>", "<|audio|>", "<|video|>"]
 TEXT = {
@@ -33,6 +43,16 @@ FRAMES = {"model_type": "mmgpt_frame", "num_mel_bins": 20, "frame_size": 4, "hid
 SIGLIP = {
     "model_type": "siglip_vision_model",
     "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vision_use_head": False,
+}
+NAFLEX = {
+    "model_type": "siglip2_vision_model",
+    "num_patches": 16,
     "patch_size": 4,
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -87,6 +107,7 @@ def make_config(vision=PATCHES, audio=FRAMES, text=None, **kwargs) -> MMGPTConfi
         audio_config=audio,
         image_token_id=4,
         audio_token_id=5,
+        video_token_id=6,
         **kwargs,
     )
 
@@ -96,11 +117,22 @@ def make_model(*args, **kwargs) -> MMGPTForConditionalGeneration:
     return MMGPTForConditionalGeneration(make_config(*args, **kwargs)).eval()
 
 
-def make_processor(config: MMGPTConfig, tokenizer) -> MMGPTProcessor:
+def make_image_processor(config: MMGPTConfig, any_size: bool = False):
+    if config.vision_config is None:
+        return None
+    if any_size or config.vision_config.model_type == "siglip2_vision_model":
+        return Siglip2ImageProcessor(patch_size=4, max_num_patches=16)
+    size = {"height": 16, "width": 16}
+    if config.vision_max_tiles is not None:
+        return GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=config.vision_max_tiles)
+    return SiglipImageProcessor(size=size)
+
+
+def make_processor(config: MMGPTConfig, tokenizer, any_size: bool = False) -> MMGPTProcessor:
     return MMGPTProcessor.from_config(
         config,
         tokenizer,
-        image_processor=SiglipImageProcessor(size={"height": 16, "width": 16}) if config.vision_config else None,
+        image_processor=make_image_processor(config, any_size),
         feature_extractor=WhisperFeatureExtractor(
             feature_size=20, sampling_rate=16000, hop_length=160, chunk_length=1, n_fft=400
         )
@@ -139,12 +171,42 @@ def sound(seed: int, num_samples: int = 6000) -> dict:
     return {"array": waveform, "sampling_rate": 16000}
 
 
-def row(question: str, answer: str, images=(), audios=()) -> dict:
-    """A one-turn conversation: the images, then the sounds, then the question."""
-    media = [{"type": "image"} for _ in images] + [{"type": "audio"} for _ in audios]
+def film(seed: int, num_frames: int = 3) -> list[PIL.Image.Image]:
+    return [picture(1000 * seed + index) for index in range(num_frames)]
+
+
+def row(question: str, answer: str, images=(), audios=(), videos=()) -> dict:
+    """A one-turn conversation: the images, the sounds, the videos, then the question."""
+    kinds = {"image": images, "audio": audios, "video": videos}
+    media = [{"type": kind} for kind, items in kinds.items() for _ in items]
     content = [*media, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-    return {"messages": messages, "images": list(images), "audios": list(audios)}
+    return {"messages": messages, **{f"{kind}s": list(items) for kind, items in kinds.items()}}
+
+
+def long_row() -> dict:
+    """Several turns with media of every kind between the words: pictures of several shapes, sounds of several windows, videos."""
+
+    def user(*content):
+        parts = [
+            {"type": part} if part in ("image", "audio", "video") else {"type": "text", "text": part}
+            for part in content
+        ]
+        return {"role": "user", "content": parts}
+
+    return {
+        "messages": [
+            user("video", "First ", "image", "?"),
+            {"role": "assistant", "content": "One."},
+            user("image", "audio", "and ", "image", "video", "?"),
+            {"role": "assistant", "content": "Two."},
+            user("audio"),
+            {"role": "assistant", "content": "Three."},
+        ],
+        "images": [picture(10, 40, 90), picture(11, 3, 50), picture(12, 16, 16)],
+        "audios": [sound(13, 40000), sound(14, 900)],
+        "videos": [film(15, 2), film(16, 1)],
+    }
 
 
 @pytest.fixture
@@ -155,3 +217,9 @@ def rows():
         row("Say hi.", "Hi!"),
         row("Compare.", "Same.", images=[picture(2), picture(3)], audios=[sound(4, 3400), sound(5, 1800)]),
     ]
+
+
+@pytest.fixture
+def all_rows(rows):
+    """The same, and rows with videos, large pictures and long sounds."""
+    return [*rows, row("And then?", "Nothing.", videos=[film(6)]), long_row()]

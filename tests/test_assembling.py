@@ -19,6 +19,7 @@ from transformers import (
     CLIPImageProcessor,
     PreTrainedTokenizerFast,
     Qwen2AudioForConditionalGeneration,
+    Siglip2ImageProcessor,
     SiglipImageProcessor,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -71,6 +72,10 @@ VISION_MODELS = {
     "siglip": {"vision_config": VISION, "text_config": PAIR_TEXT},
     "clip": {"vision_config": VISION, "text_config": PAIR_TEXT},
     "siglip_vision_model": VISION,
+    "siglip2": {
+        "vision_config": {key: VISION[key] for key in VISION if key != "image_size"} | {"num_patches": 16},
+        "text_config": PAIR_TEXT,
+    },
     "dinov2": {**VISION, "image_size": 20},
     "dinov2_with_registers": {**VISION, "num_register_tokens": 3},
     "dinov3_vit": {**VISION, "num_register_tokens": 2},
@@ -170,7 +175,9 @@ def save_decoder(folder, kind, vocab_size=None, dtype=torch.float32, **tokenizer
 def save_vision(folder, kind):
     fill(AutoModel.from_config(AutoConfig.for_model(kind, **VISION_MODELS[kind]))).save_pretrained(folder)
     size = {"height": 16, "width": 16}
-    if kind.startswith("siglip"):
+    if kind == "siglip2":
+        image_processor = Siglip2ImageProcessor(patch_size=4, max_num_patches=16)
+    elif kind.startswith("siglip"):
         image_processor = SiglipImageProcessor(size=size)
     else:
         processor_class = CLIPImageProcessor if kind == "clip" else BitImageProcessor
@@ -229,6 +236,8 @@ TRIOS = {
         "whisper",
         {"audio_connector": "frame_stack", "audio_merge_size": 4},
     ),
+    "llama + siglip in tiles": ("llama", "siglip", None, {"vision_connector": "pixel_shuffle", "vision_max_tiles": 3}),
+    "gpt_neox + siglip2 of any size": ("gpt_neox", "siglip2", None, {"vision_connector": "pixel_shuffle"}),
     "gpt_neox + wav2vec2": ("gpt_neox", None, "wav2vec2", {"audio_connector": "linear"}),
 }
 
@@ -348,11 +357,10 @@ def test_vision_tower_is_unchanged(tmp_path, kind):
     parts = save_parts(tmp_path, "gpt2", kind, None)
     model, processor = assemble(**parts)
     whole = AutoModel.from_pretrained(parts["vision"])
-    pixel_values = processor.image_processor([row["images"][0] for row in rows(True, False)], return_tensors="pt")[
-        "pixel_values"
-    ]
-    own = getattr(whole, "vision_model", whole)(pixel_values).last_hidden_state
-    features = model.get_image_features(pixel_values, return_dict=True)
+    processed = processor.image_processor([row["images"][0] for row in rows(True, False)], return_tensors="pt")
+    own = getattr(whole, "vision_model", whole)(**processed).last_hidden_state
+    processed.pop("pixel_attention_mask", None)
+    features = model.get_image_features(**processed, return_dict=True)
     assert torch.equal(features.last_hidden_state, own)
     patches = own[:, own.shape[1] - 16 :]  # 4 x 4, behind class and register tokens
     assert torch.equal(torch.stack(features.pooler_output), model.model.vision_connector(patches))

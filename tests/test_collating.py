@@ -58,11 +58,6 @@ def test_text_beyond_max_length_is_cut(processor):
     assert all(torch.equal(cut[key], whole[key][:, :40]) for key in ("input_ids", "attention_mask", "labels"))
 
 
-def test_media_are_never_cut(processor):
-    with pytest.raises(ValueError, match=r"noon is longer than max_length=20 tokens .* media"):
-        MMGPTCollator(processor, max_length=20)([{**row("?", "!", images=[picture(0)]), "id": "noon"}])
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

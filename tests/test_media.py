@@ -100,14 +100,10 @@ def test_a_bad_image_is_named(source, sentence):
     [
         (np.zeros(0, dtype=np.float32), "clip 7 is empty"),
         (np.array([0.0, np.nan, np.inf]), "clip 7 has 2 samples that are NaN or infinite"),
-        (
-            {"array": np.zeros(10), "sampling_rate": 44100},
-            "clip 7 has 44100 samples a second but the model hears 16000",
-        ),
-        (wav(rate=8000), "8000 samples a second"),
+        (np.zeros(3600 * 16000 + 1, dtype=np.float32), "clip 7 is longer than 3600 s"),
         (wav()[:30], "clip 7 is not a sound"),
         (b"no sound at all", "clip 7 is not a sound"),
-        (np.zeros((2, 3, 4)), "one channel"),
+        (np.zeros((2, 3, 4)), r"clip 7 has shape \(2, 3, 4\)"),
         (None, "clip 7 is None"),
     ],
 )

@@ -5,7 +5,19 @@ import torch
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
-from tests.conftest import FRAMES, PATCHES, SIGLIP, WHISPER, make_model, make_processor, picture, row, sound
+from tests.conftest import (
+    FRAMES,
+    NAFLEX,
+    PATCHES,
+    SIGLIP,
+    WHISPER,
+    film,
+    make_model,
+    make_processor,
+    picture,
+    row,
+    sound,
+)
 
 
 VARIANTS = {
@@ -35,6 +47,9 @@ VARIANTS = {
             "layer_scale_init_value": 1.0,
         }
     },
+    "tiles": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4, "vision_connector": "pixel_shuffle"},
+    "any size": {"vision": NAFLEX},
+    "any size, merged": {"vision": NAFLEX, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
     "another decoder": {"text": {"model_type": "llama", "rms_norm_eps": 1e-6}},
 }
 
@@ -45,30 +60,30 @@ def variant(request, tokenizer):
     return model, make_processor(model.config, tokenizer)
 
 
-def test_batch_is_single(variant, rows):
+def test_batch_is_single(variant, all_rows):
     model, processor = variant
     collator = MMGPTCollator(processor)
-    together = model(**collator(rows))
-    for index, one in enumerate(rows):
+    together = model(**collator(all_rows))
+    for index, one in enumerate(all_rows):
         batch = collator([one])
         length = batch["input_ids"].shape[1]
         torch.testing.assert_close(together.logits[index, :length], model(**batch).logits[0], atol=1e-5, rtol=1e-4)
 
 
-def test_left_padding_is_right_padding(variant, rows):
+def test_left_padding_is_right_padding(variant, all_rows):
     model, processor = variant
     prompts = MMGPTCollator(processor, add_generation_prompt=True)
-    left = prompts(rows)
+    left = prompts(all_rows)
     logits = model(**left).logits
-    for index, one in enumerate(rows):
+    for index, one in enumerate(all_rows):
         alone = prompts([one])
         length = alone["input_ids"].shape[1]
         torch.testing.assert_close(logits[index, -length:], model(**alone).logits[0], atol=1e-5, rtol=1e-4)
 
 
-def test_cache_is_no_cache(variant, rows):
+def test_cache_is_no_cache(variant, all_rows):
     model, processor = variant
-    prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(all_rows)
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     cached = model.generate(**prompts, **options, use_cache=True)
     assert cached.tolist() == model.generate(**prompts, **options, use_cache=False).tolist()
@@ -78,12 +93,13 @@ def test_media_change_the_answer(variant):
     model, processor = variant
     collator = MMGPTCollator(processor)
 
-    def last_logits(images, audios):
-        return model(**collator([row("So?", "Yes.", images=images, audios=audios)])).logits[0, -1]
+    def last_logits(*media):
+        return model(**collator([row("So?", "Yes.", *([one] for one in media))])).logits[0, -1]
 
-    reference = last_logits([picture(0)], [sound(0)])
-    assert not torch.allclose(reference, last_logits([picture(1)], [sound(0)]), atol=1e-6)
-    assert not torch.allclose(reference, last_logits([picture(0)], [sound(1)]), atol=1e-6)
+    reference = last_logits(picture(0), sound(0), film(0))
+    assert not torch.allclose(reference, last_logits(picture(1), sound(0), film(0)), atol=1e-6)
+    assert not torch.allclose(reference, last_logits(picture(0), sound(1), film(0)), atol=1e-6)
+    assert not torch.allclose(reference, last_logits(picture(0), sound(0), film(1)), atol=1e-6)
 
 
 def test_features_stand_in_the_places_of_their_placeholders(model, collator, rows):
@@ -156,9 +172,9 @@ def test_static_cache_generates_the_same(model, processor, rows):
     assert static.tolist() == model.generate(**prompts, **options).tolist()
 
 
-def test_gradients_reach_every_parameter(variant, rows):
+def test_gradients_reach_every_parameter(variant, all_rows):
     model, processor = variant
-    model(**MMGPTCollator(processor)(rows)).loss.backward()
+    model(**MMGPTCollator(processor)(all_rows)).loss.backward()
     # Whisper's key bias does not exist and SigLIP's last layer is not used when an earlier one is asked for.
     missing = [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
@@ -167,9 +183,9 @@ def test_gradients_reach_every_parameter(variant, rows):
     assert not [n for n in missing if model.config.vision_feature_layer == -1 or not any(s in n for s in skipped)]
 
 
-def test_gradient_checkpointing_gives_the_same_loss(variant, rows):
+def test_gradient_checkpointing_gives_the_same_loss(variant, all_rows):
     model, processor = variant
-    batch = MMGPTCollator(processor)(rows)
+    batch = MMGPTCollator(processor)(all_rows)
     model.train()
     plain = model(**batch).loss
     model.gradient_checkpointing_enable()

@@ -3,12 +3,28 @@
 import base64
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import GotOcr2ImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor
 
 from modeling_mmgpt import MMGPTProcessor
-from tests.conftest import FRAMES, PATCHES, WHISPER, make_config, make_processor, picture, sound
+from tests.conftest import (
+    FRAMES,
+    NAFLEX,
+    PATCHES,
+    SIGLIP,
+    WHISPER,
+    film,
+    make_config,
+    make_model,
+    make_processor,
+    picture,
+    sound,
+)
 
 
 def ask(*content, answer=None) -> list[dict]:
@@ -50,8 +66,17 @@ def test_a_fixed_window_costs_no_tokens_for_its_padding(tokenizer):
     inputs = processor(text=["<|audio|>"], audio=[sound(0)], return_tensors="pt")
     assert inputs["input_features"].shape == (1, 20, 100)  # the whole second
     assert (inputs["input_ids"] == 5).sum() == 19  # 38 of its 100 frames, halved by the encoder
-    with pytest.raises(ValueError, match=r"Sound 0 lasts 1\.2 s, but the model hears 1 s at a time"):
-        processor(text=["<|audio|>"], audio=[sound(0, 20000)])
+
+
+def test_a_sound_longer_than_the_window_is_cut_into_several(tokenizer):
+    processor = make_processor(make_config(audio=WHISPER), tokenizer)
+    whole = sound(0, 40000)["array"]  # 2.5 seconds
+    inputs = processor(text=["<|audio|><|audio|>"], audio=[whole, sound(1)], return_tensors="pt")
+    assert inputs["audio_windows"].tolist() == [3, 1]
+    assert inputs["input_features_mask"].sum(-1).tolist() == [100, 100, 50, 38]
+    assert (inputs["input_ids"] == 5).sum() == 50 + 50 + 25 + 19
+    second = processor(text=["<|audio|>"], audio=[whole[16000:32000]], return_tensors="pt")
+    assert torch.equal(inputs["input_features"][1], second["input_features"][0])
 
 
 def test_media_of_a_conversation_come_from_every_source(processor, tmp_path):
@@ -121,7 +146,9 @@ def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processo
         ({"text": ["<|image|>", "x"], "images": [picture(0)] * 3}, r"number of images, .*\[1, 0\]\) and 3 images"),
         ({"text": ["<|audio|>", "x"], "audio": [sound(0)] * 2}, r"number of sounds, .*\[1, 0\]\) and 2 sounds"),
         ({"text": ["<|audio|>"], "audio": [np.zeros(0)]}, "sound 0 is empty"),
-        ({"text": ["<|audio|>"], "audio": [{"array": np.zeros(9), "sampling_rate": 8000}]}, "8000 samples a second"),
+        ({"text": ["<|video|>", "x"], "videos": [film(0), film(1)]}, r"number of videos, .*\[1, 0\]\) and 2 videos"),
+        ({"text": ["<|video|>"], "videos": [b"no video"]}, "video 0 is not a video"),
+        ({"text": ["<|video|>"], "videos": [[]]}, r"1 tokens .* and 0 videos"),
         ({"text": ["<|image|>"], "images": [[b"no image"]]}, "image 0 of sample 0 is not an image"),
     ],
 )
@@ -142,6 +169,165 @@ def test_tokens_in_advance_are_those_of_the_real_thing(processor):
     assert counts["num_image_patches"] == [1, 1]
     assert sum(counts["num_image_tokens"]) == (inputs["input_ids"] == 4).sum()
     assert sum(counts["num_audio_tokens"]) == (inputs["input_ids"] == 5).sum()
+
+
+SEEING = {
+    "one size": {"vision": SIGLIP, "vision_connector": "pixel_shuffle"},
+    "tiles": {"vision": SIGLIP, "vision_connector": "pixel_shuffle", "vision_max_tiles": 6},
+    "any size": {"vision": NAFLEX},
+    "any size, merged": {"vision": NAFLEX, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
+    "any size, encoder-free": {"vision": PATCHES, "vision_connector": "pixel_shuffle"},
+}
+HEARING = {
+    "windows": {"audio": WHISPER, "audio_connector": "frame_stack", "audio_merge_size": 3},
+    "any length": {"audio": FRAMES, "audio_connector": "frame_stack", "audio_merge_size": 2},
+}
+SIDES = st.one_of(st.integers(1, 40), st.sampled_from([100, 333, 1000, 3000]))
+FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def placeholders(inputs, token: int) -> int:
+    return int((inputs["input_ids"] == token).sum())
+
+
+def check_forward(model, inputs):
+    """Whatever the media, as many features as placeholders: the model refuses all else."""
+    assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", SEEING)
+@given(sizes=st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3))
+@FEW
+def test_placeholders_are_features_for_images_of_any_size(kind, sizes, tokenizer):
+    model = make_model(**SEEING[kind])
+    processor = make_processor(model.config, tokenizer, any_size=kind.startswith("any"))
+    images = [PIL.Image.new("RGB", (width, height), (height % 256, width % 256, 7)) for height, width in sizes]
+    inputs = processor(text=["a<|image|>b" * len(sizes)], images=images, return_tensors="pt")
+    media = {key: inputs[key] for key in ("pixel_values", "tile_positions", "spatial_shapes") if key in inputs}
+    features = [len(one) for one in model.get_image_features(**media).pooler_output]
+    planned = processor._get_num_multimodal_tokens(image_sizes=sizes)
+    assert planned["num_image_tokens"] == features
+    assert placeholders(inputs, 4) == sum(features)
+    assert sum(planned["num_image_patches"]) == len(inputs["pixel_values"])
+    check_forward(model, inputs)
+
+
+@pytest.mark.parametrize("kind", HEARING)
+@given(lengths=st.lists(st.one_of(st.integers(1, 3000), st.integers(1, 80000)), min_size=1, max_size=3))
+@FEW
+def test_placeholders_are_features_for_sounds_of_any_length(kind, lengths, tokenizer):
+    model = make_model(**HEARING[kind], text={"max_position_embeddings": 4096})
+    processor = make_processor(model.config, tokenizer)
+    waveforms = [np.sin(np.arange(length, dtype=np.float32)) for length in lengths]
+    inputs = processor(text=["a<|audio|>b" * len(lengths)], audio=waveforms, return_tensors="pt")
+    media = {key: inputs[key] for key in inputs if key.startswith(("input_features", "audio"))}
+    features = [len(one) for one in model.get_audio_features(**media).pooler_output]
+    assert processor._get_num_multimodal_tokens(audio_lengths=lengths)["num_audio_tokens"] == features
+    assert placeholders(inputs, 5) == sum(features)
+    check_forward(model, inputs)
+
+
+@pytest.mark.parametrize("kind", SEEING)
+@given(counts=st.lists(st.integers(1, 8), min_size=1, max_size=3), bound=st.integers(1, 8), side=st.integers(4, 40))
+@FEW
+def test_placeholders_are_features_for_videos(kind, counts, bound, side, tokenizer):
+    model = make_model(**SEEING[kind], text={"max_position_embeddings": 4096})
+    processor = make_processor(model.config, tokenizer, any_size=kind.startswith("any"))
+    videos = [np.zeros((count, side, 30, 3), dtype=np.uint8) for count in counts]
+    inputs = processor(text=["a<|video|>b" * len(counts)], videos=videos, num_frames=bound, return_tensors="pt")
+    frames = [min(count, bound) for count in counts]
+    assert inputs["video_frames"].tolist() == frames
+    found = model.get_video_features(inputs["pixel_values_videos"], video_frames=inputs["video_frames"])
+    features = [len(one) for one in found.pooler_output]
+    planned = processor._get_num_multimodal_tokens(video_sizes=[(count, side, 30) for count in frames])
+    assert planned["num_video_tokens"] == features
+    assert placeholders(inputs, 6) == sum(features)
+    check_forward(model, inputs)
+
+
+def test_a_large_image_becomes_tiles_and_an_overview(tokenizer):
+    processor = make_processor(make_config(vision=SIGLIP, vision_max_tiles=6), tokenizer)
+    large = picture(0, 30, 45)  # 16 pixels to a tile: two rows of three
+    inputs = processor(text=["<|image|><|image|>"], images=[large, picture(1, 9, 9)], return_tensors="pt")
+    places = [[1, 1], [1, 2], [1, 3], [2, 1], [2, 2], [2, 3], [0, 0]]
+    assert inputs["tile_positions"].tolist() == [*places, [0, 0]]
+    assert inputs["pixel_values"].shape == (8, 3, 16, 16)
+    assert (inputs["input_ids"] == 4).sum() == 8 * 16
+    alone = processor(text=["<|image|>"], images=[large], return_tensors="pt", max_patches=1)
+    torch.testing.assert_close(alone["pixel_values"][0], inputs["pixel_values"][6])  # the overview is the whole image
+    rows = [torch.cat(list(inputs["pixel_values"][first : first + 3]), -1) for first in (0, 3)]
+    resized = GotOcr2ImageProcessor(size={"height": 32, "width": 48})(large, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(torch.cat(rows, -2), resized)  # side by side, the tiles are the image
+    fewer = processor(text=["<|image|>"], images=[large], return_tensors="pt", max_patches=2)
+    assert fewer["tile_positions"].tolist() == [[1, 1], [1, 2], [0, 0]]
+    with pytest.raises(ValueError, match="max_patches=7, but the model knows the places of 6 tiles"):
+        processor(text=["<|image|>"], images=[large], max_patches=7)
+
+
+def test_a_caller_may_ask_for_more_patches_of_an_image_of_any_size(tokenizer):
+    processor = make_processor(make_config(vision=NAFLEX), tokenizer)
+    few, many = (
+        processor(text=["<|image|>"], images=[picture(0, 60, 20)], max_num_patches=most, return_tensors="pt")
+        for most in (12, 48)
+    )
+    assert few["spatial_shapes"].tolist() == [[6, 2]] and many["spatial_shapes"].tolist() == [[12, 4]]
+    assert (many["input_ids"] == 4).sum() == 48
+    assert "pixel_attention_mask" not in many
+
+
+@pytest.mark.parametrize(
+    ("choices", "image_processor", "sentence"),
+    [
+        (
+            {"vision": NAFLEX},
+            SiglipImageProcessor(),
+            "takes images of any shape as patches, which SiglipImageProcessor",
+        ),
+        ({"vision": SIGLIP}, Siglip2ImageProcessor(), "takes images of one size, which Siglip2ImageProcessor"),
+        ({"vision": SIGLIP, "vision_max_tiles": 4}, SiglipImageProcessor(), "vision_max_tiles is 4 but .* cuts none"),
+        (
+            {"vision": SIGLIP},
+            GotOcr2ImageProcessor(crop_to_patches=True),
+            "vision_max_tiles is None but .* cuts tiles",
+        ),
+        (
+            {"vision": SIGLIP, "vision_max_tiles": 4},
+            GotOcr2ImageProcessor(crop_to_patches=True),
+            "cuts up to 12 tiles, but vision_max_tiles is 4",
+        ),
+    ],
+)
+def test_an_image_processor_that_does_not_fit_the_tower_is_refused(choices, image_processor, sentence, tokenizer):
+    with pytest.raises(ValueError, match=sentence):
+        MMGPTProcessor.from_config(make_config(audio=None, **choices), tokenizer, image_processor=image_processor)
+
+
+def test_each_frame_of_a_video_stands_behind_its_time(processor, tokenizer):
+    inputs = processor(text=["See <|video|>!"], videos=[film(0)], fps=2, return_mm_token_type_ids=True)
+    frame = "<|video|>" * 16
+    assert tokenizer.decode(inputs["input_ids"][0]) == f"See <0.0 s>{frame}<0.5 s>{frame}<1.0 s>{frame}!"
+    assert inputs["mm_token_type_ids"][0] == [2 if token == 6 else 0 for token in inputs["input_ids"][0]]
+    assert inputs["pixel_values_videos"].shape == (3, 3, 16, 16)
+    image = processor(text=["<|image|>"], images=[film(0)[1]])["pixel_values"][0]
+    torch.testing.assert_close(inputs["pixel_values_videos"][1], image)  # a frame is seen as an image is
+
+
+def test_a_video_of_a_conversation_may_be_frames_or_their_files(processor, tmp_path):
+    for index, frame in enumerate(film(0)):
+        frame.save(tmp_path / f"{index}.png")
+    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
+    videos = [{"type": "video", "video": video} for video in (film(0), np.stack(film(0)), paths)]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template(ask(*videos, {"type": "text", "text": "Same?"}), **options)
+    assert inputs["video_frames"].tolist() == [3, 3, 3]
+    frames = inputs["pixel_values_videos"]
+    assert torch.equal(frames[:3], frames[3:6]) and torch.equal(frames[:3], frames[6:])
+
+
+def test_videos_without_a_place_for_them_are_refused(tokenizer):
+    blind = make_processor(make_config(vision=None), tokenizer)
+    with pytest.raises(ValueError, match="Videos were given but the model takes none"):
+        blind(text=["<|video|>"], videos=[film(0)])
 
 
 @pytest.mark.parametrize(("vision", "audio"), [(PATCHES, FRAMES), (PATCHES, None), (None, FRAMES), (None, None)])

@@ -23,7 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--text", required=True, help="causal decoder with its tokenizer: MMGPT, GPT-2, Llama, Qwen, ..."
     )
-    parser.add_argument("--vision", help="SigLIP, SigLIP 2 of a fixed resolution, CLIP, DINOv2 or DINOv3 (ViT)")
+    parser.add_argument("--vision", help="SigLIP, SigLIP 2 (fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT)")
     parser.add_argument("--audio", help="Whisper, Qwen2-Audio, Voxtral, wav2vec 2.0, HuBERT, WavLM, ...")
     parser.add_argument("--output", required=True, help="folder for the model")
     parser.add_argument(
@@ -35,6 +35,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--vision-feature-layer", type=int, help="hidden state to read, for example -2 of CLIP (default: -1)"
+    )
+    parser.add_argument(
+        "--vision-max-tiles", type=int, help="cut large images into up to so many tiles (default: see them whole)"
     )
     parser.add_argument("--audio-connector", choices=("linear", "mlp", "frame_stack"))
     parser.add_argument("--audio-merge-size", type=int, help="with frame_stack: tower frames that become a token")
