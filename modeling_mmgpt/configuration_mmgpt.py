@@ -204,7 +204,11 @@ class MMGPTTextConfig(PreTrainedConfig):
     @property
     def cross_attention_layers(self) -> list[int]:
         """The layers that a gated cross-attention block stands before."""
-        return [] if self.cross_attention_every is None else [*range(0, self.num_hidden_layers, self.cross_attention_every)]
+        return (
+            []
+            if self.cross_attention_every is None
+            else [*range(0, self.num_hidden_layers, self.cross_attention_every)]
+        )
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         """How tensor parallelism cuts the matrices: a rule for each kind that this decoder has, and no other."""

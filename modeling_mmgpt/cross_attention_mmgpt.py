@@ -152,6 +152,13 @@ def gather_media(
     return MMGPTMedia(states.view(batch, size, -1), positions(order, is_start, cached), order, first, last)
 
 
+def no_media(inputs_embeds: torch.Tensor) -> MMGPTMedia:
+    """One vector that nobody sees: in distributed training every parameter of the gated blocks needs a gradient, if of zero."""
+    batch, length, width = inputs_embeds.shape
+    nobody = torch.zeros(batch, length, dtype=torch.long, device=inputs_embeds.device)
+    return MMGPTMedia(inputs_embeds.new_zeros(batch, 1, width), nobody[:, :1], nobody[:, :1], nobody + 1, nobody)
+
+
 def first_in_sight(is_medium, last, position_ids, cached: MMGPTMediaLayer | None, scope: str) -> torch.Tensor:
     """The number of the first medium that each token sees `(B, L)`: not across the border of packed documents, where positions
     begin anew, and with `scope="last"` not across text. Media with no text between them count as one."""
@@ -184,7 +191,11 @@ def look_up_media(
     if media is None:
         if not layers or layers[0].order is None:
             return None
-        order, first, last = layers[0].order, layers[0].first[:, None], layers[0].last[:, None]  # (B, S), (B, 1), (B, 1)
+        order, first, last = (
+            layers[0].order,
+            layers[0].first[:, None],
+            layers[0].last[:, None],
+        )  # (B, S), (B, 1), (B, 1)
     else:
         order, first, last = media.order, media.first, media.last
         if past_key_values is not None:
@@ -280,7 +291,9 @@ __all__ = [
     "MMGPTGatedCrossAttention",
     "MMGPTMedia",
     "MMGPTMediaPart",
+    "MMGPTSight",
     "cached_media",
     "gather_media",
     "look_up_media",
+    "no_media",
 ]
