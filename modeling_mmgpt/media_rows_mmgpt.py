@@ -38,11 +38,12 @@ def split_rows(embeds, config, kind: str) -> list[torch.Tensor]:
     return media if size is None else [row for medium in media for row in medium.split(size)]
 
 
-def pad_rows(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`(N, T, D)`, and which of the vectors are none of padding `(N, T)`: `None` if all are."""
+def pad_rows(rows: list[torch.Tensor], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`(N, T, D)`, and which of the vectors are none of padding `(N, T)`: `None` if all are. T is at least `length`."""
     lengths = [len(row) for row in rows]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    if len(set(lengths)) == 1:
+    padded = torch.nn.functional.pad(padded, (0, 0, 0, max(0, (length or 0) - padded.shape[1])))
+    if set(lengths) == {padded.shape[1]}:
         return padded, None
     lengths = torch.tensor(lengths, device=padded.device)
     return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]

@@ -45,7 +45,14 @@ from .grids_mmgpt import (
     tiles_per_image,
 )
 from .idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others, with_zero_weight
-from .lengths_mmgpt import NATIVE_TOWERS, audio_geometry, audio_token_count, grid_token_count, image_geometry
+from .lengths_mmgpt import (
+    NATIVE_TOWERS,
+    audio_geometry,
+    audio_token_count,
+    full_row_vectors,
+    grid_token_count,
+    image_geometry,
+)
 from .media_cache_mmgpt import MediaCache
 from .media_rows_mmgpt import EMBEDS, pad_rows, repeat_media, split_rows
 from .modeling_mmgpt_text import keep_last, refuse_too_long
@@ -300,7 +307,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
         if embeds is not None:
             if media is not None:
                 raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
-            return pad_rows(split_rows(embeds, self.config, kind))
+            # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
+            length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
+            return pad_rows(split_rows(embeds, self.config, kind), length)
         if media is None:
             return None
         if self.encoded_media is not None and not self.training and not torch.is_grad_enabled():

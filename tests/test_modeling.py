@@ -5,7 +5,18 @@ import torch
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
-from tests.conftest import FRAMES, PATCHES, SIGLIP, WHISPER, make_model, make_processor, picture, row, sound
+from tests.conftest import (
+    FRAMES,
+    PATCHES,
+    SIGLIP,
+    WHISPER,
+    make_model,
+    make_processor,
+    open_gates,
+    picture,
+    row,
+    sound,
+)
 
 
 VARIANTS = {
@@ -35,13 +46,30 @@ VARIANTS = {
             "layer_scale_init_value": 1.0,
         }
     },
+    "resampler": {
+        "audio": WHISPER,
+        "vision_connector": "resampler",
+        "vision_num_queries": 3,
+        "audio_connector": "resampler",
+        "audio_num_queries": 5,
+    },
+    "cross-attention": {"fusion": "cross_attention", "vision": SIGLIP, "audio": WHISPER},
+    "cross-attention, last, encoder-free": {"fusion": "cross_attention", "cross_attention_scope": "last"},
+    "cross-attention, resampler": {
+        "fusion": "cross_attention",
+        "vision_connector": "resampler",
+        "audio_connector": "resampler",
+        "vision_num_queries": 3,
+        "audio_num_queries": 5,
+        "text": {"cross_attention_every": 2, "mlp_type": "plain", "norm_type": "layernorm", "qk_norm": True},
+    },
     "another decoder": {"text": {"model_type": "llama", "rms_norm_eps": 1e-6}},
 }
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
 def variant(request, tokenizer):
-    model = make_model(**VARIANTS[request.param])
+    model = open_gates(make_model(**VARIANTS[request.param]))
     return model, make_processor(model.config, tokenizer)
 
 
