@@ -99,6 +99,9 @@ class MMGPTTextConfig(PreTrainedConfig):
         With `num_experts`: return the routers' logits, and add the balancing loss to the loss.
     router_aux_loss_coef (`float`, *optional*, defaults to 0.001):
         Weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6).
+    cross_attention_every (`int`, *optional*):
+        With k, a gated cross-attention block stands before the layers 0, k, 2k, ...: the text looks at media through it (Flamingo,
+        Alayrac et al. 2022, section 2.3). `None`: there are none. Goes with `fusion="cross_attention"` of an [`MMGPTConfig`].
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         The b of softmax(W h + b).
     embedding_dropout (`float`, *optional*, defaults to 0.0):
@@ -163,6 +166,7 @@ class MMGPTTextConfig(PreTrainedConfig):
     embedding_dropout: float | int = 0.0
     residual_dropout: float | int = 0.0
     layer_types: list[str] | None = None
+    cross_attention_every: int | None = None
     sliding_window: int | None = None
     lm_head_bias: bool = False
     tie_word_embeddings: bool = True
@@ -197,15 +201,28 @@ class MMGPTTextConfig(PreTrainedConfig):
         self.base_model_tp_plan = self.tensor_parallel_plan()
         self.auto_map = dict(TEXT_AUTO_MAP)
 
+    @property
+    def cross_attention_layers(self) -> list[int]:
+        """The layers that a gated cross-attention block stands before."""
+        return (
+            []
+            if self.cross_attention_every is None
+            else [*range(0, self.num_hidden_layers, self.cross_attention_every)]
+        )
+
     def tensor_parallel_plan(self) -> dict[str, str]:
         """How tensor parallelism cuts the matrices: a rule for each kind that this decoder has, and no other."""
         plan = dict(self.base_model_tp_plan)  # with the rule that transformers 5.17 adds for tied embeddings
         if self.mlp_type == "plain":
             del plan["layers.*.mlp.gate_proj"]
+        if self.cross_attention_every is not None:
+            for name in [name for name in plan if name.startswith(("layers.*.self_attn.", "layers.*.mlp."))]:
+                block_name = name.replace("layers.*.", "layers.*.cross_block.").replace("self_attn", "cross_attn")
+                plan[block_name] = plan[name]
         if self.num_experts is None:
             return plan
         if "dense" not in self.mlp_layer_types:
-            plan = {name: cut for name, cut in plan.items() if ".mlp." not in name}
+            plan = {name: cut for name, cut in plan.items() if "layers.*.mlp." not in name}
         experts = {name: cut for name, cut in MixtralConfig.base_model_tp_plan.items() if ".experts" in name}
         return plan | experts
 
@@ -237,6 +254,10 @@ class MMGPTTextConfig(PreTrainedConfig):
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(
                 f"Sinusoidal positions fill pairs of coordinates: hidden_size ({self.hidden_size}) must be even."
+            )
+        if self.cross_attention_every is not None and self.cross_attention_every < 1:
+            raise ValueError(
+                f"cross_attention_every ({self.cross_attention_every}) counts layers: use 1 for a block before each layer."
             )
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             raise ValueError(
@@ -352,11 +373,22 @@ class MMGPTConfig(PreTrainedConfig):
         The same for audio features. Needed with `audio_config`.
     video_token_id (`int`, *optional*):
         The same for the features of a video's frames, which the vision tower sees. `None`: the model takes no videos.
+    fusion (`str`, *optional*, defaults to `"interleave"`):
+        How media reach the decoder. `"interleave"`: each feature takes the place of a placeholder token (LLaVA, Liu et al. 2023).
+        `"cross_attention"`: one placeholder for each row of a tower's input (an image, a tile, a window of a sound), whose
+        features the text looks at through gated blocks in the decoder (Flamingo, Alayrac et al. 2022), one before every
+        `text_config.cross_attention_every`-th layer (default 1). Needs our own decoder as `text_config`.
+    cross_attention_scope (`str`, *optional*, defaults to `"all"`):
+        With `"cross_attention"`: a token sees `"all"` media whose placeholders stand at or before it, or the `"last"` of them
+        (Flamingo, section 2.3). Media with no text between them count as one.
     vision_connector (`str`, *optional*, defaults to `"mlp"`):
         From the tower's width to the decoder's: `"linear"` (one matrix), `"mlp"` (two with GELU between: LLaVA-1.5, Liu et al. 2023),
-        `"pixel_shuffle"` (neighbouring patches merged into one token, then mlp: Chen et al. 2024, InternVL-1.5).
+        `"pixel_shuffle"` (neighbouring patches merged into one token, then mlp: Chen et al. 2024, InternVL-1.5), `"resampler"`
+        (learned queries that look at the features: always the same number of tokens; Flamingo, section 2.1).
     vision_merge_size (`int`, *optional*):
         With `"pixel_shuffle"`: side of the square of patches that becomes one token (default 2: a quarter of the tokens).
+    vision_num_queries (`int`, *optional*):
+        With `"resampler"`: tokens that each image, or tile of one, becomes (default 64).
     vision_feature_layer (`int`, *optional*, defaults to -1):
         Which of the tower's hidden states is handed on: -1 is its final output, after the tower's last norm.
     vision_max_tiles (`int`, *optional*):
@@ -366,9 +398,11 @@ class MMGPTConfig(PreTrainedConfig):
         The tokens of an image see one another in both directions, those of text only backwards (PaliGemma, Beyer et al. 2024;
         Gemma 3). Images with no text between them count as one. Needs our own decoder as `text_config`.
     audio_connector (`str`, *optional*, defaults to `"mlp"`):
-        `"linear"`, `"mlp"`, or `"frame_stack"` (consecutive frames merged into one token, then mlp).
+        `"linear"`, `"mlp"`, `"frame_stack"` (consecutive frames merged into one token, then mlp), or `"resampler"`.
     audio_merge_size (`int`, *optional*):
         With `"frame_stack"`: number of consecutive tower frames that become one token (default 2).
+    audio_num_queries (`int`, *optional*):
+        With `"resampler"`: tokens that each sound, or window of one, becomes (default 64).
     lm_head_bias (`bool`, *optional*):
         The b of softmax(W h + b). `None` follows a decoder of ours; a decoder of another family has it where its own head has one.
     """
@@ -389,13 +423,17 @@ class MMGPTConfig(PreTrainedConfig):
     image_token_id: int | None = None
     audio_token_id: int | None = None
     video_token_id: int | None = None
-    vision_connector: Literal["linear", "mlp", "pixel_shuffle"] = "mlp"
+    fusion: Literal["interleave", "cross_attention"] = "interleave"
+    cross_attention_scope: Literal["all", "last"] = "all"
+    vision_connector: Literal["linear", "mlp", "pixel_shuffle", "resampler"] = "mlp"
     vision_merge_size: int | None = None
+    vision_num_queries: int | None = None
     vision_feature_layer: int = -1
     vision_max_tiles: int | None = None
     bidirectional_images: bool = False
-    audio_connector: Literal["linear", "mlp", "frame_stack"] = "mlp"
+    audio_connector: Literal["linear", "mlp", "frame_stack", "resampler"] = "mlp"
     audio_merge_size: int | None = None
+    audio_num_queries: int | None = None
     lm_head_bias: bool | None = None
     tie_word_embeddings: bool | None = None
     use_cache: bool = True
@@ -408,6 +446,13 @@ class MMGPTConfig(PreTrainedConfig):
             self.vision_merge_size = 2 if self.vision_connector == "pixel_shuffle" else 1
         if self.audio_merge_size is None:
             self.audio_merge_size = 2 if self.audio_connector == "frame_stack" else 1
+        for tower in ("vision", "audio"):
+            if getattr(self, f"{tower}_connector") == "resampler" and getattr(self, f"{tower}_num_queries") is None:
+                setattr(self, f"{tower}_num_queries", 64)
+        is_ours = self.text_config.model_type == "mmgpt_text"
+        if self.fusion == "cross_attention" and is_ours and self.text_config.cross_attention_every is None:
+            text = {**self.text_config.to_dict(), "cross_attention_every": 1}
+            self.text_config = build_sub_config("text_config", text)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         if self.lm_head_bias is None:
@@ -427,6 +472,13 @@ class MMGPTConfig(PreTrainedConfig):
                     f"{tower}_merge_size={merge_size} does not go with {tower}_connector={connector!r}: "
                     f"{merging!r} merges 2 or more, the others 1."
                 )
+            num_queries = getattr(self, f"{tower}_num_queries")
+            if (connector == "resampler") != (num_queries is not None and num_queries > 0):
+                raise ValueError(
+                    f"{tower}_num_queries={num_queries} does not go with {tower}_connector={connector!r}: a resampler has at "
+                    "least one query, the others have none."
+                )
+        self.validate_fusion()
         if self.bidirectional_images and (self.vision_config is None or self.text_config.model_type != "mmgpt_text"):
             raise ValueError(
                 "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
@@ -447,6 +499,25 @@ class MMGPTConfig(PreTrainedConfig):
                 f"vision_merge_size ({self.vision_merge_size}) must divide the {patches} patches along a side of the image "
                 f"(image_size {image_size} / patch_size {patch_size})."
             )
+
+    def validate_fusion(self):
+        is_ours = self.text_config.model_type == "mmgpt_text"
+        if self.fusion == "cross_attention" and not is_ours:
+            raise ValueError(
+                f"fusion='cross_attention' puts blocks into the decoder, and a {self.text_config.model_type!r} decoder is used as it "
+                "is: convert its checkpoint to ours first (training/convert.py), or use fusion='interleave'."
+            )
+        if self.fusion == "cross_attention" and self.bidirectional_images:
+            raise ValueError(
+                "bidirectional_images=True needs fusion='interleave': with cross-attention an image is one token of the text."
+            )
+        if self.fusion == "interleave" and is_ours and self.text_config.cross_attention_every is not None:
+            raise ValueError(
+                f"text_config.cross_attention_every={self.text_config.cross_attention_every} needs fusion='cross_attention': "
+                "interleaved media never reach the gated blocks."
+            )
+        if self.fusion == "interleave" and self.cross_attention_scope != "all":
+            raise ValueError(f"cross_attention_scope={self.cross_attention_scope!r} needs fusion='cross_attention'.")
 
 
 for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):

@@ -1,7 +1,9 @@
 """How many tokens an image, a sound or a video becomes. Processor, model and collator ask here and nowhere else.
 
 One row of a tower's input is a whole image, a tile of one, a window of a sound or a frame of a video; a medium's tokens are
-those of its rows, one after the other. The counts hold for Python integers and, element-wise, for integer tensors.
+those of its rows, one after the other. Where `tokens_per_row` is given, every row is so many tokens, whatever it holds: the queries
+of a resampler, or the one placeholder that stands for a row with cross-attention. The counts hold for Python integers and,
+element-wise, for integer tensors.
 """
 
 import math
@@ -28,13 +30,17 @@ ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_conv
 NATIVE_TOWERS = ("siglip2_vision_model",)
 
 
-def image_token_count(height: int, width: int, patch_size: int, merge_size: int) -> int:
+def image_token_count(
+    height: int, width: int, patch_size: int, merge_size: int, tokens_per_row: int | None = None
+) -> int:
     """Tokens of an image, tile or frame of `height` x `width` pixels."""
-    return grid_token_count(height // patch_size, width // patch_size, merge_size)
+    return grid_token_count(height // patch_size, width // patch_size, merge_size, tokens_per_row)
 
 
-def grid_token_count(rows, columns, merge_size: int):
+def grid_token_count(rows, columns, merge_size: int, tokens_per_row: int | None = None):
     """Tokens of `rows` x `columns` patches, `merge_size` x `merge_size` of them to a token; the last ones may be partly filled."""
+    if tokens_per_row is not None:
+        return rows * 0 + tokens_per_row
     return ((rows + merge_size - 1) // merge_size) * ((columns + merge_size - 1) // merge_size)
 
 
@@ -43,10 +49,12 @@ def most_tiles(height: int, width: int, tile_size: tuple[int, int], max_tiles: i
     return min(max_tiles, math.ceil(height / tile_size[0]) * math.ceil(width / tile_size[1]))
 
 
-def audio_token_count(num_frames, convolutions: list, merge_size: int):
+def audio_token_count(num_frames, convolutions: list, merge_size: int, tokens_per_row: int | None = None):
     """Tokens of `num_frames` spectrogram frames, or samples of a waveform: through the tower's convolutions, then `merge_size` to a token.
 
     The last token may stand for fewer frames than the others."""
+    if tokens_per_row is not None:
+        return num_frames * 0 + tokens_per_row
     for kernel, stride, padding in convolutions:
         num_frames = (num_frames + 2 * padding - kernel) // stride + 1
     return (num_frames + merge_size - 1) // merge_size
@@ -95,7 +103,8 @@ def image_geometry(config) -> dict:
     # A convolutional tower has no patches, but its first stage takes squares of 4 and each further one halves the sides.
     is_convolutional = tower.model_type == "dinov3_convnext"
     patch_size = 4 * 2 ** (tower.num_stages - 1) if is_convolutional else side(tower.patch_size)
-    return {"patch_size": patch_size, "merge_size": config.vision_merge_size}
+    geometry = {"patch_size": patch_size, "merge_size": config.vision_merge_size}
+    return geometry | fixed_tokens(config.fusion, config.vision_num_queries)
 
 
 def audio_geometry(config) -> dict:
@@ -104,7 +113,34 @@ def audio_geometry(config) -> dict:
         return {}
     tower = config.audio_config
     merge_size = config.audio_merge_size * (tower.frame_size if tower.model_type == "mmgpt_frame" else 1)
-    return {"convolutions": tower_convolutions(tower), "merge_size": merge_size}
+    geometry = {"convolutions": tower_convolutions(tower), "merge_size": merge_size}
+    return geometry | fixed_tokens(config.fusion, config.audio_num_queries)
+
+
+def fixed_tokens(fusion: str, num_queries: int | None) -> dict:
+    """`tokens_per_row`, where something fixes it."""
+    if fusion == "cross_attention":
+        return {"tokens_per_row": 1}
+    return {} if num_queries is None else {"tokens_per_row": num_queries}
+
+
+def full_row_vectors(config, kind: str) -> int | None:
+    """Vectors behind the connector of a whole tile, or of a whole window of sound, where media are cut into such rows."""
+    num_queries = {"image": config.vision_num_queries, "audio": config.audio_num_queries}[kind]
+    if num_queries is not None:
+        return num_queries
+    if kind == "image" and config.vision_max_tiles is not None:
+        size, geometry = side(config.vision_config.image_size), image_geometry(config)
+        return image_token_count(size, size, geometry["patch_size"], geometry["merge_size"])
+    if kind == "audio" and takes_fixed_window(config.audio_config):
+        geometry = audio_geometry(config)
+        return audio_token_count(window_frames(config.audio_config), geometry["convolutions"], geometry["merge_size"])
+    return None
+
+
+def window_frames(audio_config) -> int:
+    """Spectrogram frames of the window that a tower of fixed length takes: two for each of Whisper's positions."""
+    return 2 * audio_config.max_source_positions
 
 
 def tower_convolutions(audio_config) -> list:

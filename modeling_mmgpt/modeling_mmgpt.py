@@ -6,10 +6,14 @@ input_features                    -> audio_tower  -> audio_connector  --+  place
                                                                         v
 input_ids                         -> embed_tokens -------------> inputs_embeds -> language_model -> lm_head
 
+With fusion="cross_attention" the features stay beside the text, one placeholder stands for each row of them, and gated blocks inside
+the language model look at them (cross_attention_mmgpt.py).
+
 Shapes: B batch, L tokens, D width, V vocabulary; N rows of media of the whole batch, in the order of their placeholders: images or
 their tiles, windows of sounds, frames of videos; T vectors of a row.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +32,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, torch_compilable_check
 
 from .configuration_mmgpt import MMGPTConfig
-from .connectors_mmgpt import MMGPTConnector, merge_frames, merge_patches
+from .connectors_mmgpt import MMGPTResampler, build_connector, connect, merge_frames, merge_patches
+from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
 from .decoders_mmgpt import build_decoder, finish_logits, tied_head
 from .experts_mmgpt import add_balancing_loss, balancing_loss
 from .grids_mmgpt import (
@@ -39,7 +44,17 @@ from .grids_mmgpt import (
     split_media,
     tiles_per_image,
 )
-from .lengths_mmgpt import NATIVE_TOWERS, audio_geometry, audio_token_count, grid_token_count, image_geometry
+from .idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others, with_zero_weight
+from .lengths_mmgpt import (
+    NATIVE_TOWERS,
+    audio_geometry,
+    audio_token_count,
+    full_row_vectors,
+    grid_token_count,
+    image_geometry,
+)
+from .media_cache_mmgpt import MediaCache
+from .media_rows_mmgpt import EMBEDS, pad_rows, repeat_media, split_rows
 from .modeling_mmgpt_text import keep_last, refuse_too_long
 from .saving_mmgpt import CompleteFolderMixin
 from .towers_mmgpt import build_tower, run_audio_tower, run_vision_tower, tower_width
@@ -50,7 +65,7 @@ from .towers_mmgpt import build_tower, run_audio_tower, run_vision_tower, tower_
 class MMGPTModelOutputWithPast(MoeModelOutputWithPast):
     r"""
     image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
-        Features of all images of the batch after the connector, one row for each placeholder.
+        Features of all images of the batch after the connector, in the order of their placeholders.
     audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
         The same for sounds.
     video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
@@ -67,7 +82,7 @@ class MMGPTModelOutputWithPast(MoeModelOutputWithPast):
 class MMGPTCausalLMOutputWithPast(MoeCausalLMOutputWithPast):
     r"""
     image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
-        Features of all images of the batch after the connector, one row for each placeholder.
+        Features of all images of the batch after the connector, in the order of their placeholders.
     audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
         The same for sounds.
     video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
@@ -107,6 +122,8 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
         if isinstance(module, MMGPTTileEmbedding):
             init.zeros_(module.row)
             init.zeros_(module.column)
+        elif isinstance(module, MMGPTResampler):
+            init.normal_(module.queries, mean=0.0, std=self.config.get_text_config().initializer_range)
 
 
 @auto_docstring(custom_intro="Text, images, videos and sounds in, hidden states of the decoder out.")
@@ -118,15 +135,20 @@ class MMGPTModel(MMGPTPreTrainedModel):
         if vision is not None:
             self.vision_tower = build_tower(vision)
             merged_width = tower_width(vision) * config.vision_merge_size**2
-            self.vision_connector = MMGPTConnector(config.vision_connector, merged_width, width)
+            self.vision_connector = build_connector(
+                config.vision_connector, merged_width, width, config.vision_num_queries
+            )
             self.tile_embedding = None
             if config.vision_max_tiles is not None:
                 self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, width)
         if audio is not None:
             self.audio_tower = build_tower(audio)
             merged_width = tower_width(audio) * config.audio_merge_size
-            self.audio_connector = MMGPTConnector(config.audio_connector, merged_width, width)
+            self.audio_connector = build_connector(
+                config.audio_connector, merged_width, width, config.audio_num_queries
+            )
         self.language_model = build_decoder(text)
+        self.encoded_media: MediaCache | None = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -134,6 +156,22 @@ class MMGPTModel(MMGPTPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
+
+    @contextmanager
+    def media_cache(self, max_items: int = 32):
+        """While this is open, images and sounds that come again are not encoded again: each is found by its content.
+
+        For conversations, which send all their media at every turn; every pixel is looked at on the host, so it costs more than
+        it saves where nothing comes twice. Training and calls with gradients pass it by.
+
+        Args:
+            max_items: images, tiles, frames and windows of sound whose features are kept; the ones not used for longest go.
+        """
+        before, self.encoded_media = self.encoded_media, MediaCache(max_items)
+        try:
+            yield self.encoded_media
+        finally:
+            self.encoded_media = before
 
     @can_return_tuple
     @auto_docstring(
@@ -194,7 +232,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
         if layer != -1:
             kwargs["output_hidden_states"] = True
         kwargs["return_dict"] = True
-        patch_size, merge_size = image_geometry(self.config).values()
+        geometry = image_geometry(self.config)
+        patch_size, merge_size = geometry["patch_size"], geometry["merge_size"]
         if spatial_shapes is None and self.config.vision_config.model_type in NATIVE_TOWERS:
             pixel_values, spatial_shapes = cut_patches(pixel_values, patch_size)
         outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
@@ -210,7 +249,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
                 features = merge_native_patches(features, spatial_shapes, merge_size)
             counts = grid_token_count(*spatial_shapes.unbind(-1), merge_size)  # (N,)
             is_image = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
-        features = self.vision_connector(features)  # (N, T, D)
+        features, is_image = connect(self.vision_connector, features, is_image)  # (N, T, D)
         if self.tile_embedding is not None:
             features = self.tile_embedding(features, tile_positions)
         return outputs, features, is_image
@@ -236,7 +275,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         return self.features_of_media(outputs, features, is_sound, audio_windows)
 
     def encode_audio(self, input_features, input_features_mask=None, **kwargs):
-        """The tower's outputs, the features `(N, T, D)`, and which of them are sound, not padding: `(N, T)`."""
+        """The tower's outputs, the features `(N, T, D)`, and which of them are sound, not padding: `(N, T)`, or `None` for all."""
         if self.config.audio_config is None:
             raise ValueError("The model has no audio tower, but input_features were given: leave the sounds out.")
         kwargs["return_dict"] = True
@@ -244,11 +283,13 @@ class MMGPTModel(MMGPTPreTrainedModel):
         features = outputs.last_hidden_state
         if self.config.audio_merge_size > 1:
             features = merge_frames(features, self.config.audio_merge_size)
-        features = self.audio_connector(features)  # (N, T, D)
         if input_features_mask is None:
             input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
-        counts = audio_token_count(input_features_mask.long().sum(-1), **audio_geometry(self.config))  # (N,)
-        return outputs, features, torch.arange(features.shape[1], device=counts.device) < counts[:, None]
+        geometry = audio_geometry(self.config)
+        lengths = input_features_mask.long().sum(-1)
+        counts = audio_token_count(lengths, geometry["convolutions"], geometry["merge_size"])  # (N,)
+        is_sound = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
+        return outputs, *connect(self.audio_connector, features, is_sound)
 
     def placeholder_mask(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:
@@ -256,18 +297,73 @@ class MMGPTModel(MMGPTPreTrainedModel):
         placeholder = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
 
-    def fuse(self, inputs_embeds, is_placeholder, features, num_features, kind: str) -> torch.Tensor:
-        """Puts the first `num_features` rows of `features` in the places of the placeholders, in order."""
+    def encode_or_take(
+        self, kind: str, encoder, inputs: dict, embeds
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Features of one modality `(N, T, D)`, and which of them are none of padding; `None` without media of it.
+
+        `inputs` are the encoder's, its first one the media; `embeds` are features that it gave before."""
+        name, media = next(iter(inputs.items()))
+        if embeds is not None:
+            if media is not None:
+                raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
+            # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
+            length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
+            return pad_rows(split_rows(embeds, self.config, kind), length)
+        if media is None:
+            return None
+        if self.encoded_media is not None and not self.training and not torch.is_grad_enabled():
+            return self.encoded_media.encode(kind, encoder, inputs)
+        return encoder(**inputs)[1:]
+
+    def interleave(
+        self, inputs_embeds, is_placeholder, features, is_real, kind: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Puts the real ones of `features` `(N, T, D)` in the places of the placeholders, in order; and all in that order."""
+        features, num_features = first_wanted(features, is_real)  # (N * T, D)
+        self.check_counts(is_placeholder, num_features, kind, "features")
+        return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype)), features
+
+    def lay_out(
+        self, parts: dict[str, MMGPTMediaPart], inputs_embeds, position_ids, past_key_values
+    ) -> MMGPTMedia | None:
+        """The rows of all modalities beside the text, as the decoder's gated blocks take them."""
+        for kind, part in parts.items():
+            self.check_counts(part.is_placeholder, part.features.shape[0], kind, "rows")
+        if parts:
+            scope = self.config.cross_attention_scope
+            return gather_media(list(parts.values()), position_ids, cached_media(past_key_values), scope)
+        return no_media(inputs_embeds) if self.training and trains_with_others(self.language_model) else None
+
+    @staticmethod
+    def check_counts(is_placeholder, given, kind: str, unit: str) -> None:
         num_placeholders = is_placeholder.sum()
         torch_compilable_check(
-            num_placeholders == num_features,
+            num_placeholders == given,
             lambda: (
-                f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs give {int(num_features)} "
-                f"features (in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
+                f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs give {int(given)} {unit} "
+                f"(in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
                 "and do not truncate its output."
             ),
         )
-        return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype))
+
+    def feed_idle_towers(self, inputs_embeds, sees: bool, hears: bool) -> torch.Tensor:
+        """In distributed training: something for the tower that has nothing to do in this batch (idle_towers_mmgpt.py)."""
+        if self.config.vision_config is not None and not sees:
+            parts = [
+                part for part in (self.vision_tower, self.vision_connector, self.tile_embedding) if part is not None
+            ]
+            if trains_with_others(*parts):
+                pixels = inputs_embeds.new_zeros(smallest_image(self.config))
+                inputs_embeds = with_zero_weight(self.encode_images(pixels)[1], inputs_embeds)
+        if (
+            self.config.audio_config is not None
+            and not hears
+            and trains_with_others(self.audio_tower, self.audio_connector)
+        ):
+            sound = inputs_embeds.new_zeros(smallest_sound(self.config))
+            inputs_embeds = with_zero_weight(self.encode_audio(sound)[1], inputs_embeds)
+        return inputs_embeds
 
     def image_blocks(self, is_image: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
         """A number for each run of image tokens, -1 for all others and for what is cached: `(batch, cached + new)`."""
@@ -275,8 +371,18 @@ class MMGPTModel(MMGPTPreTrainedModel):
             raise ValueError("bidirectional_images needs attn_implementation 'sdpa', 'eager' or 'flex_attention'.")
         is_start = is_image & ~nn.functional.pad(is_image, (1, 0))[:, :-1]
         blocks = torch.where(is_image, is_start.cumsum(-1) - 1, -1)  # (B, L)
-        past_length = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
-        return nn.functional.pad(blocks, (past_length, 0), value=-1)
+        if past_key_values is None:
+            return blocks
+        length, past_length = blocks.shape[1], past_key_values.get_seq_length()
+        if isinstance(past_length, int):
+            return nn.functional.pad(blocks, (past_length, 0), value=-1)
+        # A static cache counts on the device, and its full size is known here: no number has to come back.
+        size = max(
+            past_key_values.get_mask_sizes(length, layer)[0]
+            for layer in range(self.config.text_config.num_hidden_layers)
+        )
+        places = torch.arange(length, device=blocks.device) + past_length
+        return blocks.new_full((blocks.shape[0], size), -1).index_copy(1, places, blocks)
 
     @can_return_tuple
     @auto_docstring
@@ -291,6 +397,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
         input_features: torch.FloatTensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         audio_windows: torch.LongTensor | None = None,
+        image_embeds: torch.FloatTensor | list[torch.FloatTensor] | tuple[torch.FloatTensor, ...] | None = None,
+        audio_embeds: torch.FloatTensor | list[torch.FloatTensor] | tuple[torch.FloatTensor, ...] | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -311,30 +419,47 @@ class MMGPTModel(MMGPTPreTrainedModel):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.
         audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
             Windows of each sound. Not needed here; `get_audio_features` tells sounds apart by them.
+        image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
+            In the place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an
+            image encode it once.
+        audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each sound, *optional*):
+            In the place of `input_features`: the `pooler_output` of `get_audio_features`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
 
-        image_features = video_features = audio_features = None
-        is_seen = []
-        if pixel_values is not None:
-            encoded = self.encode_images(pixel_values, tile_positions, spatial_shapes)[1:]
-            image_features, num_features = first_wanted(*encoded)  # (image tokens, D)
-            is_seen.append(self.placeholder_mask(input_ids, inputs_embeds, self.config.image_token_id))
-            inputs_embeds = self.fuse(inputs_embeds, is_seen[-1], image_features, num_features, "image")
-        if pixel_values_videos is not None:
-            video_features, num_features = first_wanted(*self.encode_images(pixel_values_videos)[1:])
-            is_seen.append(self.placeholder_mask(input_ids, inputs_embeds, self.config.video_token_id))
-            inputs_embeds = self.fuse(inputs_embeds, is_seen[-1], video_features, num_features, "video")
-        if is_seen and self.config.bidirectional_images:
-            kwargs["block_sequence_ids"] = self.image_blocks(sum(is_seen) > 0, past_key_values)
-        if input_features is not None:
-            encoded = self.encode_audio(input_features, input_features_mask)[1:]
-            audio_features, num_features = first_wanted(*encoded)
-            is_audio = self.placeholder_mask(input_ids, inputs_embeds, self.config.audio_token_id)
-            inputs_embeds = self.fuse(inputs_embeds, is_audio, audio_features, num_features, "audio")
+        images = {"pixel_values": pixel_values, "tile_positions": tile_positions, "spatial_shapes": spatial_shapes}
+        sounds = {"input_features": input_features, "input_features_mask": input_features_mask}
+        encoded = {
+            "image": self.encode_or_take("image", self.encode_images, images, image_embeds),
+            "video": self.encode_or_take("image", self.encode_images, {"pixel_values": pixel_values_videos}, None),
+            "audio": self.encode_or_take("audio", self.encode_audio, sounds, audio_embeds),
+        }
+        if self.training:
+            sees = pixel_values is not None or pixel_values_videos is not None
+            inputs_embeds = self.feed_idle_towers(inputs_embeds, sees, input_features is not None)
+        is_placeholder = {
+            kind: self.placeholder_mask(input_ids, inputs_embeds, getattr(self.config, f"{kind}_token_id"))
+            for kind, features in encoded.items()
+            if features is not None
+        }  # each (B, L)
+
+        hidden = {kind: None for kind in encoded}
+        if self.config.fusion == "cross_attention":
+            parts = {kind: MMGPTMediaPart(mask, *encoded[kind]) for kind, mask in is_placeholder.items()}
+            kwargs["media"] = self.lay_out(parts, inputs_embeds, position_ids, past_key_values)
+        for kind in is_placeholder:
+            if self.config.fusion == "interleave":
+                inputs_embeds, hidden[kind] = self.interleave(
+                    inputs_embeds, is_placeholder[kind], *encoded[kind], kind
+                )
+            else:
+                hidden[kind] = first_wanted(*encoded[kind])[0]
+        if self.config.bidirectional_images and is_placeholder.keys() & {"image", "video"}:
+            is_seen = sum(is_placeholder[kind] for kind in is_placeholder if kind != "audio") > 0
+            kwargs["block_sequence_ids"] = self.image_blocks(is_seen, past_key_values)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -350,9 +475,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.get("router_logits"),
-            image_hidden_states=image_features,
-            audio_hidden_states=audio_features,
-            video_hidden_states=video_features,
+            image_hidden_states=hidden["image"],
+            audio_hidden_states=hidden["audio"],
+            video_hidden_states=hidden["video"],
         )
 
 
@@ -378,10 +503,38 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     def get_audio_features(self, input_features: torch.FloatTensor, input_features_mask=None, **kwargs):
         return self.model.get_audio_features(input_features, input_features_mask, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        # Media go in with the prompt only: transformers drops pixel_values and input_features after the first step.
+    def media_cache(self, max_items: int = 32):
+        """See [`MMGPTModel.media_cache`]."""
+        return self.model.media_cache(max_items)
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        # Media go in with the prompt only: transformers drops pixel_values and input_features after the first step, but not
+        # what is encoded already, which not all of its models take in the place of pixels.
         refuse_too_long(self.config.text_config, input_ids.shape[1])
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            for name in EMBEDS.values():
+                kwargs.pop(name, None)
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """Beams and several answers for each prompt: media are repeated with the samples that they belong to."""
+        media = {}
+        if expand_size > 1:
+            has_ids = input_ids is not None and input_ids.shape[1] > 0
+            embeds = model_kwargs.get("inputs_embeds")
+            tokens = {kind: getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")}
+            placeholders = {
+                kind: self.model.placeholder_mask(input_ids if has_ids else None, embeds, token)
+                for kind, token in tokens.items()
+                if token is not None
+            }
+            media = repeat_media(model_kwargs, self.config, placeholders, expand_size)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | media
 
     @staticmethod
     def create_masks_for_generate(config, attention_mask, is_first_iteration=False, **kwargs):
@@ -402,6 +555,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         input_features: torch.FloatTensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         audio_windows: torch.LongTensor | None = None,
+        image_embeds: torch.FloatTensor | list[torch.FloatTensor] | tuple[torch.FloatTensor, ...] | None = None,
+        audio_embeds: torch.FloatTensor | list[torch.FloatTensor] | tuple[torch.FloatTensor, ...] | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -424,6 +579,11 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.
         audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
             Windows of each sound. Not needed here; `get_audio_features` tells sounds apart by them.
+        image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
+            In the place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an
+            image encode it once.
+        audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each sound, *optional*):
+            In the place of `input_features`: the `pooler_output` of `get_audio_features`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -433,6 +593,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             pixel_values_videos=pixel_values_videos,
             input_features=input_features,
             input_features_mask=input_features_mask,
+            image_embeds=image_embeds,
+            audio_embeds=audio_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

@@ -5,6 +5,7 @@ norms       layernorm | rmsnorm, before (pre) or after (post) each residual sum;
 attention   softmax(Q K^T / sqrt(d_k)) V: multi-head, grouped-query, multi-query; full and sliding layers
 mlp         two matrices with any activation, or gated; a mixture of experts (experts_mmgpt.py)
 residuals   one after the other, or in parallel
+media       gated cross-attention before every k-th layer, or none (cross_attention_mmgpt.py)
 head        softmax(W h + b), tied to the embeddings or not
 
 Shapes: B batch, L tokens, S cached + new tokens, D width (hidden_size), H heads, K key/value heads, E head width, V vocabulary.
@@ -15,7 +16,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -29,22 +29,10 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mmgpt import MMGPTTextConfig
+from .cross_attention_mmgpt import MMGPTGatedCrossAttention, MMGPTMedia, MMGPTSight, look_up_media
 from .experts_mmgpt import MMGPTExperts, MMGPTMixture, MMGPTRouter, add_balancing_loss, balancing_loss
+from .layers_mmgpt import MMGPTMLP, ResidualProjection, eager_attention_forward, make_norm, sinusoidal_positions
 from .saving_mmgpt import CompleteFolderMixin
-
-
-def make_norm(config: MMGPTTextConfig, width: int) -> nn.Module:
-    norm_class = nn.LayerNorm if config.norm_type == "layernorm" else nn.RMSNorm
-    return norm_class(width, eps=config.norm_eps)
-
-
-def sinusoidal_positions(position_ids: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos(...) (Vaswani et al. 2017, section 3.5).
-
-    Computed where it is used: no table that could be lost in loading, and no longest position."""
-    even = torch.arange(0, width, 2, device=position_ids.device, dtype=torch.float32)
-    angles = position_ids[..., None].float() * 10000.0 ** (-even / width)  # (B, L, D/2)
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).to(dtype)  # (B, L, D)
 
 
 def positions_from_mask(attention_mask: torch.Tensor, length: int) -> torch.Tensor:
@@ -94,31 +82,6 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
         return x * cos + rotate_half(x) * sin
     turned, kept = x[..., :rotary_dim], x[..., rotary_dim:]
     return torch.cat((turned * cos + rotate_half(turned) * sin, kept), dim=-1)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T * scaling + mask) V, written out (Vaswani et al. 2017, section 3.2.1)."""
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # (B, K, S, E) -> (B, H, S, E)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = query @ key.transpose(2, 3) * scaling  # (B, H, L, S)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
-
-
-class ResidualProjection(nn.Linear):
-    """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3)."""
 
 
 class MMGPTAttention(nn.Module):
@@ -181,36 +144,22 @@ class MMGPTAttention(nn.Module):
         return self.o_proj(output.reshape(*input_shape, -1).contiguous()), weights  # (B, L, D)
 
 
-class MMGPTMLP(nn.Module):
-    """The position-wise network: down(act(up(x))), or gated: down(act(gate(x)) * up(x))."""
-
-    def __init__(self, config: MMGPTTextConfig):
-        super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = ResidualProjection(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.gate_proj = None
-        if config.mlp_type == "gated":
-            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.gate_proj is None:
-            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
 class MMGPTDecoderLayer(GradientCheckpointingLayer):
     """One block. The three ways of the residual stream x:
 
     pre        x = x + attention(norm(x));  x = x + mlp(norm(x))
     post       x = norm(x + attention(x));  x = norm(x + mlp(x))
     parallel   x = x + attention(norm(x)) + mlp(norm'(x))
+
+    A gated block before it, where the config wants one, lets x look at the media.
     """
 
     def __init__(self, config: MMGPTTextConfig, layer_idx: int):
         super().__init__()
         self.norm_placement = config.norm_placement
         self.parallel_residual = config.parallel_residual
+        has_block = layer_idx in config.cross_attention_layers
+        self.cross_block = MMGPTGatedCrossAttention(config, layer_idx) if has_block else None
         self.residual_dropout = config.residual_dropout
         self.self_attn = MMGPTAttention(config, layer_idx)
         is_sparse = config.num_experts is not None and config.mlp_layer_types[layer_idx] == "sparse"
@@ -221,7 +170,15 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
     def drop(self, branch: torch.Tensor) -> torch.Tensor:
         return nn.functional.dropout(branch, p=self.residual_dropout, training=self.training)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        media_states: torch.Tensor | None = None,
+        sight: MMGPTSight | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        if self.cross_block is not None and sight is not None:
+            hidden_states = self.cross_block(hidden_states, media_states, sight, kwargs["past_key_values"])
         if self.norm_placement == "post":
             attended, _ = self.self_attn(hidden_states, **kwargs)
             hidden_states = self.input_layernorm(hidden_states + self.drop(attended))
@@ -271,6 +228,9 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
         elif isinstance(module, MMGPTExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=residual_std)
+        elif isinstance(module, MMGPTGatedCrossAttention):
+            init.zeros_(module.attn_gate)
+            init.zeros_(module.mlp_gate)
 
 
 @auto_docstring(custom_intro="The GPT decoder without a head: tokens or embeddings in, hidden states out.")
@@ -282,6 +242,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.rotary_emb = MMGPTRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
+        self.media_norm = make_norm(config, config.hidden_size) if config.cross_attention_layers else None
         self.layers = nn.ModuleList([MMGPTDecoderLayer(config, idx) for idx in range(config.num_hidden_layers)])
         self.norm = make_norm(config, config.hidden_size) if config.norm_placement == "pre" else nn.Identity()
         self.gradient_checkpointing = False
@@ -299,11 +260,14 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         block_sequence_ids: torch.LongTensor | None = None,
+        media: MMGPTMedia | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeModelOutputWithPast:
         r"""
         block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
             Tokens with the same number see one another in both directions, as the patches of an image do; -1: only backwards.
+        media (`MMGPTMedia`, *optional*):
+            New media for the gated blocks; those of earlier calls are in the cache.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the decoder exactly one of input_ids and inputs_embeds.")
@@ -316,11 +280,14 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
 
         masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids)
+        media_states, sight = self.prepare_media(media, past_key_values, inputs_embeds)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
+                media_states,
+                sight=sight,
                 attention_mask=masks[layer_type],
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
@@ -329,6 +296,18 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
                 **kwargs,
             )  # (B, L, D)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def prepare_media(self, media, past_key_values, inputs_embeds) -> tuple[torch.Tensor | None, MMGPTSight | None]:
+        """New media as the gated blocks take them `(B, S, D)`, and what each new token sees of these and of earlier ones.
+
+        Places are added as in Vaswani et al. 2017: attention alone would hear a sound in any order."""
+        if self.media_norm is None:
+            return None, None
+        sight = look_up_media(self.config, media, past_key_values, inputs_embeds.shape[1], inputs_embeds.dtype)
+        if media is None:
+            return None, sight
+        states = self.media_norm(media.states.to(inputs_embeds.dtype))
+        return states + sinusoidal_positions(media.positions, states.shape[-1], states.dtype), sight
 
     def default_positions(self, inputs_embeds, attention_mask, past_key_values) -> torch.Tensor:
         """Positions when none are given: 0, 1, 2, ... over the tokens that are not padding."""

@@ -117,6 +117,14 @@ def make_model(*args, **kwargs) -> MMGPTForConditionalGeneration:
     return MMGPTForConditionalGeneration(make_config(*args, **kwargs)).eval()
 
 
+def open_gates(model: MMGPTForConditionalGeneration) -> MMGPTForConditionalGeneration:
+    """Gated blocks start closed, and nothing would be seen of what they do. Nothing happens to a model without any."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("_gate"):
+            torch.nn.init.constant_(parameter, 0.7)
+    return model
+
+
 def make_image_processor(config: MMGPTConfig, any_size: bool = False):
     if config.vision_config is None:
         return None

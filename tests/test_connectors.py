@@ -1,8 +1,12 @@
-"""Connectors keep every number and put neighbours together."""
+"""Connectors keep every number and put neighbours together; the resampler asks for a fixed number of answers."""
 
+import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from modeling_mmgpt.connectors_mmgpt import MMGPTConnector, merge_frames, merge_patches
+from modeling_mmgpt import MMGPTCollator
+from modeling_mmgpt.connectors_mmgpt import MMGPTConnector, MMGPTResampler, merge_frames, merge_patches
+from tests.conftest import WHISPER, make_config, make_model, make_processor, row, sound
 
 
 def test_merged_patches_are_the_squares_of_the_grid():
@@ -25,3 +29,66 @@ def test_linear_is_one_matrix_and_the_others_two():
     assert len(list(MMGPTConnector("linear", 8, 4).parameters())) == 2
     assert len(list(MMGPTConnector("mlp", 8, 4).parameters())) == 4
     assert MMGPTConnector("pixel_shuffle", 8, 4)(torch.zeros(2, 3, 8)).shape == (2, 3, 4)
+
+
+RESAMPLERS = {
+    "vision_connector": "resampler",
+    "vision_num_queries": 3,
+    "audio_connector": "resampler",
+    "audio_num_queries": 5,
+}
+
+
+def resampler() -> MMGPTResampler:
+    connector = MMGPTResampler(3, 8, 4)
+    for parameter in connector.parameters():
+        torch.nn.init.normal_(parameter)
+    return connector
+
+
+def test_a_resampler_gives_the_same_number_whatever_it_gets():
+    connector = resampler()
+    assert [connector(torch.randn(2, length, 8)).shape for length in (1, 7)] == [(2, 3, 4), (2, 3, 4)]
+
+
+def test_a_resampler_does_not_look_at_padding():
+    connector, features = resampler(), torch.randn(2, 6, 8)
+    is_real = torch.arange(6) < torch.tensor([[6], [4]])
+    padded = connector(features, is_real)
+    torch.testing.assert_close(padded[:1], connector(features[:1]))
+    torch.testing.assert_close(padded[1:], connector(features[1:, :4]))
+
+
+def test_a_resampler_knows_the_order():
+    connector, features = resampler(), torch.randn(1, 6, 8)
+    assert not torch.allclose(connector(features), connector(features.flip(1)), atol=1e-3)
+
+
+def test_placeholders_of_a_resampler_are_its_queries(tokenizer, rows):
+    model = make_model(audio=WHISPER, **RESAMPLERS)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    assert (batch["input_ids"] == 4).sum(-1).tolist() == [3, 0, 0, 6]
+    assert (batch["input_ids"] == 5).sum(-1).tolist() == [0, 5, 0, 10]
+    assert model.get_image_features(batch["pixel_values"]).pooler_output[0].shape == (3, 32)
+
+
+def test_silence_that_fills_a_window_changes_nothing_behind_a_resampler(tokenizer):
+    """In the batch the second sound is filled up to the length of the first."""
+    model = make_model(**RESAMPLERS)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))([row("?", "!", audios=[sound(0), sound(1, 2000)])])
+    both = model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output
+    frames = int(batch["input_features_mask"][1].sum())
+    alone = model.get_audio_features(batch["input_features"][1:, :, :frames]).pooler_output
+    torch.testing.assert_close(both[1], alone[0])
+
+
+def test_queries_start_apart(tokenizer):
+    queries = make_model(**RESAMPLERS).model.vision_connector.queries
+    assert queries.std() > 0.01
+
+
+def test_queries_go_with_a_resampler_and_nothing_else():
+    assert make_config(vision_connector="resampler").vision_num_queries == 64
+    for choices in ({"vision_num_queries": 3}, {"audio_connector": "resampler", "audio_num_queries": 0}):
+        with pytest.raises(StrictDataclassClassValidationError, match="at least one query"):
+            make_config(**choices)

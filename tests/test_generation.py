@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig
-from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
+from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor, open_gates
 
 
 METHODS = {
@@ -39,12 +39,16 @@ def generate(model, prompts, **options) -> list:
     return model.generate(**prompts, **LENGTH, **options).tolist()
 
 
-@pytest.fixture(params=["text", "encoder-free", "towers"])
+@pytest.fixture(params=["text", "encoder-free", "towers", "cross-attention", "cross-attention, last"])
 def prompted(request, tokenizer, rows):
     """A model, and left-padded prompts for it, with media where it takes them."""
     if request.param == "text":
         return text_prompts()
-    model = make_model() if request.param == "encoder-free" else make_model(vision=SIGLIP, audio=WHISPER)
+    towers = {} if request.param == "encoder-free" else {"vision": SIGLIP, "audio": WHISPER}
+    fusion = {}
+    if request.param.startswith("cross-attention"):
+        fusion = {"fusion": "cross_attention", "cross_attention_scope": "last" if "last" in request.param else "all"}
+    model = open_gates(make_model(**towers, **fusion))
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     return model, collator(rows)
 

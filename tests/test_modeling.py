@@ -14,6 +14,7 @@ from tests.conftest import (
     film,
     make_model,
     make_processor,
+    open_gates,
     picture,
     row,
     sound,
@@ -50,13 +51,30 @@ VARIANTS = {
     "tiles": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4, "vision_connector": "pixel_shuffle"},
     "any size": {"vision": NAFLEX},
     "any size, merged": {"vision": NAFLEX, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
+    "resampler": {
+        "audio": WHISPER,
+        "vision_connector": "resampler",
+        "vision_num_queries": 3,
+        "audio_connector": "resampler",
+        "audio_num_queries": 5,
+    },
+    "cross-attention": {"fusion": "cross_attention", "vision": SIGLIP, "audio": WHISPER},
+    "cross-attention, last, encoder-free": {"fusion": "cross_attention", "cross_attention_scope": "last"},
+    "cross-attention, resampler": {
+        "fusion": "cross_attention",
+        "vision_connector": "resampler",
+        "audio_connector": "resampler",
+        "vision_num_queries": 3,
+        "audio_num_queries": 5,
+        "text": {"cross_attention_every": 2, "mlp_type": "plain", "norm_type": "layernorm", "qk_norm": True},
+    },
     "another decoder": {"text": {"model_type": "llama", "rms_norm_eps": 1e-6}},
 }
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
 def variant(request, tokenizer):
-    model = make_model(**VARIANTS[request.param])
+    model = open_gates(make_model(**VARIANTS[request.param]))
     return model, make_processor(model.config, tokenizer)
 
 

@@ -28,6 +28,11 @@ class TestEncoderFree(MultimodalSuite, unittest.TestCase):
 
 
 @pytest.mark.conformance
+class TestCrossAttention(ShardedMultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.CrossAttentionTester
+
+
+@pytest.mark.conformance
 class TestImageAudioFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
     model_tester_class = testers.ImageAudioTester
 
@@ -35,3 +40,8 @@ class TestImageAudioFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
 @pytest.mark.conformance
 class TestEncoderFreeFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
     model_tester_class = testers.EncoderFreeTester
+
+
+@pytest.mark.conformance
+class TestCrossAttentionFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
+    model_tester_class = testers.CrossAttentionTester

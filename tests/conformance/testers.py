@@ -167,12 +167,15 @@ class MultimodalTester(Tester):
     vision_config: dict = {}
     audio_config: dict = {}
     num_words = 5
+    choices: dict = {}
 
     def __init__(self, source: Source):
         super().__init__(source)
         self.conditional_generation_class = source.head
-        self.placeholders = [IMAGE] * TOKENS_PER_IMAGE if self.vision_config else []
-        self.placeholders += [AUDIO] * TOKENS_PER_SOUND if self.audio_config else []
+        is_interleaved = self.choices.get("fusion") != "cross_attention"
+        per_image, per_sound = (TOKENS_PER_IMAGE, TOKENS_PER_SOUND) if is_interleaved else (1, 1)
+        self.placeholders = [IMAGE] * per_image if self.vision_config else []
+        self.placeholders += [AUDIO] * per_sound if self.audio_config else []
         self.seq_length = len(self.placeholders) + self.num_words
 
     def get_config(self):
@@ -182,6 +185,7 @@ class MultimodalTester(Tester):
             audio_config=dict(self.audio_config) or None,
             image_token_id=IMAGE,
             audio_token_id=AUDIO,
+            **self.choices,
         )
 
     def prepare_config_and_inputs_for_common(self):
@@ -214,3 +218,9 @@ class ImageAudioTester(MultimodalTester):
 class EncoderFreeTester(MultimodalTester):
     vision_config = PATCHES
     audio_config = FRAMES
+
+
+class CrossAttentionTester(ImageAudioTester):
+    """Both towers, and a gated block before each layer that looks at what they give."""
+
+    choices = {"fusion": "cross_attention"}

@@ -1,0 +1,299 @@
+"""The second way of fusing: gated cross-attention inside the decoder (Flamingo, Alayrac et al. 2022, section 2.3).
+
+    media ---- keys, values ---+
+                               v
+    x --> x + tanh(a) * attention(norm(x), media) --> x + tanh(b) * mlp(norm(x)) --> decoder layer --> ...
+
+The gates a and b start at 0: the decoder then computes what it did before, to the last bit. One row of a tower's input (an image, a
+tile, a window of a sound, a frame) is one medium, and one placeholder token in the text stands for it. A token sees the media
+whose placeholders stand at or before it, or only the last of these; a token that sees none gets exactly zero.
+
+Shapes: B batch, L new tokens, S media vectors of a sample (cached and new), D width, H heads, K key/value heads, E head width;
+N rows of one modality in the whole batch, T vectors of a row.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_mmgpt import MMGPTTextConfig
+from .layers_mmgpt import MMGPTMLP, ResidualProjection, eager_attention_forward, make_norm
+
+
+class MMGPTMediaPart(NamedTuple):
+    """One modality of a batch: row n of `features` belongs to the n-th placeholder."""
+
+    is_placeholder: torch.Tensor  # (B, L)
+    features: torch.Tensor  # (N, T, D)
+    is_real: torch.Tensor | None  # (N, T); False: padding. None: none is.
+
+
+class MMGPTMedia(NamedTuple):
+    """The media of a batch, sample by sample, and which of them each new token sees."""
+
+    states: torch.Tensor  # (B, S, D)
+    positions: torch.Tensor  # (B, S) place of each vector in what is seen with it
+    order: torch.Tensor  # (B, S) number of the medium in its sample, from 1; 0: padding
+    first: torch.Tensor  # (B, L) the first medium that a token sees
+    last: torch.Tensor  # (B, L) and the last: how many there are up to it
+
+
+class MMGPTSight(NamedTuple):
+    mask: torch.Tensor  # (B, 1, L, S) as the attention function takes it
+    sees_any: torch.Tensor  # (B, L, 1)
+
+
+class MMGPTMediaLayer(DynamicLayer):
+    """The media's keys and values of one gated block, in the cache behind the layers of the text.
+
+    Each is computed once, when its medium is new. transformers also asks layers how long the text is: this one answers for the
+    layer of text that it stands beside. It is never moved off its device, which "sliding" tells an offloading cache."""
+
+    is_sliding = True
+    is_compileable = True
+
+    def __init__(self, text_layer):
+        super().__init__()
+        self.text_layer = text_layer
+        self.order = self.first = self.last = None  # of the first block's layer: (B, S), (B,), (B,)
+
+    def note(self, media: MMGPTMedia) -> torch.Tensor:
+        """Remembers the numbers of new media and what the last token sees; returns the numbers of all."""
+        self.order = media.order if self.order is None else torch.cat((self.order, media.order), dim=-1)
+        self.first, self.last = media.first[:, -1], media.last[:, -1]
+        return self.order
+
+    def get_seq_length(self, *args):
+        return self.text_layer.get_seq_length(*args)
+
+    def get_mask_sizes(self, *args):
+        return self.text_layer.get_mask_sizes(*args)
+
+    def reset(self) -> None:
+        self.keys = self.values = self.order = self.first = self.last = None
+        self.is_initialized = False
+
+    def crop(self, *args) -> None:
+        """Assisted decoding takes back tokens that it guessed, and none of these brought media."""
+
+    def change_batch(self, change) -> None:
+        for name in ("keys", "values", "order", "first", "last"):
+            if getattr(self, name) is not None:
+                setattr(self, name, change(getattr(self, name)))
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.change_batch(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.change_batch(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.change_batch(lambda tensor: tensor[indices])
+
+
+def media_layers(past_key_values: Cache | None) -> list[MMGPTMediaLayer]:
+    layers = past_key_values.layers if past_key_values is not None else []
+    return [layer for layer in layers if isinstance(layer, MMGPTMediaLayer)]
+
+
+def add_media_layers(config: MMGPTTextConfig, past_key_values: Cache) -> list[MMGPTMediaLayer]:
+    """One for each gated block, behind those of the text, which an empty cache may not have made yet."""
+    layers = past_key_values.layers
+    while len(layers) < config.num_hidden_layers:
+        layers.append(past_key_values.layer_class_to_replicate())
+    added = [MMGPTMediaLayer(layers[0]) for _ in config.cross_attention_layers]
+    layers.extend(added)
+    return added
+
+
+def cached_media(past_key_values: Cache | None) -> MMGPTMediaLayer | None:
+    """What the cache knows of earlier media, if there were any."""
+    layers = media_layers(past_key_values)
+    return layers[0] if layers and layers[0].order is not None else None
+
+
+def gather_media(
+    parts: list[MMGPTMediaPart], position_ids: torch.Tensor | None, cached: MMGPTMediaLayer | None, scope: str
+) -> MMGPTMedia:
+    """The rows of all modalities, sample by sample in the order of their placeholders, without a loop over samples.
+
+    How many vectors the fullest sample has decides a shape, so it goes to the host: once for each prompt or training batch, and
+    never while tokens are generated."""
+    is_medium = torch.stack([part.is_placeholder for part in parts]).any(0)  # (B, L)
+    last = is_medium.long().cumsum(-1)  # (B, L)
+    if cached is not None:
+        last = last + cached.last[:, None]
+    first = first_in_sight(is_medium, last, position_ids, cached, scope)  # (B, L)
+
+    batch, length = is_medium.shape
+    widths = sum(part.is_placeholder * part.features.shape[1] for part in parts)  # (B, L) vectors that a token brings
+    ends = widths.cumsum(-1)
+    size = max(1, int(ends[:, -1].max()))  # S
+    states = parts[0].features.new_zeros(batch * size, parts[0].features.shape[-1])
+    order = last.new_zeros(batch * size)
+    is_start = torch.zeros_like(order, dtype=torch.bool)
+    for is_placeholder, features, is_real in parts:
+        items, vectors = features.shape[:2]
+        # Placeholders before all others, each in its order: their places without their number leaving the device.
+        place = (~is_placeholder).flatten().to(torch.uint8).argsort(stable=True)[:items]  # (N,)
+        slot = place // length * size + (ends - widths).flatten()[place]  # (N,) of the row's first vector
+        slots = (slot[:, None] + torch.arange(vectors, device=slot.device)).flatten()  # (N * T,)
+        number = last.flatten()[place]  # (N,)
+        numbers = number[:, None].expand(-1, vectors)  # (N, T)
+        if is_real is not None:
+            numbers = numbers.masked_fill(~is_real, 0)
+        states = states.index_copy(0, slots, features.flatten(0, 1).to(states.dtype))
+        order = order.index_copy(0, slots, numbers.flatten())
+        is_start = is_start.index_copy(0, slot, number == first.flatten()[place])
+    order, is_start = order.view(batch, size), is_start.view(batch, size)
+    return MMGPTMedia(states.view(batch, size, -1), positions(order, is_start, cached), order, first, last)
+
+
+def no_media(inputs_embeds: torch.Tensor) -> MMGPTMedia:
+    """One vector that nobody sees: in distributed training every parameter of the gated blocks needs a gradient, if of zero."""
+    batch, length, width = inputs_embeds.shape
+    nobody = torch.zeros(batch, length, dtype=torch.long, device=inputs_embeds.device)
+    return MMGPTMedia(inputs_embeds.new_zeros(batch, 1, width), nobody[:, :1], nobody[:, :1], nobody + 1, nobody)
+
+
+def first_in_sight(is_medium, last, position_ids, cached: MMGPTMediaLayer | None, scope: str) -> torch.Tensor:
+    """The number of the first medium that each token sees `(B, L)`: not across the border of packed documents, where positions
+    begin anew, and with `scope="last"` not across text. Media with no text between them count as one."""
+    starts = torch.ones_like(last)
+    if position_ids is not None:
+        starts = torch.where(position_ids == 0, last - is_medium.long() + 1, starts)
+    if scope == "last":
+        is_first = is_medium & ~nn.functional.pad(is_medium, (1, 0))[:, :-1]
+        starts = torch.where(is_first, last, starts)
+    if cached is not None:
+        starts = torch.maximum(starts, cached.first[:, None])
+    return starts.cummax(-1).values
+
+
+def positions(order: torch.Tensor, is_start: torch.Tensor, cached: MMGPTMediaLayer | None) -> torch.Tensor:
+    """Places of vectors, counted without padding from the first vector that is seen together with them `(B, S)`."""
+    counts = (order > 0).long().cumsum(-1) - 1
+    if cached is not None:
+        counts = counts + (cached.order > 0).sum(-1, keepdim=True)
+    return (counts - torch.where(is_start, counts, 0).cummax(-1).values).clamp(min=0)
+
+
+def look_up_media(
+    config: MMGPTTextConfig, media: MMGPTMedia | None, past_key_values: Cache | None, length: int, dtype: torch.dtype
+) -> MMGPTSight | None:
+    """Which of the cached and the new media each of `length` new tokens sees; `None` where there are no media at all.
+
+    Later tokens see what the last one saw before them."""
+    layers = media_layers(past_key_values)
+    if media is None:
+        if not layers or layers[0].order is None:
+            return None
+        order, first, last = (
+            layers[0].order,
+            layers[0].first[:, None],
+            layers[0].last[:, None],
+        )  # (B, S), (B, 1), (B, 1)
+    else:
+        order, first, last = media.order, media.first, media.last
+        if past_key_values is not None:
+            order = (layers or add_media_layers(config, past_key_values))[0].note(media)
+    order = order[:, None]
+    is_visible = ((order >= first[..., None]) & (order <= last[..., None])).expand(-1, length, -1)  # (B, L, S)
+    sees_any = is_visible.any(-1, keepdim=True)  # (B, L, 1)
+    # A softmax over nothing is not a number: tokens that see nothing may look everywhere, and what they find is dropped.
+    mask = (is_visible | ~sees_any)[:, None]
+    if config._attn_implementation == "eager":
+        mask = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+    return MMGPTSight(mask, sees_any)
+
+
+class MMGPTCrossAttention(nn.Module):
+    """From the text to the media: queries of the one, keys and values of the other."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = False
+        query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.o_proj = ResidualProjection(query_width, config.hidden_size, bias=config.attention_output_bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self, hidden_states: torch.Tensor, media_states: torch.Tensor | None, mask: torch.Tensor, layer_cache
+    ) -> torch.Tensor:
+        input_shape = hidden_states.shape[:-1]  # (B, L)
+        query = self.q_proj(hidden_states).view(*input_shape, -1, self.head_dim)  # (B, L, H, E)
+        query = (self.q_norm(query) if self.config.qk_norm else query).transpose(1, 2)  # (B, H, L, E)
+        if media_states is None:
+            key, value = layer_cache.keys, layer_cache.values
+        else:
+            key, value = self.keys_and_values(media_states)
+            if layer_cache is not None:
+                key, value = layer_cache.update(key, value)  # (B, K, S, E)
+        # Only these two take any mask; the kernels that do not (flash) keep serving the self-attention.
+        implementation = "eager" if self.config._attn_implementation == "eager" else "sdpa"
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        output, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)  # (B, L, H, E)
+        return self.o_proj(output.reshape(*input_shape, -1).contiguous())  # (B, L, D)
+
+    def keys_and_values(self, media_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        heads = (*media_states.shape[:-1], -1, self.head_dim)
+        key, value = self.k_proj(media_states).view(heads), self.v_proj(media_states).view(heads)  # (B, S, K, E)
+        key = self.k_norm(key) if self.config.qk_norm else key
+        return key.transpose(1, 2), value.transpose(1, 2)  # (B, K, S, E)
+
+
+class MMGPTGatedCrossAttention(nn.Module):
+    """What stands before a decoder layer: x + tanh(a) attention(norm(x), media), then x + tanh(b) mlp(norm(x))."""
+
+    def __init__(self, config: MMGPTTextConfig, layer_idx: int):
+        super().__init__()
+        self.cache_idx = config.num_hidden_layers + config.cross_attention_layers.index(layer_idx)
+        self.residual_dropout = config.residual_dropout
+        self.input_layernorm = make_norm(config, config.hidden_size)
+        self.cross_attn = MMGPTCrossAttention(config)
+        self.attn_gate = nn.Parameter(torch.zeros(1))
+        self.post_attention_layernorm = make_norm(config, config.hidden_size)
+        self.mlp = MMGPTMLP(config)
+        self.mlp_gate = nn.Parameter(torch.zeros(1))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        media_states: torch.Tensor | None,
+        sight: MMGPTSight,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor:
+        layer_cache = past_key_values.layers[self.cache_idx] if past_key_values is not None else None
+        attended = self.cross_attn(self.input_layernorm(hidden_states), media_states, sight.mask, layer_cache)
+        hidden_states = hidden_states + self.gated(attended, self.attn_gate, sight)
+        processed = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + self.gated(processed, self.mlp_gate, sight)  # (B, L, D)
+
+    def gated(self, branch: torch.Tensor, gate: torch.Tensor, sight: MMGPTSight) -> torch.Tensor:
+        branch = nn.functional.dropout(branch, p=self.residual_dropout, training=self.training)
+        return gate.tanh() * torch.where(sight.sees_any, branch, 0.0)
+
+
+__all__ = [
+    "MMGPTGatedCrossAttention",
+    "MMGPTMedia",
+    "MMGPTMediaPart",
+    "MMGPTSight",
+    "cached_media",
+    "gather_media",
+    "look_up_media",
+    "no_media",
+]
