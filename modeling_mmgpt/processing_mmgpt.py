@@ -18,6 +18,7 @@ from .lengths_mmgpt import (
     takes_fixed_window,
 )
 from .media_mmgpt import load_audio, load_image
+from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
 from .saving_mmgpt import written_whole
 from .templates_mmgpt import assistant_spans, flatten, mask_of, media_of
 
@@ -73,6 +74,7 @@ class MMGPTProcessor(ProcessorMixin):
         image_geometry=None,
         audio_geometry=None,
         fixed_audio_window=False,
+        prompts=None,
         **kwargs,
     ):
         r"""
@@ -87,12 +89,17 @@ class MMGPTProcessor(ProcessorMixin):
         fixed_audio_window (`bool`, *optional*, defaults to `False`):
             Whether the audio tower takes only spectrograms of the extractor's full length (Whisper's 30 seconds). The
             padding costs no tokens of the decoder.
+        prompts (`dict`, *optional*):
+            For each task of prompts_mmgpt.py how this model is asked to do it, in the words it was trained on. Tasks that
+            are not named keep the default words.
         """
         self.image_token, self.audio_token = image_token, audio_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.image_geometry, self.audio_geometry = image_geometry or {}, audio_geometry or {}
         self.fixed_audio_window = fixed_audio_window
+        check_prompts(prompts or {})
+        self.prompts = {**DEFAULT_PROMPTS, **(prompts or {})}
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
         parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
         present = {name: part for name, part in parts.items() if part is not None}
