@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .collating_mmgpt import MMGPTCollator  # noqa: F401
     from .converting_mmgpt import convert_checkpoint  # noqa: F401
     from .modeling_mmgpt import MMGPTModel  # noqa: F401
+    from .pipeline_mmgpt import MMGPTTaskPipeline  # noqa: F401
     from .processing_mmgpt import MMGPTProcessor  # noqa: F401
 
 TEXT_AUTO_MAP = {
@@ -40,6 +41,34 @@ AUTO_MAP = {
     "AutoProcessor": "processing_mmgpt.MMGPTProcessor",
 }
 
+# Task: (class in pipeline_mmgpt.py, Auto class of its model, what the model must have besides text).
+PIPELINES = {
+    "summarization": ("MMGPTSummarizationPipeline", "AutoModelForCausalLM", None),
+    "translation": ("MMGPTTranslationPipeline", "AutoModelForCausalLM", None),
+    "question-answering": ("MMGPTQuestionAnsweringPipeline", "AutoModelForCausalLM", None),
+    "visual-question-answering": (
+        "MMGPTVisualQuestionAnsweringPipeline",
+        "AutoModelForImageTextToText",
+        "vision_config",
+    ),
+    "image-to-text": ("MMGPTImageToTextPipeline", "AutoModelForImageTextToText", "vision_config"),
+    "image-text-to-text": ("MMGPTImageTextToTextPipeline", "AutoModelForImageTextToText", "vision_config"),
+    "automatic-speech-recognition": ("MMGPTSpeechRecognitionPipeline", "AutoModelForMultimodalLM", "audio_config"),
+    "any-to-any": ("MMGPTAnyToAnyPipeline", "AutoModelForMultimodalLM", "text_config"),
+}
+
+
+class PipelinesMixin:
+    @property
+    def custom_pipelines(self) -> dict[str, dict]:
+        """Which of our classes serve `pipeline(task, ..., trust_remote_code=True)`. Made anew at every look, and so kept out of
+        config.json: transformers writes classes into what it gets, which no file could hold."""
+        return {
+            task: {"impl": f"pipeline_mmgpt.{name}", "pt": [auto_class], "type": "multimodal"}
+            for task, (name, auto_class, needed) in PIPELINES.items()
+            if needed is None or getattr(self, needed, None) is not None
+        }
+
 
 def divides(divisor: int, number: int) -> bool:
     return divisor > 0 and number % divisor == 0
@@ -52,7 +81,7 @@ def repeat_pattern(kinds: list[str], num_layers: int) -> list[str]:
 
 @auto_docstring(checkpoint="mmgpt")
 @strict
-class MMGPTTextConfig(PreTrainedConfig):
+class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
     r"""
     mlp_type (`str`, *optional*, defaults to `"gated"`):
         `"gated"`: down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); `"plain"`: down(act(up(x))), the two
@@ -358,7 +387,7 @@ def build_sub_config(name: str, value: dict | PreTrainedConfig | None) -> PreTra
 
 @auto_docstring(checkpoint="mmgpt")
 @strict
-class MMGPTConfig(PreTrainedConfig):
+class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
     r"""
     text_config (`dict` or `PreTrainedConfig`, *optional*):
         The decoder: an [`MMGPTTextConfig`], or the config of any causal decoder of transformers, which is then used unchanged.

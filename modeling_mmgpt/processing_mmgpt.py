@@ -22,6 +22,7 @@ from .lengths_mmgpt import (
     takes_fixed_window,
 )
 from .media_mmgpt import flatten_videos, load_audio, load_image, load_video
+from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
 from .rows_mmgpt import (
     audio_rows,
     check_image_processor,
@@ -62,6 +63,7 @@ class MMGPTProcessor(ProcessorMixin):
         audio_geometry=None,
         fixed_audio_window=False,
         max_tiles=None,
+        prompts=None,
         **kwargs,
     ):
         r"""
@@ -81,6 +83,9 @@ class MMGPTProcessor(ProcessorMixin):
             padding costs no tokens of the decoder, and a longer sound is cut into several.
         max_tiles (`int`, *optional*):
             The most tiles that the model knows the places of; `max_patches`, which a caller may choose, must not be more.
+        prompts (`dict`, *optional*):
+            For each task of prompts_mmgpt.py how this model is asked to do it, in the words it was trained on. Tasks that
+            are not named keep the default words.
         """
         self.image_token, self.audio_token, self.video_token = image_token, audio_token, video_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
@@ -89,6 +94,8 @@ class MMGPTProcessor(ProcessorMixin):
         self.image_geometry, self.audio_geometry = image_geometry or {}, audio_geometry or {}
         self.fixed_audio_window = fixed_audio_window
         self.max_tiles = max_tiles
+        check_prompts(prompts or {})
+        self.prompts = {**DEFAULT_PROMPTS, **(prompts or {})}
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
         parts = {
             "image_processor": image_processor,

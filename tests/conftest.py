@@ -154,6 +154,17 @@ def tokenizer():
     return byte_tokenizer()
 
 
+@pytest.fixture(scope="session")
+def assistant(tmp_path_factory):
+    """Folder of a model that knows a dozen answers (tests/tiny_assistant.py), with pictures and sounds to ask about beside it."""
+    from tests.tiny_assistant import teach_assistant, write_media
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("assistant")
+    write_media(folder)
+    return teach_assistant(folder / "model")
+
+
 @pytest.fixture
 def model():
     return make_model()

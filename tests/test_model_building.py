@@ -42,8 +42,10 @@ def test_changes_are_laid_over_the_preset(tokenizer):
         preset="nano",
         config={"text_config": {"num_hidden_layers": 1}, "vision_config": None},
         feature_extractor={"sampling_rate": 8000, "n_fft": 256},
+        prompts={"summarization": "In short: {text}"},
     )
     model, processor = build_model(arguments, tokenizer)
+    assert processor.prompts["summarization"] == "In short: {text}"
     assert model.config.text_config.num_hidden_layers == 1
     assert model.config.text_config.hidden_size == 192
     assert model.config.vision_config is None and not hasattr(processor, "image_processor")

@@ -52,7 +52,7 @@ def build_model(
     for part, tower in (("image_processor", config.vision_config), ("feature_extractor", config.audio_config)):
         if tower is not None:
             parts[part] = build_processor_part(part, merge(preset.get(part, {}), getattr(arguments, part)), place)
-    processor = MMGPTProcessor.from_config(config, tokenizer, **parts)
+    processor = MMGPTProcessor.from_config(config, tokenizer, prompts=arguments.prompts, **parts)
 
     model = MMGPTForConditionalGeneration(config)
     # An answer ends with its turn; a text without turns ends with the document.

@@ -42,6 +42,7 @@ class ModelArguments:
     checkpoint (`str`, *optional*): folder or Hub id of a saved model to continue from, in place of a preset.
     config (`dict`, *optional*): fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves a tower out.
     image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
+    prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/prompts_mmgpt.py, for pipeline().
     """
 
     preset: str | None = None
@@ -49,6 +50,7 @@ class ModelArguments:
     config: dict[str, Any] = field(default_factory=dict)
     image_processor: dict[str, Any] = field(default_factory=dict)
     feature_extractor: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,0 +1,406 @@
+"""`pipeline()` for the tasks that transformers no longer has, in the forms of input and output that transformers 4 had.
+
+summarization, translation     text                    -> [{"summary_text"}], [{"translation_text"}]
+question-answering             question and context    -> {"answer", "score", "start", "end"}
+visual-question-answering      image and question      -> [{"answer", "score"}]
+image-to-text                  image                   -> [{"generated_text"}]
+automatic-speech-recognition   sound of any length     -> {"text"}, with return_timestamps=True also {"chunks"}
+
+A task is a prompt (prompts_mmgpt.py), how its input is read, and how its answer is written. Of the tasks that transformers
+still has, any-to-any and image-text-to-text stand here because its own classes refuse batches of a model that hears.
+"""
+
+import copy
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import AnyToAnyPipeline, ImageTextToTextPipeline
+from transformers.pipelines.base import ChunkPipeline
+
+from .media_mmgpt import load_audio, load_image
+from .prompts_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
+
+
+# An answer ends by itself; this bounds one that does not.
+MAX_NEW_TOKENS = 256
+
+
+@dataclass
+class Request:
+    """One question to the model: its prompt, the media before it, and what writing the answer will need."""
+
+    prompt: str
+    media: list[dict] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[dict]:
+        content = [*self.media, {"type": "text", "text": self.prompt}] if self.media else self.prompt
+        return [{"role": "user", "content": content}]
+
+
+class MMGPTTaskPipeline(ChunkPipeline):
+    """A task as questions to the model. A batch holds questions and becomes tensors in one go, by the processor, which knows
+    on which side text and on which side sounds are filled up.
+
+    Given at construction or at a call: `prompt` in place of the checkpoint's, the task's own options, and whatever
+    `generate()` takes, as it is or in `generate_kwargs`.
+    """
+
+    _load_processor = None  # a model that only reads has a tokenizer and no processor
+    _load_tokenizer = True
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+
+    options: tuple[str, ...] = ()  # of `ask`, besides `prompt`
+    scored = False  # whether the answers come with their probabilities
+
+    def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
+        asked = {name: kwargs.pop(name) for name in ("prompt", *self.options) if name in kwargs}
+        return asked, {**kwargs, **(generate_kwargs or {})}, {}
+
+    def preprocess(self, inputs, **options):
+        requests = list(self.ask(inputs, **options))
+        for index, request in enumerate(requests):
+            yield {"request": request, "is_last": index == len(requests) - 1}
+
+    def ask(self, inputs, prompt: str | None = None, **options):
+        """The requests that one input becomes."""
+        raise NotImplementedError
+
+    def fill(self, prompt: str | None, task: str, **fields) -> str:
+        prompts = DEFAULT_PROMPTS if self.processor is None else self.processor.prompts
+        return fill_prompt(task, prompts[task] if prompt is None else prompt, fields)
+
+    def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
+        batched = isinstance(model_inputs["request"], list)
+        answers = self.answer(model_inputs["request"] if batched else [model_inputs["request"]], generate_kwargs)
+        return {**model_inputs, "answers": answers if batched else answers[0]}
+
+    def answer(self, requests: list[Request], generate_kwargs: dict) -> list[list[dict]]:
+        """For each request its answers: `text`, and where the task wants it `score`."""
+        inputs = self.tensors(requests)
+        check_length(self.model.config, inputs["input_ids"].shape[1])
+        settings = {**self.generation_defaults(generate_kwargs), **generate_kwargs}
+        output = self.model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=self.scored)
+        new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
+        answers = [
+            {"text": text.strip()} for text in self.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+        ]
+        if self.scored:
+            for answer, score in zip(answers, self.probabilities(output, new_tokens), strict=True):
+                answer["score"] = score
+        each = len(answers) // len(requests)
+        return [answers[start : start + each] for start in range(0, len(answers), each)]
+
+    def tensors(self, requests: list[Request]) -> dict[str, torch.Tensor]:
+        conversations = [request.messages for request in requests]
+        template = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        padding = {"padding": len(requests) > 1}
+        side = {"padding_side": "left"}
+        if self.processor is not None:
+            inputs = self.processor.apply_chat_template(
+                conversations, processor_kwargs={**padding, **side}, **template
+            )
+        elif self.tokenizer.chat_template is not None:
+            inputs = self.tokenizer.apply_chat_template(conversations, tokenizer_kwargs=side, **padding, **template)
+        else:  # a model that only continues text
+            prompts = [request.prompt for request in requests]
+            inputs = self.tokenizer(prompts, return_tensors="pt", return_token_type_ids=False, **padding, **side)
+        return {
+            name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
+
+    def generation_defaults(self, given: dict) -> dict:
+        config = given.get("generation_config") or self.model.generation_config
+        defaults = {}
+        if not {"max_new_tokens", "max_length"} & given.keys() and config.max_new_tokens is None:
+            defaults["max_new_tokens"] = MAX_NEW_TOKENS
+        if config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
+            defaults["pad_token_id"] = self.tokenizer.pad_token_id
+        return defaults
+
+    def probabilities(self, output, new_tokens: torch.Tensor) -> list[float]:
+        """Of each answer: the product of the probabilities of its tokens up to the one that ends it."""
+        log_probabilities = self.model.compute_transition_scores(
+            output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
+        )  # (answers, tokens)
+        ends = self.model.generation_config.eos_token_id
+        is_end = torch.isin(new_tokens, torch.tensor([] if ends is None else ends, device=new_tokens.device))
+        is_over = is_end.cumsum(-1) > is_end.long()  # behind the first end
+        return log_probabilities.masked_fill(is_over, 0.0).sum(-1).exp().tolist()
+
+
+class MMGPTTextPipeline(MMGPTTaskPipeline):
+    """A text in, a text out. A text gives a list with its answer; a list of texts, a list with an answer for each."""
+
+    kind: str  # the task
+    key: str  # of the answer
+
+    def ask(self, inputs, prompt=None, **options):
+        if not isinstance(inputs, str):
+            raise ValueError(f"{self.kind} takes a text or a list of texts, but one is a {type(inputs).__name__}.")
+        yield Request(self.fill(prompt, self.kind, text=inputs, **options))
+
+    def postprocess(self, outputs):
+        return [{self.key: answer["text"]} for answer in outputs[0]["answers"]]
+
+    def __call__(self, inputs, **kwargs):
+        results = super().__call__(inputs, **kwargs)
+        flat = isinstance(inputs, list) and all(len(answers) == 1 for answers in results)
+        return [answers[0] for answers in results] if flat else results
+
+
+class MMGPTSummarizationPipeline(MMGPTTextPipeline):
+    kind, key = "summarization", "summary_text"
+
+
+class MMGPTTranslationPipeline(MMGPTTextPipeline):
+    """`src_lang` and `tgt_lang` fill the prompt's places of these names."""
+
+    kind, key = "translation", "translation_text"
+    options = ("src_lang", "tgt_lang")
+
+
+class MMGPTQuestionAnsweringPipeline(MMGPTTaskPipeline):
+    """`question=` and `context=`, each a text or a list, or dictionaries of the two. `start` and `end` say where the answer
+    stands in the context; they are `None` where it does not, for the model answers in its own words."""
+
+    scored = True
+
+    def ask(self, inputs, prompt=None):
+        require("question-answering", inputs, "question", "context")
+        text = self.fill(prompt, "question-answering", question=inputs["question"], context=inputs["context"])
+        yield Request(text, about={"context": inputs["context"]})
+
+    def postprocess(self, outputs):
+        context = outputs[0]["request"].about["context"]
+        answers = []
+        for answer in outputs[0]["answers"]:
+            start = context.lower().find(answer["text"].lower()) if answer["text"] else -1
+            place = (start, start + len(answer["text"])) if start >= 0 else (None, None)
+            answers.append({"score": answer["score"], "start": place[0], "end": place[1], "answer": answer["text"]})
+        return answers[0] if len(answers) == 1 else answers
+
+    def __call__(self, inputs=None, question=None, context=None, **kwargs):
+        return super().__call__(paired(inputs, question=question, context=context), **kwargs)
+
+
+class MMGPTVisualQuestionAnsweringPipeline(MMGPTTaskPipeline):
+    """`image=` and `question=`, each one or a list, or dictionaries of the two. `top_k` answers by beam search."""
+
+    scored = True
+
+    def _sanitize_parameters(self, top_k=None, **kwargs):
+        if top_k is not None and top_k > 1:
+            # Without a length penalty the beams come in the order of their probabilities.
+            kwargs.update(num_beams=top_k, num_return_sequences=top_k, length_penalty=0.0)
+        return super()._sanitize_parameters(**kwargs)
+
+    def ask(self, inputs, prompt=None):
+        require("visual-question-answering", inputs, "question", "image")
+        text = self.fill(prompt, "visual-question-answering", question=inputs["question"])
+        yield Request(text, [image_part(inputs["image"])])
+
+    def postprocess(self, outputs):
+        return [{"score": answer["score"], "answer": answer["text"]} for answer in outputs[0]["answers"]]
+
+    def __call__(self, image=None, question=None, **kwargs):
+        if question is None:  # a dictionary, a list of them, a data set
+            return super().__call__(image, **kwargs)
+        return super().__call__(paired(None, image=image, question=question), **kwargs)
+
+
+class MMGPTImageToTextPipeline(MMGPTTaskPipeline):
+    def ask(self, inputs, prompt=None):
+        yield Request(self.fill(prompt, "image-to-text"), [image_part(inputs)])
+
+    def postprocess(self, outputs):
+        return [{"generated_text": answer["text"]} for answer in outputs[0]["answers"]]
+
+
+class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
+    """A path, a URL, bytes, a waveform at the model's rate, or `{"raw" or "array", "sampling_rate"}`.
+
+    A sound longer than `chunk_length_s` seconds (by default: than what the model hears at once, if that is bounded) is heard
+    in pieces. It is cut where it is quietest within the last `stride_length_s` seconds of a piece (by default a sixth of it),
+    so that no word is heard twice and few are cut. With `return_timestamps=True`, `chunks` tells when what was said: phrase by
+    phrase if the checkpoint was trained for that, else piece by piece.
+    """
+
+    options = ("chunk_length_s", "stride_length_s", "return_timestamps")
+
+    def ask(self, inputs, prompt=None, chunk_length_s=None, stride_length_s=None, return_timestamps=False):
+        extractor = self.processor.feature_extractor
+        rate = extractor.sampling_rate
+        if isinstance(inputs, dict) and "raw" in inputs:
+            inputs = {"array": inputs["raw"], "sampling_rate": inputs["sampling_rate"]}
+        waveform = load_audio(inputs, rate, "the sound")
+        if chunk_length_s is None and self.processor.fixed_audio_window:
+            chunk_length_s = extractor.chunk_length
+        length = round(chunk_length_s * rate) if chunk_length_s else len(waveform)
+        stride = length // 6 if stride_length_s is None else round(stride_length_s * rate)
+        if not 0 <= stride < length:
+            raise ValueError(f"stride_length_s={stride_length_s} must be less than chunk_length_s={chunk_length_s}.")
+        timed = return_timestamps and TIMESTAMPS in self.processor.prompts
+        text = self.fill(prompt, TIMESTAMPS if timed else "automatic-speech-recognition")
+        for start, end in pieces(waveform, length, stride, window=max(1, rate // 50)):
+            about = {"start": start / rate, "end": end / rate, "timed": timed, "timestamps": bool(return_timestamps)}
+            yield Request(text, [{"type": "audio", "audio": waveform[start:end]}], about)
+
+    def postprocess(self, outputs):
+        chunks = []
+        for output in outputs:
+            about, text = output["request"].about, output["answers"][0]["text"]
+            if about["timed"]:
+                chunks += timed_phrases(text, about["start"], about["end"])
+            else:
+                chunks.append({"text": text, "timestamp": (about["start"], about["end"])})
+        result = {"text": " ".join(chunk["text"] for chunk in chunks if chunk["text"])}
+        return {**result, "chunks": chunks} if outputs[0]["request"].about["timestamps"] else result
+
+
+def check_length(config, length: int) -> None:
+    """Refuses a prompt of `length` tokens that goes beyond what the model was made for, and leaves no room for an answer."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and length >= longest:
+        raise ValueError(
+            f"The input has {length} tokens, but the model reads at most {longest} together with its answer: shorten the text, "
+            "or give fewer, smaller or shorter media (of speech: a smaller chunk_length_s)."
+        )
+
+
+def require(task: str, inputs, *names: str) -> None:
+    """Refuses an input that is not a dictionary with something under each name."""
+    if not isinstance(inputs, dict):
+        raise ValueError(f"{task} takes {' and '.join(names)}, but was given a {type(inputs).__name__} alone.")
+    for name in names:
+        if inputs.get(name) is None or (isinstance(inputs[name], str) and not inputs[name]):
+            raise ValueError(f"{task} takes {' and '.join(names)}, but {name} is {inputs.get(name)!r}.")
+
+
+def image_part(image) -> dict:
+    return {"type": "image", "image": load_image(image, "the image")}
+
+
+def paired(inputs, **named):
+    """Dictionaries of what is named: one, or a list of them where one or the other is a list. Given `inputs` are left as they are."""
+    if inputs is not None:
+        return inputs
+    lengths = {len(value) for value in named.values() if isinstance(value, list)}
+    if not lengths:
+        return named
+    if len(lengths) > 1:
+        raise ValueError(f"{' and '.join(named)} are lists of different lengths: {sorted(lengths)}.")
+    length = lengths.pop()
+    columns = [value if isinstance(value, list) else [value] * length for value in named.values()]
+    return [dict(zip(named, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def pieces(waveform: np.ndarray, length: int, stride: int, window: int) -> list[tuple[int, int]]:
+    """(start, end) of consecutive pieces of up to `length` samples, each ending where `window` samples are quietest among the
+    last `stride` of it."""
+    spans, start = [], 0
+    while len(waveform) - start > length:
+        last = waveform[start + length - stride : start + length]
+        end = start + length
+        if len(last) > window:
+            energy = np.convolve(last.astype(np.float64) ** 2, np.ones(window), mode="valid")
+            quietest = len(energy) - 1 - int(energy[::-1].argmin())  # the last of several
+            end = start + length - stride + quietest + window // 2
+        spans.append((start, end))
+        start = end
+    return [*spans, (start, len(waveform))]
+
+
+def timed_phrases(text: str, start: float, end: float) -> list[dict]:
+    """The phrases of "<|0.00|> words<|1.20|>", timed from `start`, as Whisper's are (Radford et al. 2022, section 2.3). A phrase
+    that was not closed lasts to `end`."""
+    parts = re.split(r"<\|(\d+(?:\.\d+)?)\|>", text)  # words, time, words, time, ...
+    phrases = []
+    for place in range(0, len(parts), 2):
+        words = parts[place].strip()
+        if words:
+            began = start + float(parts[place - 1]) if place else start
+            ended = start + float(parts[place + 1]) if place + 1 < len(parts) else end
+            phrases.append({"text": words, "timestamp": (began, ended)})
+    return phrases
+
+
+class ProcessorBatchingMixin:
+    """Batches of transformers' own multimodal pipelines, made by the processor.
+
+    They fill up finished samples, and refuse when text goes on the left (as generation needs) and sounds on the right (as a
+    feature extractor does). Here a sample waits as it came, and the whole batch goes through their `preprocess` at once."""
+
+    _load_tokenizer = True  # without one, transformers makes no batches; only its being there counts
+
+    def preprocess(self, inputs=None, **options):
+        return {"waiting": Waiting(inputs, options)}
+
+    def _forward(self, model_inputs, **kwargs):
+        waiting = model_inputs["waiting"]
+        if not isinstance(waiting, list):
+            waiting = [waiting]
+        inputs, options = [one.inputs for one in waiting], dict(waiting[0].options)
+        if len(inputs) == 1:
+            prepared = super().preprocess(self.decoded(inputs[0]), **options)
+        elif all(hasattr(one, "messages") for one in inputs):
+            prepared = self.chats(inputs, options)
+        else:
+            prepared = super().preprocess(self.merged(inputs), **options)
+        return super()._forward(prepared.to(self.device), **kwargs)
+
+    def chats(self, chats: list, options: dict):
+        """Conversations as one batch; all are answered, or the last words of all are continued."""
+        continued = {chat.messages[-1]["role"] == "assistant" for chat in chats}
+        if len(continued) > 1:
+            raise ValueError(
+                "Some conversations end with the assistant and some do not: give these apart, or batch_size=1."
+            )
+        options.setdefault("continue_final_message", continued.pop())
+        options["processor_kwargs"] = {"padding": True, **(options.get("processor_kwargs") or {})}
+        batch = copy.copy(chats[0])
+        batch.messages = [chat.messages for chat in chats]
+        prepared = super().preprocess(batch, **options)
+        prepared["text"] = chats
+        return prepared
+
+    def decoded(self, inputs):
+        """Sounds of `{"text", "audio"}`: transformers would have torchcodec open them."""
+        if not isinstance(inputs, dict) or inputs.get("audio") is None:
+            return inputs
+        sounds = inputs["audio"] if isinstance(inputs["audio"], (list, tuple)) else [inputs["audio"]]
+        rate = self.processor.feature_extractor.sampling_rate
+        return {**inputs, "audio": [load_audio(sound, rate, f"sound {i}") for i, sound in enumerate(sounds)]}
+
+    def merged(self, inputs: list):
+        """Samples of text, or of text and media, as one sample with lists."""
+        if all(isinstance(one, str) for one in inputs):
+            return inputs
+        merged = {"text": [one if isinstance(one, str) else one["text"] for one in inputs]}
+        for name in {key for one in inputs if isinstance(one, dict) for key in one if key != "text"}:
+            values = [one.get(name) if isinstance(one, dict) else None for one in inputs]
+            listed = [[] if v is None else list(v) if isinstance(v, (list, tuple)) else [v] for v in values]
+            merged[name] = listed if name == "images" else [item for items in listed for item in items]
+        return self.decoded({name: value for name, value in merged.items() if any(value)})
+
+
+@dataclass
+class Waiting:
+    inputs: object
+    options: dict
+
+
+class MMGPTAnyToAnyPipeline(ProcessorBatchingMixin, AnyToAnyPipeline):
+    def __init__(self, *args, **kwargs):
+        # Past AnyToAnyPipeline's own, which (in transformers 5.17) demands librosa of all that hear: soundfile opens ours.
+        super(AnyToAnyPipeline, self).__init__(*args, **kwargs)
+
+
+class MMGPTImageTextToTextPipeline(ProcessorBatchingMixin, ImageTextToTextPipeline):
+    pass
