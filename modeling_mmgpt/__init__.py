@@ -14,6 +14,7 @@ from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig
 from .converting_mmgpt import convert_checkpoint, from_gpt, to_gpt
 from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreTrainedModel
 from .modeling_mmgpt_text import MMGPTForCausalLM, MMGPTTextModel
+from .packing_mmgpt import MMGPTBlockCollator, PackedRows, count_tokens, pack_documents
 from .processing_mmgpt import MMGPTProcessor
 from .saving_mmgpt import save_checkpoint
 from .towers_mmgpt import MMGPTFrameTower, MMGPTPatchTower
@@ -29,6 +30,7 @@ for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelF
 AutoProcessor.register(MMGPTConfig, MMGPTProcessor, exist_ok=True)
 
 __all__ = [
+    "MMGPTBlockCollator",
     "MMGPTCollator",
     "MMGPTConfig",
     "MMGPTForCausalLM",
@@ -42,9 +44,12 @@ __all__ = [
     "MMGPTProcessor",
     "MMGPTTextConfig",
     "MMGPTTextModel",
+    "PackedRows",
     "assemble",
     "convert_checkpoint",
+    "count_tokens",
     "from_gpt",
+    "pack_documents",
     "save_checkpoint",
     "to_gpt",
 ]

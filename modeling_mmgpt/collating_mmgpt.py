@@ -7,6 +7,7 @@ import torch
 
 from .grids_mmgpt import tiles_per_image
 from .media_mmgpt import load_audio, load_image, load_video
+from .packing_mmgpt import open_packs, pack_batch
 from .processing_mmgpt import MMGPTProcessor
 from .rows_mmgpt import sampling
 
@@ -46,13 +47,17 @@ class MMGPTCollator:
             with a warning. A row that is left with nothing to learn is an error.
         add_generation_prompt: for evaluation: the last assistant turn is left out, the prompt for it stands in its
             place, padding is on the left, and there are no labels.
+        pack_to: several rows, in their order, share one row of the batch of up to so many tokens, each as if it were alone
+            (packing_mmgpt.py). Give it rows as they are, or packs of equal size made by [`PackedRows`].
     """
 
     processor: MMGPTProcessor
     max_length: int | None = None
     add_generation_prompt: bool = False
+    pack_to: int | None = None
 
     def __call__(self, rows: list[dict]) -> dict:
+        rows = open_packs(rows)
         names = [str(row.get("id", f"row {index} of the batch")) for index, row in enumerate(rows)]
         conversations = [self.conversation(row, name) for row, name in zip(rows, names, strict=True)]
         padding_side = "left" if self.add_generation_prompt else "right"
@@ -69,6 +74,9 @@ class MMGPTCollator:
             self.cut(batch, names)
         if not self.add_generation_prompt:
             batch["labels"] = self.labels(batch, names)
+        if self.pack_to is not None and not self.add_generation_prompt:
+            groups = [row.get("pack") for row in rows]
+            return pack_batch(dict(batch), self.pack_to, self.processor.tokenizer.pad_token_id, names, groups)
         return dict(batch)
 
     def conversation(self, row: dict, name: str) -> list[dict]:

@@ -158,7 +158,9 @@ class CompleteFolderMixin:
             return super().save_pretrained(folder, is_main_process=True, push_to_hub=push_to_hub, **kwargs)
 
 
-def save_checkpoint(folder: str | os.PathLike, model, processor, card: dict | None = None) -> Path:
+def save_checkpoint(
+    folder: str | os.PathLike, model, processor, card: dict | None = None, state_dict: dict | None = None
+) -> Path:
     """Writes model, processor and card to one complete folder and returns it.
 
     Args:
@@ -166,10 +168,11 @@ def save_checkpoint(folder: str | os.PathLike, model, processor, card: dict | No
         model: any MMGPT model.
         processor: its MMGPTProcessor (for a text-only model: its tokenizer).
         card: measured facts for the model card, see [`write_card`].
+        state_dict: the weights, where those of `model` are only a part of them (FSDP, ZeRO-3).
     """
     folder = Path(folder).absolute()
     with written_whole(folder) as temporary:
         processor.save_pretrained(temporary)
         write_card(temporary, model, {"name": folder.name, **(card or {})})
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=state_dict)
     return folder

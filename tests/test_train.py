@@ -1,6 +1,5 @@
 """A whole training run on synthetic rows of every modality, and the command line."""
 
-import io
 import json
 import subprocess
 import sys
@@ -8,66 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
+from tests.toy_training import ADAPTERS, losses, toy_tree
 from training import data, train
-from training.data.rows import assistant_turn, make_dataset, medium, user_turn
 from training.recipe import build_recipe
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def toy_rows(root: Path, split: str):
-    """Eight rows each: a colour to see, a pitch to hear, a word to repeat."""
-    rows = []
-    for index in range(8):
-        picture, sound = io.BytesIO(), io.BytesIO()
-        Image.new("RGB", (32, 32), ("red", "blue")[index % 2]).save(picture, format="PNG")
-        soundfile.write(sound, np.sin(np.arange(2000) * (0.1, 0.9)[index % 2]), 8000, format="WAV")
-        answers = ("red", "blue"), ("low", "high"), ("yes", "no")
-        seen, heard, read = (assistant_turn(pair[index % 2]) for pair in answers)
-        rows.append(
-            {"task": "see", "messages": [user_turn("", ("image",)), seen], "images": [medium(picture.getvalue())]}
-        )
-        rows.append(
-            {"task": "hear", "messages": [user_turn("", ("audio",)), heard], "audios": [medium(sound.getvalue())]}
-        )
-        rows.append({"task": "read", "messages": [user_turn(("on?", "off?")[index % 2]), read]})
-    return make_dataset([{"id": str(index), **row} for index, row in enumerate(rows)])
-
-
 @pytest.fixture
 def tree(monkeypatch, tmp_path) -> dict:
-    monkeypatch.setitem(data.ADAPTERS, "toy", toy_rows)
-    return {
-        "model": {
-            "preset": "nano",
-            "config": {
-                "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
-                "vision_config": {"image_size": 32},
-            },
-            "image_processor": {"size": {"height": 32, "width": 32}},
-            "feature_extractor": {"sampling_rate": 8000, "hop_length": 80, "n_fft": 200},
-        },
-        "data": {"train": [{"adapter": "toy"}], "validation": [{"adapter": "toy"}]},
-        "tokenizer": {"vocab_size": 320},
-        "training": {
-            "output_dir": str(tmp_path / "run"),
-            "max_steps": 3,
-            "per_device_train_batch_size": 6,
-            "logging_steps": 1,
-            "learning_rate": 1e-3,
-            "disable_tqdm": True,
-        },
-    }
-
-
-def losses(report: dict) -> list[float]:
-    return [entry["loss"] for entry in report["log"] if "loss" in entry]
+    for name, adapter in ADAPTERS.items():
+        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    return toy_tree(tmp_path / "run")
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
@@ -75,7 +31,7 @@ class TestTrain:
     def test_leaves_a_model_a_curve_and_a_log(self, tree, tmp_path):
         report = train.train(build_recipe(tree, "toy", "toy.yaml"))
         folder = tmp_path / "run"
-        assert sorted(path.name for path in folder.iterdir()) == ["loss.png", "model", "training.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["loss.png", "model", "recipe.yaml", "training.json"]
         assert json.loads((folder / "training.json").read_text()) == report
         assert report["steps"] == 3 and report["samples"] == 24 and len(losses(report)) == 3
         assert Image.open(folder / "loss.png").width > 400
@@ -97,6 +53,15 @@ class TestTrain:
         whole = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
         tree["training"] |= {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4}
         np.testing.assert_allclose(losses(train.train(build_recipe(tree, "toy", "toy.yaml"))), whole, rtol=1e-4)
+
+    def test_packed_batches_are_the_same_training(self, tree):
+        """All rows in each step, packed or not: the losses are the same, step after step."""
+        tree["training"]["per_device_train_batch_size"] = 24
+        plain = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
+        tree["sequence"] = {"pack_to": 150}
+        report = train.train(build_recipe(tree, "toy", "toy.yaml"))
+        np.testing.assert_allclose(losses(report), plain, rtol=1e-4)
+        assert report["epochs"] == 3
 
     def test_goes_on_from_a_checkpoint(self, tree, tmp_path):
         first = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))

@@ -8,10 +8,11 @@ An unknown key is refused with the place it stands in and the nearest key that e
 
 import dataclasses
 import difflib
+import functools
 import re
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import yaml
@@ -27,7 +28,11 @@ TRAINING_DEFAULTS = {
     "use_cpu": not torch.accelerator.is_available(),  # said aloud, since TrainingArguments refuses bf16 otherwise
     "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
+    "save_total_limit": 2,  # checkpoints of a run are there to continue it: the last one, and one before
+    "resume_from_checkpoint": True,  # from the last checkpoint in output_dir; from the beginning where there is none
 }
+
+Stage = Literal["pretrain", "align", "finetune"]
 
 
 class RecipeError(ValueError):
@@ -111,6 +116,37 @@ class TokenizerArguments:
 
 
 @dataclass
+class SequenceArguments:
+    r"""
+    max_length (`int`, *optional*): longest row in tokens; text beyond it is cut.
+    pack_to (`int`, *optional*): rows share sequences of up to so many tokens, each as if it were alone, and
+        `training.per_device_train_batch_size` counts these sequences. Pre-training always packs: defaults to the decoder's
+        `max_position_embeddings` there.
+    """
+
+    max_length: int | None = None
+    pack_to: int | None = None
+
+
+@dataclass
+class LearningRateArguments:
+    r"""Peak learning rates that differ from `training.learning_rate`; all follow the same schedule.
+
+    vision_tower, audio_tower (`float`, *optional*): pretrained encoders usually want a tenth.
+    connectors (`float`, *optional*): new matrices between towers and decoder.
+    decoder (`float`, *optional*): embeddings, decoder and head; with `peft` their adapters.
+    """
+
+    vision_tower: float | None = None
+    audio_tower: float | None = None
+    connectors: float | None = None
+    decoder: float | None = None
+
+    def given(self) -> dict[str, float]:
+        return {part: rate for part, rate in dataclasses.asdict(self).items() if rate is not None}
+
+
+@dataclass
 class AugmentationArguments:
     r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
     training/data/augmentation.py for what each one does.
@@ -154,12 +190,24 @@ class EvaluationArguments:
 
 @dataclass
 class Recipe:
-    """One training run."""
+    r"""One training run.
+
+    stage (`str`, *optional*, defaults to `"finetune"`):
+        `"pretrain"`: the decoder alone, on text as it is: no chat template, packed, every token is learnt;
+        `"align"`: connectors alone, between pretrained parts that stay as they are (LLaVA's first stage, Liu et al. 2023);
+        `"finetune"`: conversations, every part.
+    peft (`dict`, *optional*): a config of PEFT by its own field names, `peft_type` first (`{peft_type: LORA, r: 16}`); only these
+        adapters and the connectors are then trained, and the merged model is saved beside the adapter.
+    """
 
     name: str
     model: ModelArguments
     data: DataArguments
     training: TrainingArguments
+    stage: Stage = "finetune"
+    peft: dict[str, Any] | None = None
+    learning_rates: LearningRateArguments = field(default_factory=LearningRateArguments)
+    sequence: SequenceArguments = field(default_factory=SequenceArguments)
     tokenizer: TokenizerArguments = field(default_factory=TokenizerArguments)
     augment: AugmentationArguments = field(default_factory=AugmentationArguments)
     eval: EvaluationArguments = field(default_factory=EvaluationArguments)
@@ -185,13 +233,17 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
         "model": ModelArguments,
         "data": DataArguments,
         "tokenizer": TokenizerArguments,
+        "sequence": SequenceArguments,
         "augment": AugmentationArguments,
         "training": TrainingArguments,
+        "learning_rates": LearningRateArguments,
         "eval": EvaluationArguments,
     }
-    check_keys(tree, section_classes, "", place)
-    tree = {key: dict(section or {}) for key, section in tree.items()}
+    check_keys(tree, [*section_classes, "stage", "peft"], "", place)
+    values = {key: tree[key] for key in ("stage", "peft") if tree.get(key) is not None}
+    tree = {key: dict(section or {}) for key, section in tree.items() if key in section_classes}
     tree["training"] = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"} | tree.get("training", {})
+    plain_training_arguments(bool(tree["training"]["use_cpu"]))  # before the recipe's own
     data = tree.setdefault("data", {})
     for split in ("train", "validation", "test"):
         sources = data.get(split) or []
@@ -200,8 +252,11 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
             for index, source in enumerate(sources)
         ]
     sections = {key: build_section(section_classes[key], section, key, place) for key, section in tree.items()}
-    recipe = Recipe(name=name, **({"model": ModelArguments()} | sections))
+    recipe = Recipe(name=name, **({"model": ModelArguments()} | sections | values))
     check_recipe(recipe, place)
+    check_stage(recipe, place)
+    if recipe.peft is not None:
+        check_peft(recipe.peft, place)
     return recipe
 
 
@@ -223,6 +278,61 @@ def check_recipe(recipe: Recipe, place: str) -> None:
         raise RecipeError(
             f"{place}: training.remove_unused_columns must be false, else images and sounds are dropped."
         )
+
+
+def check_stage(recipe: Recipe, place: str) -> None:
+    """What a stage cannot do, with the way out."""
+    stage, rates = recipe.stage, recipe.learning_rates.given()
+    if stage not in get_args(Stage):
+        nearest = difflib.get_close_matches(str(stage), get_args(Stage), n=1, cutoff=0.0)[0]
+        raise RecipeError(f"{place}: stage is {stage!r}; the nearest valid name is {nearest!r}.")
+    trained = {"pretrain": ["decoder"], "align": ["connectors"]}.get(
+        stage, list(dataclasses.asdict(recipe.learning_rates))
+    )
+    idle = [part for part in rates if part not in trained]
+    if idle:
+        raise RecipeError(
+            f"{place}: learning_rates.{idle[0]} is set, but stage {stage!r} trains only the {trained[0]}."
+        )
+    if recipe.model.checkpoint is None and (stage == "align" or recipe.peft is not None):
+        what = "stage 'align' trains only connectors" if stage == "align" else "peft trains only adapters"
+        raise RecipeError(f"{place}: {what}, but model.preset starts from random weights: set model.checkpoint.")
+    if stage == "align" and recipe.peft is not None:
+        raise RecipeError(f"{place}: stage 'align' trains only connectors: leave peft out, or take stage 'finetune'.")
+    if stage == "pretrain" and recipe.augment != AugmentationArguments():
+        raise RecipeError(f"{place}: stage 'pretrain' reads text alone: leave augment out.")
+    if stage == "pretrain" and recipe.sequence.max_length is not None:
+        raise RecipeError(f"{place}: stage 'pretrain' cuts nothing off: set sequence.pack_to in place of max_length.")
+    longest, budget = recipe.sequence.max_length, recipe.sequence.pack_to
+    if longest is not None and budget is not None and longest > budget:
+        raise RecipeError(f"{place}: sequence.max_length={longest} does not fit sequence.pack_to={budget}: lower it.")
+
+
+def check_peft(section: Any, place: str) -> None:
+    """Refuse what the PEFT config of this `peft_type` does not have, and types whose result is no model of its own."""
+    check_keys(section, section, "peft", place)
+    types = mergeable_peft_types()
+    name = str(section.get("peft_type", "")).upper()
+    if name not in types:
+        nearest = difflib.get_close_matches(name, types, n=1, cutoff=0.0)[0]
+        raise RecipeError(
+            f"{place}: peft.peft_type is {section.get('peft_type')!r}; the nearest valid name is {nearest!r}. "
+            f"These can be merged into the model: {', '.join(types)}."
+        )
+    known = [item.name for item in dataclasses.fields(types[name]) if item.init]
+    check_keys(section, known, "peft", place)
+
+
+def mergeable_peft_types() -> dict[str, type]:
+    """PEFT's config classes by type, of those that can be merged into the weights (prompts and prefixes cannot)."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    return {
+        peft_type.value: PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
+        for peft_type, tuner in sorted(PEFT_TYPE_TO_TUNER_MAPPING.items())
+        if hasattr(tuner, "merge_and_unload")
+    }
 
 
 def build_section(cls: type, section: dict, where: str, place: str) -> Any:
@@ -320,9 +430,20 @@ def read_preset(name: str) -> dict:
     return preset
 
 
-def format_recipe(recipe: Recipe) -> str:
-    """The recipe with every default filled in, as YAML; of TrainingArguments only what differs from its defaults."""
+def recipe_tree(recipe: Recipe) -> dict:
+    """The recipe with every default filled in; of TrainingArguments only what differs from its defaults."""
     tree = dataclasses.asdict(dataclasses.replace(recipe, training=None))
-    plain = TrainingArguments(use_cpu=recipe.training.use_cpu).to_dict()
+    plain = plain_training_arguments(recipe.training.use_cpu)
     tree["training"] = {key: value for key, value in recipe.training.to_dict().items() if value != plain[key]}
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return tree
+
+
+@functools.cache
+def plain_training_arguments(use_cpu: bool) -> dict:
+    """What `TrainingArguments` has where nothing is set. Making one more of them later would reset the state of a trainer."""
+    return TrainingArguments(use_cpu=use_cpu).to_dict()
+
+
+def format_recipe(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as YAML."""
+    return yaml.safe_dump(recipe_tree(recipe), sort_keys=False, allow_unicode=True)

@@ -2,7 +2,9 @@ r"""Train a model as a recipe says, with Hugging Face's Trainer, and save it as 
 
     python -m training.train configuration/recipes/fsdd.yaml data.root=../shared/data training.seed=1
 
-leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png and training.json.
+leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json and recipe.yaml (the recipe
+with its overrides); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
+interrupted goes on when the same command is given again.
 """
 
 import argparse
@@ -18,29 +20,48 @@ if __package__ in (None, ""):  # run as a file: imports start at the checkout, n
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
+from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, set_seed
 
-from modeling_mmgpt import MMGPTCollator, save_checkpoint
+from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_tokens, save_checkpoint
+from modeling_mmgpt.saving_mmgpt import written_whole
 from training.data.augmentation import AugmentingCollator
 from training.data.mixture import load_mixture
+from training.data.numbering import NumberedRows, SeededCollator
+from training.data.text_blocks import make_blocks
 from training.model_building import build_model_and_processor
-from training.recipe import AugmentationArguments, Recipe, RecipeError, format_recipe, load_recipe
+from training.recipe import Recipe, RecipeError, format_recipe, load_recipe
+from training.resuming import EpochOfCollator, checkpoint_to_resume, write_recipe
+from training.stages import merge_adapter, prepare_model, split_learning_rates
+from training.throughput import Throughput
 
 
-class AugmentingTrainer(Trainer):
-    """Trainer that changes the training samples at random and leaves those it evaluates on as they are."""
+ROWS_AT_ONCE = 64  # while their tokens are counted for packing
 
-    def __init__(self, *, augment: AugmentationArguments, **kwargs):
+
+class RecipeTrainer(Trainer):
+    """Trainer with a learning rate for each part of the model, and random changes to the samples it trains on alone."""
+
+    def __init__(self, *, recipe: Recipe, **kwargs):
         super().__init__(**kwargs)
-        self.augment = augment
+        self.learning_rates = recipe.learning_rates.given()
+        augmenting = AugmentingCollator(self.data_collator, recipe.augment)
+        self.train_collator = SeededCollator(augmenting, recipe.training.seed)
+        self.add_callback(EpochOfCollator(self.train_collator))
 
     def get_train_dataloader(self):
         plain = self.data_collator
-        self.data_collator = AugmentingCollator(plain, self.augment)
+        self.data_collator = self.train_collator
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = plain
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if self.learning_rates:
+            split_learning_rates(optimizer, model or self.model, self.learning_rates)
+        return optimizer
 
 
 class LossProgress(ProgressCallback):
@@ -53,31 +74,39 @@ class LossProgress(ProgressCallback):
 
 
 def train(recipe: Recipe) -> dict:
-    """Run the recipe; returns what is also written to training.json."""
+    """Run the recipe, or what is left of it; returns what is also written to training.json."""
+    checkpoint = checkpoint_to_resume(recipe)
     set_seed(recipe.training.seed)
     rows = load_mixture(recipe.data.train, recipe.data.root)
     validation = None
     if recipe.training.eval_strategy != "no":
         validation = load_mixture(recipe.data.validation, recipe.data.root)
     model, processor = build_model_and_processor(recipe, rows)
-    trainer = AugmentingTrainer(
-        augment=recipe.augment,
+    text_config, parameters = model.config.get_text_config(), model.num_parameters()
+    model = prepare_model(model, recipe)
+    trainer = RecipeTrainer(
+        recipe=recipe,
         model=model,
         args=recipe.training,
-        train_dataset=rows,
-        eval_dataset=validation,
-        data_collator=MMGPTCollator(processor),
+        train_dataset=NumberedRows(prepare_rows(rows, recipe, processor, text_config)),
+        eval_dataset=None if validation is None else prepare_rows(validation, recipe, processor, text_config),
+        data_collator=make_collator(recipe, processor),
         processing_class=processor,
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(LossProgress)
+    # First of all, so that whatever else reads the log finds its numbers there.
+    trainer.callback_handler.callbacks.insert(0, Throughput())
+    if trainer.is_world_process_zero():
+        write_recipe(recipe, Path(recipe.training.output_dir) / "recipe.yaml")
 
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     report = {
         "recipe": recipe.name,
         "train_seconds": round(time.monotonic() - started, 1),
-        "parameters": model.num_parameters(),
+        "parameters": parameters,
+        "trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
         "samples": len(rows),
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch, 3),
@@ -85,19 +114,51 @@ def train(recipe: Recipe) -> dict:
         "hardware": describe_hardware(),
         "log": trainer.state.log_history,
     }
-    if trainer.is_world_process_zero():
-        write_outputs(Path(recipe.training.output_dir), trainer.accelerator.unwrap_model(model), processor, report)
+    save(trainer, recipe, report)
     return report
 
 
-def write_outputs(folder: Path, model, processor, report: dict) -> None:
+def make_collator(recipe: Recipe, processor):
+    if recipe.stage == "pretrain":
+        return MMGPTBlockCollator()
+    return MMGPTCollator(processor, max_length=recipe.sequence.max_length, pack_to=recipe.sequence.pack_to)
+
+
+def prepare_rows(rows, recipe: Recipe, processor, text_config):
+    """The rows as the stage wants them: conversations as they are, in packs, or their texts in blocks."""
+    budget = recipe.sequence.pack_to
+    if recipe.stage == "pretrain":
+        return make_blocks(rows, processor.tokenizer, budget or text_config.max_position_embeddings)
+    if budget is None:
+        return rows
+    collator = MMGPTCollator(processor, max_length=recipe.sequence.max_length)
+    lengths = []
+    for start in tqdm(range(0, len(rows), ROWS_AT_ONCE), desc="tokens of each row"):
+        stop = min(start + ROWS_AT_ONCE, len(rows))
+        lengths += count_tokens(collator, [rows[index] for index in range(start, stop)])
+    in_order = recipe.training.train_sampling_strategy == "sequential"
+    return PackedRows(rows, lengths, budget, seed=None if in_order else 0)
+
+
+def save(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
+    """Every process takes part where the weights lie in pieces; the first one writes."""
+    in_pieces = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if in_pieces else None
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(recipe.training.output_dir)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if recipe.peft is not None:
+        with written_whole(folder / "adapter") as temporary:
+            model.save_pretrained(temporary, state_dict=state_dict)
+        model, state_dict = merge_adapter(recipe.model.checkpoint, folder / "adapter"), None
     card = {
         "data": f"{report['samples']:,} samples, as the recipe `{report['recipe']}` mixes them.",
         "training": f"{report['steps']:,} steps in {report['train_seconds']:,.0f} s on {report['hardware']}.",
     }
-    save_checkpoint(folder / "model", model, processor, card=card)
+    save_checkpoint(folder / "model", model, trainer.processing_class, card=card, state_dict=state_dict)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    write_loss_curve(report["log"], folder / "loss.png")
+    write_curves(report["log"], folder / "loss.png")
 
 
 def last_loss(log: list[dict]) -> float | None:
@@ -105,23 +166,43 @@ def last_loss(log: list[dict]) -> float | None:
     return losses[-1] if losses else None
 
 
-def write_loss_curve(log: list[dict], path: Path) -> None:
-    """Training loss over the steps, and the validation loss where there is one, on a logarithmic scale."""
+def write_curves(log: list[dict], path: Path) -> None:
+    """Training loss over the steps, and the validation loss where there is one, on a logarithmic scale; below it the metrics of
+    the validation data, where there are any."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    timings = (
+        "eval_loss",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+        "eval_num_input_tokens_seen",
+    )
+    metrics = sorted({key for entry in log for key in entry if key.startswith("eval_")} - set(timings))
+    panels = 2 if metrics else 1
+    figure, grid = pyplot.subplots(panels, figsize=(7, 4 * panels), layout="constrained", squeeze=False)
+    top, bottom = grid[0, 0], grid[-1, 0]
     for key, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label)
-    axes.set(xlabel="step", ylabel="loss (nats per answer token)", yscale="log")
-    axes.legend()
-    axes.grid(alpha=0.3)
+        draw_curve(top, log, key, label)
+    top.set(xlabel="step", ylabel="loss (nats per answer token)", yscale="log")
+    for key in metrics:
+        draw_curve(bottom, log, key, key.removeprefix("eval_"))
+    if metrics:
+        bottom.set(xlabel="step", ylabel="validation metrics")
+    for axes in grid[:, 0]:
+        axes.legend()
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def draw_curve(axes, log: list[dict], key: str, label: str) -> None:
+    points = [(entry["step"], entry[key]) for entry in log if key in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label)
 
 
 def describe_hardware() -> str:

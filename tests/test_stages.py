@@ -1,0 +1,177 @@
+"""Stages, adapters and learning rates: what is trained moves, what is not stays bit for bit, and the result is a model like any other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from modeling_mmgpt import MMGPTCollator, MMGPTForConditionalGeneration, MMGPTProcessor
+from tests.conftest import make_config, make_model
+from tests.toy_training import ADAPTERS, toy_rows, toy_tree
+from training import data, train
+from training.model_building import load_checkpoint
+from training.recipe import RecipeError, build_recipe
+from training.stages import part_of, split_learning_rates
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
+
+FRESH_PROCESS = """
+import sys, torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForImageTextToText
+batch = torch.load(sys.argv[3])
+merged = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+auto = AutoPeftModelForCausalLM.from_pretrained(sys.argv[2], trust_remote_code=True).eval()
+with torch.no_grad():
+    torch.save([merged(**batch).logits, auto(**batch).logits], sys.argv[4])
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A trained toy model to start from."""
+    folder = tmp_path_factory.mktemp("base")
+    data.ADAPTERS.update(ADAPTERS)
+    train.train(build_recipe(toy_tree(folder), "toy", "toy.yaml"))
+    yield folder / "model"
+    for name in ADAPTERS:
+        del data.ADAPTERS[name]
+
+
+@pytest.fixture
+def tree(base, tmp_path) -> dict:
+    return {**toy_tree(tmp_path / "run"), "model": {"checkpoint": str(base)}}
+
+
+def run(tree: dict) -> dict:
+    return train.train(build_recipe(tree, "toy", "toy.yaml"))
+
+
+def moved_parts(before, after) -> set[str]:
+    """The parts in which any parameter changed."""
+    old, new = (dict(load_checkpoint(str(folder))[0].named_parameters()) for folder in (before, after))
+    return {part_of(name) for name in old if not torch.equal(old[name], new[name])}
+
+
+class TestStages:
+    def test_align_moves_connectors_alone(self, tree, base, tmp_path):
+        tree["stage"] = "align"
+        report = run(tree)
+        assert moved_parts(base, tmp_path / "run" / "model") == {"connectors"}
+        assert report["trained_parameters"] < report["parameters"] / 4
+
+    def test_finetune_moves_everything(self, tree, base, tmp_path):
+        run(tree)
+        assert moved_parts(base, tmp_path / "run" / "model") == {
+            "decoder",
+            "connectors",
+            "vision_tower",
+            "audio_tower",
+        }
+
+    def test_pretrain_reads_text_in_full_blocks(self, tree, base, tmp_path):
+        tree |= {"stage": "pretrain", "data": {"train": [{"adapter": "toy_texts"}]}, "sequence": {"pack_to": 48}}
+        tree["training"] |= {"max_steps": 8, "per_device_train_batch_size": 2}
+        report = run(tree)
+        assert moved_parts(base, tmp_path / "run" / "model") == {"decoder"}
+        losses = [entry["loss"] for entry in report["log"] if "loss" in entry]
+        assert losses[-1] < losses[0]
+
+    def test_pretrain_refuses_media(self, tree):
+        tree["stage"] = "pretrain"
+        with pytest.raises(ValueError, match="row '0' has images or sounds"):
+            run(tree)
+
+    def test_align_without_connectors(self, tree, tmp_path, processor):
+        model = make_model(vision=None, audio=None)
+        with pytest.raises(RecipeError, match="has no connectors"):
+            train.prepare_model(model, build_recipe({**tree, "stage": "align"}, "toy", "toy.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"stage": "finetun"}, "stage is 'finetun'; the nearest valid name is 'finetune'"),
+        ({"stage": "align", "peft": {"peft_type": "lora"}}, "stage 'align' trains only connectors: leave peft out"),
+        ({"stage": "align", "model": {"preset": "nano"}}, "model.preset starts from random weights"),
+        ({"peft": {"peft_type": "lora"}, "model": {"preset": "nano"}}, "model.preset starts from random weights"),
+        ({"stage": "align", "learning_rates": {"decoder": 1e-4}}, "trains only the connectors"),
+        ({"stage": "pretrain", "learning_rates": {"vision_tower": 1e-4}}, "trains only the decoder"),
+        ({"stage": "pretrain", "augment": {"image_flip": True}}, "leave augment out"),
+        ({"stage": "pretrain", "sequence": {"max_length": 9}}, "set sequence.pack_to in place of max_length"),
+        ({"sequence": {"max_length": 9, "pack_to": 8}}, "does not fit"),
+        ({"peft": {"peft_type": "lore"}}, "the nearest valid name is 'LORA'"),
+        ({"peft": {"peft_type": "prompt_tuning"}}, "These can be merged"),
+        ({"peft": {"peft_type": "lora", "rank": 8}}, "unknown key `peft.rank`; the nearest valid name is"),
+        ({"learning_rates": {"vision": 1e-4}}, "the nearest valid name is `vision_tower`"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change, sentence):
+    tree = {"model": {"checkpoint": "x"}, "data": {"train": [{"adapter": "fsdd"}]}, **change}
+    with pytest.raises(RecipeError, match=sentence):
+        build_recipe(tree, "toy", "toy.yaml")
+
+
+class TestAdapters:
+    @pytest.mark.parametrize("extra", [{}, {"use_dora": True}], ids=["lora", "dora"])
+    def test_merged_is_unmerged_here_and_in_a_fresh_process(self, extra, tree, base, tmp_path):
+        tree["peft"] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **extra}
+        tree["training"] |= {"max_steps": 4, "learning_rate": 1e-2}
+        report = run(tree)
+        folder = tmp_path / "run"
+        assert report["trained_parameters"] < report["parameters"] / 2
+        note = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+        assert note["base_model_name_or_path"] == str(base)
+        assert sorted(note["modules_to_save"]) == ["audio_connector", "vision_connector"]
+
+        processor = MMGPTProcessor.from_pretrained(folder / "model")
+        batch = MMGPTCollator(processor)(list(toy_rows(tmp_path, "train"))[:6])
+        torch.save(batch, tmp_path / "batch.pt")
+        arguments = [folder / "model", folder / "adapter", tmp_path / "batch.pt", tmp_path / "logits.pt"]
+        subprocess.run([sys.executable, "-I", "-c", FRESH_PROCESS, *map(str, arguments)], cwd=tmp_path, check=True)
+        merged, unmerged = torch.load(tmp_path / "logits.pt")
+        torch.testing.assert_close(merged, unmerged, atol=2e-5, rtol=1e-4)
+        with torch.no_grad():
+            before = MMGPTForConditionalGeneration.from_pretrained(base)(**batch).logits
+        assert (merged - before).abs().max() > 1e-2, "the adapter did learn something"
+
+    def test_only_connectors_and_decoder_move(self, tree, base, tmp_path):
+        tree["peft"] = {"peft_type": "LORA", "r": 4}
+        run(tree)
+        assert moved_parts(base, tmp_path / "run" / "model") == {"decoder", "connectors"}
+
+
+class TestLearningRates:
+    def test_every_parameter_has_its_rate_and_its_decay(self, tree):
+        tree["learning_rates"] = {"vision_tower": 1e-5, "connectors": 5e-3}
+        tree["training"] |= {"learning_rate": 1e-3, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
+        recipe = build_recipe(tree, "toy", "toy.yaml")
+        model = load_checkpoint(recipe.model.checkpoint)[0]
+        trainer = train.RecipeTrainer(
+            recipe=recipe, model=model, args=recipe.training, data_collator=lambda rows: rows
+        )
+        optimizer = trainer.create_optimizer()
+        rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+        expected = {"vision_tower": 1e-5, "connectors": 5e-3, "audio_tower": 1e-3, "decoder": 1e-3}
+        decayed = trainer.get_decay_parameter_names(model)
+        for name, parameter in model.named_parameters():
+            assert rates[parameter] == (expected[part_of(name)], 0.1 if name in decayed else 0.0)
+
+    def test_the_rates_are_used(self, tree, base, tmp_path):
+        tree["learning_rates"] = {"vision_tower": 0.0, "audio_tower": 0.0, "decoder": 0.0}
+        run(tree)
+        assert moved_parts(base, tmp_path / "run" / "model") == {"connectors"}
+
+    def test_a_rate_for_what_is_not_there(self):
+        model = make_model(audio=None)
+        with pytest.raises(RecipeError, match="this run trains only: connectors, decoder, vision_tower"):
+            split_learning_rates(torch.optim.AdamW(model.parameters()), model, {"audio_tower": 1e-5})
+
+
+def test_parts_are_those_of_the_model():
+    assert make_config().vision_config is not None
+    parts = {part_of(name) for name, _ in make_model().named_parameters()}
+    assert parts == {"decoder", "connectors", "vision_tower", "audio_tower"}

@@ -1,0 +1,98 @@
+"""Speed in the log: the work is what PyTorch counts, the shares are exact, and a peak is never invented."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_mmgpt import MMGPTCollator
+from tests.conftest import SIGLIP, make_model, make_processor
+from tests.toy_training import ADAPTERS, toy_tree
+from training import data, train
+from training.recipe import build_recipe
+from training.throughput import Throughput, flops_per_item, peak_flops
+
+
+def counted(model, batch) -> dict:
+    """What the hooks counted of one training step, and the FLOPs that PyTorch saw."""
+    callback = Throughput()
+    args = type("Arguments", (), {"use_cpu": True, "bf16": False, "fp16": False})
+    model.train()
+    callback.on_train_begin(args, None, None, model=model)
+    with FlopCounterMode(display=False) as counter:
+        model(**batch).loss.backward()
+    callback.on_train_end(args, None, None)
+    return {**callback.counts, "flops": counter.get_total_flops()}
+
+
+class TestWork:
+    @pytest.mark.parametrize(
+        "text",
+        [{}, {"tie_word_embeddings": False, "mlp_type": "plain"}, {"position_embedding_type": "learned"}],
+        ids=["tied", "untied", "learned positions"],
+    )
+    def test_a_decoders_flops_are_those_pytorch_counts(self, text):
+        model = make_model(vision=None, audio=None, text=text)
+        model.set_attn_implementation("eager")
+        ids = torch.randint(7, 300, (3, 20))
+        seen = counted(model, {"input_ids": ids, "labels": ids})
+        rates = flops_per_item(model, model.config)
+        assert seen["tokens"] == 60 and seen["pairs"] == 2 * 3 * 20 * 21 // 2
+        # Written out, attention computes the pairs above the diagonal too.
+        assert seen["flops"] == pytest.approx(60 * rates["tokens"] + 2 * 3 * 20 * 20 * rates["pairs"], rel=0.01)
+
+    def test_a_tower_and_frozen_parts(self, rows, tokenizer):
+        model = make_model(audio=None, vision=SIGLIP)
+        model.set_attn_implementation("eager")
+        batch = MMGPTCollator(make_processor(model.config, tokenizer))([rows[0], rows[0]])
+        for frozen in (model.model.vision_tower, model.model.language_model):
+            frozen.requires_grad_(False)
+        seen = counted(model, batch)
+        rates = flops_per_item(model, model.config)
+        assert seen["vision_tower"] == 2 * 16
+        length = batch["input_ids"].shape[1]
+        work = 2 * 2 * length**2 * rates["pairs"]
+        work += sum(float(seen[name]) * rates[name] for name in ("tokens", "vision_connector", "vision_tower"))
+        assert seen["flops"] == pytest.approx(work, rel=0.03)
+
+    def test_packed_counts_what_unpacked_counts(self, rows, collator, processor, model):
+        plain = counted(model, collator(rows))
+        lengths = collator(rows)["attention_mask"].sum(-1)
+        packed = counted(model, MMGPTCollator(processor, pack_to=int(lengths.sum()))(rows))
+        for name in ("tokens", "pairs", "vision_tower", "vision_connector", "audio_connector"):
+            assert packed[name] == plain[name]
+        assert plain["vision_connector"] == 16 + 32 and plain["audio_connector"] == 10 + 9
+
+    def test_a_window_bounds_the_pairs(self):
+        text = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+        ids = torch.randint(7, 300, (1, 10))
+        seen = counted(make_model(vision=None, audio=None, text=text), {"input_ids": ids, "labels": ids})
+        assert seen["pairs"] == (1 + 2 + 3 + 7 * 4) + 10 * 11 // 2
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_the_log_has_speed_and_no_invented_peak(monkeypatch, tmp_path):
+    for name, adapter in ADAPTERS.items():
+        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    tree = toy_tree(tmp_path / "run")
+    tree["training"] |= {"eval_strategy": "steps", "eval_steps": 1}
+    log = [entry for entry in train.train(build_recipe(tree, "toy", "toy.yaml"))["log"] if "loss" in entry]
+    assert len(log) == 3
+    for entry in log:
+        assert entry["tokens_per_second"] > 0 and entry["tflops_per_device"] >= 0 and 0 < entry["media_share"] < 1
+        assert "mfu" not in entry
+
+
+def test_peaks_are_those_of_known_devices(monkeypatch):
+    args = type("Arguments", (), {"use_cpu": False, "bf16": True, "fp16": False})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, peak in (
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("X", None),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=device: device)
+        assert peak_flops(args) == peak
+    args.bf16 = False
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
+    assert peak_flops(args) is None, "in fp32 the peak is another one"

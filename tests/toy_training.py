@@ -1,0 +1,92 @@
+"""A tiny recipe and its rows, for tests that train; run as a file it trains what a YAML file says, for tests that need a process."""
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+from PIL import Image
+
+from training import data, train
+from training.data.rows import assistant_turn, make_dataset, medium, user_turn
+from training.recipe import build_recipe
+
+
+def toy_rows(root: Path, split: str, together: bool = False):
+    """Eight rows each: a colour to see, a pitch to hear, a word to repeat; with `together` a picture and a sound in every row."""
+    rows = []
+    for index in range(8):
+        picture, sound = io.BytesIO(), io.BytesIO()
+        Image.new("RGB", (32, 32), ("red", "blue")[index % 2]).save(picture, format="PNG")
+        soundfile.write(sound, np.sin(np.arange(2000) * (0.1, 0.9)[index % 2]), 8000, format="WAV")
+        answers = ("red", "blue"), ("low", "high"), ("yes", "no")
+        seen, heard, read = (assistant_turn(pair[index % 2]) for pair in answers)
+        media = {"images": [medium(picture.getvalue())], "audios": [medium(sound.getvalue())]}
+        if together:
+            for answer in (seen, heard, read):
+                rows.append({"messages": [user_turn(f"{index}?", ("image", "audio")), answer], **media})
+            continue
+        rows.append({"task": "see", "messages": [user_turn("", ("image",)), seen], "images": media["images"]})
+        rows.append({"task": "hear", "messages": [user_turn("", ("audio",)), heard], "audios": media["audios"]})
+        rows.append({"task": "read", "messages": [user_turn(("on?", "off?")[index % 2]), read]})
+    return make_dataset([{"id": str(index), **row} for index, row in enumerate(rows)])
+
+
+def toy_texts(root: Path, split: str):
+    """Twenty plain texts of different lengths."""
+    texts = ["to be or not to be " * (1 + index % 4) for index in range(20)]
+    return make_dataset([{"id": str(index), "messages": [assistant_turn(text)]} for index, text in enumerate(texts)])
+
+
+ADAPTERS = {"toy": toy_rows, "toy_texts": toy_texts}
+
+
+def toy_tree(folder: Path) -> dict:
+    return {
+        "model": {
+            "preset": "nano",
+            "config": {
+                "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+                "vision_config": {"image_size": 32},
+            },
+            "image_processor": {"size": {"height": 32, "width": 32}},
+            "feature_extractor": {"sampling_rate": 8000, "hop_length": 80, "n_fft": 200},
+        },
+        "data": {"train": [{"adapter": "toy"}], "validation": [{"adapter": "toy"}]},
+        "tokenizer": {"vocab_size": 320},
+        "training": {
+            "output_dir": str(folder),
+            "max_steps": 3,
+            "per_device_train_batch_size": 6,
+            "logging_steps": 1,
+            "learning_rate": 1e-3,
+            "disable_tqdm": True,
+        },
+    }
+
+
+def losses(report: dict) -> list[float]:
+    return [entry["loss"] for entry in report["log"] if "loss" in entry]
+
+
+class Killed(train.LossProgress):
+    """The process kills itself, as a machine that fails does, in the middle of a run: nothing is tidied up."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == int(os.environ["KILLED_AT_STEP"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    data.ADAPTERS.update(ADAPTERS)
+    if "KILLED_AT_STEP" in os.environ:
+        train.LossProgress = Killed
+    train.train(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

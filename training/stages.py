@@ -1,0 +1,91 @@
+r"""What a run trains: the parts that a stage leaves free, PEFT's adapters, and a learning rate for each part.
+
+model = prepare_model(model, recipe)            # frozen as the stage says, adapters put in
+split_learning_rates(optimizer, model, rates)   # {"vision_tower": 1e-5, ...}
+"""
+
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from modeling_mmgpt import MMGPTForConditionalGeneration
+from training.recipe import Recipe, RecipeError, mergeable_peft_types
+
+
+TRAINED = {"pretrain": ("decoder",), "align": ("connectors",)}  # every other stage trains all parts
+CONNECTORS = ("vision_connector", "audio_connector")
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to, by its name, inside PEFT's wrappers or not."""
+    pieces = set(name.split("."))
+    for tower in ("vision_tower", "audio_tower"):
+        if tower in pieces:
+            return tower
+    return "connectors" if pieces.intersection(CONNECTORS) else "decoder"
+
+
+def prepare_model(model: MMGPTForConditionalGeneration, recipe: Recipe):
+    """The model with only those parameters free that the recipe trains; a PeftModel around it where it asks for one."""
+    if recipe.stage in TRAINED:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(part_of(name) in TRAINED[recipe.stage])
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError(
+            f"Stage {recipe.stage!r} has nothing to train: {recipe.model.checkpoint or recipe.model.preset} has no connectors."
+        )
+    return model if recipe.peft is None else add_adapter(model, recipe.peft)
+
+
+def add_adapter(model: PreTrainedModel, fields: dict):
+    """PEFT's adapters in the decoder's matrices, unless the fields name others, and the connectors trained as they are."""
+    from peft import get_peft_model
+
+    config_class = mergeable_peft_types()[str(fields["peft_type"]).upper()]
+    fields = {"task_type": "CAUSAL_LM", **{key: value for key, value in fields.items() if key != "peft_type"}}
+    config = config_class(**fields)
+    if getattr(config, "target_modules", "") is None:
+        config.target_modules = decoder_matrices(model)
+    if getattr(config, "modules_to_save", "") is None:
+        config.modules_to_save = [name for name in CONNECTORS if hasattr(model.model, name)] or None
+    base = Path(model.name_or_path)
+    # The note by which the adapter finds its base again, from any folder.
+    config.base_model_name_or_path = str(base.resolve()) if base.is_dir() else model.name_or_path
+    return get_peft_model(model, config)
+
+
+def decoder_matrices(model: PreTrainedModel) -> str:
+    """A pattern for PEFT that fits the linear layers inside the decoder, and none in the towers."""
+    decoder = model.model.language_model
+    names = {name.split(".")[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return rf".*\blanguage_model\..*\.({'|'.join(sorted(names))})"
+
+
+def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
+    """Takes the parameters of each part in `rates` out of the optimizer's groups into groups with that rate."""
+    parts = {parameter: part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for part in rates:
+        if part not in parts.values():
+            trained = ", ".join(sorted(set(parts.values())))
+            raise RecipeError(f"learning_rates.{part} is set, but this run trains only: {trained}. Leave it out.")
+    groups = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rates.get(parts.get(parameter), group["lr"]), []).append(parameter)
+        groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    optimizer.param_groups.clear()
+    for group in groups:
+        optimizer.add_param_group(group)
+
+
+def merge_adapter(checkpoint: str, adapter: Path) -> PreTrainedModel:
+    """The checkpoint with a saved adapter of it added to its weights: a model like any other.
+
+    From the files, not from the model in training: that may lie in pieces on many devices."""
+    from peft import PeftModel
+
+    base = MMGPTForConditionalGeneration.from_pretrained(checkpoint)
+    return PeftModel.from_pretrained(base, adapter).merge_and_unload()

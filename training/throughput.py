@@ -1,0 +1,157 @@
+r"""Speed in Trainer's own log: tokens per second, the share of them that stand for media, FLOP/s, and MFU where it is known.
+
+The work of a step is counted, not measured (Chowdhery et al. 2022, PaLM, appendix B), by what was computed:
+
+    decoder               for each real token: 2 per weight forward, 2 per weight backward to the inputs, and 2 more per weight
+                          that is trained. Embedding tables are looked up, not multiplied; the head is multiplied, tied or not.
+                          Of a mixture's experts, the share that a token goes to.
+    connectors            the same for each token of their medium
+    attention             for each pair of a query and a key that it may see (causal, in its own sample, in the window): 4 H E
+                          forward, 8 H E backward, in each layer
+    towers                for each of their vectors: 2 per weight forward, and 4 more where the tower is trained; their own
+                          attention is left out
+
+What gradient checkpointing computes twice counts once. MFU is this work per second over the peak of the device in the
+precision of the run, from its data sheet (dense); on any other device, and in fp32, there is none.
+"""
+
+import time
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from training.stages import part_of
+
+
+# Dense bf16/fp16 FLOP/s with fp32 accumulation, from the data sheets; names as torch.cuda.get_device_name() begins.
+PEAKS = {
+    "NVIDIA B200": 2250e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA GeForce RTX 4090": 165e12,
+}
+
+MEDIA_TOKENS = {"vision_connector": "image_token_id", "audio_connector": "audio_token_id"}
+
+
+def peak_flops(args) -> float | None:
+    """What one device of this run could compute in a second, or None where no data sheet says it."""
+    if not torch.cuda.is_available() or args.use_cpu or not (args.bf16 or args.fp16):
+        return None
+    name = torch.cuda.get_device_name()
+    longest = max((known for known in PEAKS if name.startswith(known)), key=len, default=None)
+    return PEAKS.get(longest)
+
+
+class Throughput(TrainerCallback):
+    """Counts in hooks on the model, without a wait for the device, and adds to each log entry that has a loss."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.peak = peak_flops(args)
+        self.config = base_model(model).config
+        self.rates = flops_per_item(model, self.config)
+        self.hooks = [base_model(model).register_forward_pre_hook(self.count_tokens, with_kwargs=True)]
+        for tower in ("vision_tower", "audio_tower"):
+            if hasattr(base_model(model).model, tower):
+                self.hooks.append(
+                    getattr(base_model(model).model, tower).register_forward_hook(self.count_vectors(tower))
+                )
+        self.restart()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for hook in self.hooks:
+            hook.remove()
+
+    def restart(self, *args, **kwargs):
+        self.counts: dict[str, torch.Tensor | int] = {}
+        self.started = time.perf_counter()
+
+    on_evaluate = on_save = restart  # their time is not training's
+
+    def add(self, name: str, count) -> None:
+        self.counts[name] = self.counts.get(name, 0) + count
+
+    def count_tokens(self, module: nn.Module, args, kwargs) -> None:
+        ids = kwargs.get("input_ids")
+        if not module.training or ids is None:
+            return
+        mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.ones_like(ids).cumsum(-1) - 1 if mask is None else mask.long().cumsum(-1) - 1
+        is_real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        self.add("tokens", is_real.sum())
+        for connector, token in MEDIA_TOKENS.items():
+            if getattr(self.config, token) is not None:
+                self.add(connector, (ids == getattr(self.config, token)).sum())
+        text = self.config.get_text_config()
+        window = getattr(text, "sliding_window", None)
+        for kind in getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers:
+            seen = (
+                positions + 1 if kind != "sliding_attention" or window is None else (positions + 1).clamp(max=window)
+            )
+            self.add("pairs", (seen * is_real).sum())
+
+    def count_vectors(self, tower: str):
+        def count(module: nn.Module, args, output) -> None:
+            if module.training:
+                self.add(tower, output.last_hidden_state.shape[:-1].numel())
+
+        return count
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs or "tokens" not in self.counts:
+            return
+        names = list(self.rates)
+        totals = torch.stack(
+            [torch.as_tensor(self.counts.get(name, 0), device=args.device).double() for name in names]
+        )
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(totals)
+        seconds = time.perf_counter() - self.started
+        counts = dict(zip(names, totals.tolist(), strict=True))
+        work = sum(counts[name] * rate for name, rate in self.rates.items()) / seconds / args.world_size
+        speed = {
+            "tokens_per_second": round(counts["tokens"] / seconds, 1),
+            "media_share": round(sum(counts[connector] for connector in MEDIA_TOKENS) / counts["tokens"], 3),
+            "tflops_per_device": round(work / 1e12, 4),
+        }
+        if self.peak is not None:
+            speed["mfu"] = round(work / self.peak, 4)
+        logs.update(speed)
+        state.log_history[-1].update(speed)
+        self.restart()
+
+
+def base_model(model: nn.Module):
+    """The MMGPT model inside PEFT's and the launchers' wrappers."""
+    return next(module for module in model.modules() if type(module).__name__ == "MMGPTForConditionalGeneration")
+
+
+def flops_per_item(model: nn.Module, config) -> dict[str, float]:
+    """FLOPs of a training step for each token ("tokens"), token of a medium (by its connector), pair of tokens ("pairs") and
+    tower vector, by the rules above."""
+    rates = dict.fromkeys(("tokens", "pairs", "vision_tower", "audio_tower", *MEDIA_TOKENS), 0.0)
+    text = config.get_text_config()
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    experts = getattr(text, "num_experts", None)
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        if part == "connectors":
+            connector = next(connector for connector in MEDIA_TOKENS if connector in name)
+            rates[connector] += (6 if parameter.requires_grad else 4) * parameter.numel()
+        elif part in rates:
+            rates[part] += (6 if parameter.requires_grad else 2) * parameter.numel()
+        elif id(parameter) not in tables:
+            share = text.num_experts_per_tok / experts if experts and ".experts." in name else 1
+            rates["tokens"] += (6 if parameter.requires_grad else 4) * parameter.numel() * share
+    head = base_model(model).get_output_embeddings().weight
+    if id(head) in tables:
+        rates["tokens"] += (6 if head.requires_grad else 4) * head.numel()
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    rates["pairs"] = 12.0 * text.num_attention_heads * width
+    return rates
