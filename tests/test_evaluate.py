@@ -1,6 +1,7 @@
 """Evaluation: answers in the order of the rows, baselines, files."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from modeling_mmgpt import save_checkpoint
+from tests.conftest import picture, row, sound
 from training import data, evaluate
 from training.data.rows import answer_of, assistant_turn, make_dataset, medium, user_turn
 from training.model_building import build_model
-from training.recipe import ModelArguments
+from training.recipe import EvaluationArguments, ModelArguments
 from training.train_tokenizer import texts_of, train_tokenizer
 
 
@@ -38,22 +40,22 @@ def parts():
 class TestAnswers:
     def test_do_not_depend_on_batches_and_keep_the_order(self, parts):
         rows = list(text_rows())
-        single = evaluate.evaluate_model(*parts, rows, batch_size=1, max_new_tokens=4)
+        single = evaluate.answer_rows(*parts, rows, batch_size=1, max_new_tokens=4)
         assert len(set(single)) > 1, "rows must have different answers for their order to show"
-        assert evaluate.evaluate_model(*parts, rows, batch_size=4, max_new_tokens=4) == single
-        assert evaluate.evaluate_model(*parts, rows[::-1], batch_size=6, max_new_tokens=4) == single[::-1]
+        assert evaluate.answer_rows(*parts, rows, batch_size=4, max_new_tokens=4) == single
+        assert evaluate.answer_rows(*parts, rows[::-1], batch_size=6, max_new_tokens=4) == single[::-1]
 
     def test_the_reference_is_not_shown(self, parts):
         rows = list(text_rows())
         other = [{**row, "messages": [row["messages"][0], assistant_turn("a different answer")]} for row in rows]
-        assert evaluate.evaluate_model(*parts, rows, max_new_tokens=4) == evaluate.evaluate_model(
+        assert evaluate.answer_rows(*parts, rows, max_new_tokens=4) == evaluate.answer_rows(
             *parts, other, max_new_tokens=4
         )
 
     def test_the_model_goes_back_to_training(self, parts):
         model, processor = parts
         model.train()
-        evaluate.evaluate_model(model, processor, text_rows(count=1), max_new_tokens=1)
+        evaluate.answer_rows(model, processor, list(text_rows(count=1)), max_new_tokens=1)
         assert model.training
         model.eval()
 
@@ -70,34 +72,71 @@ def image_rows(count: int) -> list[dict]:
     ]
 
 
-class TestExchangedMedia:
-    def test_every_row_gets_another_rows_image_of_its_task(self):
-        rows = image_rows(10)
-        exchanged = evaluate.exchange_media(rows)
-        given = [row["images"][0]["bytes"][0] for row in exchanged]
-        assert sorted(given) == list(range(10))
-        assert all(index != image and index % 2 == image % 2 for index, image in enumerate(given))
-        assert [row["messages"] for row in exchanged] == [row["messages"] for row in rows]
-        assert evaluate.exchange_media(rows) == exchanged
-
-    def test_text_rows_stay(self):
-        rows = list(text_rows())
-        assert evaluate.exchange_media(rows) == rows
-
-
 class TestScores:
     def test_each_task_beside_its_baselines(self):
         rows = [*image_rows(4), *text_rows(count=2)]
         predictions = ["0", "1", "2", "x", "yes", "no"]
-        shuffled = ["0", "x", "x", "x", None, None]
-        tasks = evaluate.score_tasks(rows, predictions, shuffled)
+        grounding = {
+            "shuffled_media": ["0", "x", "x", "x", None, None],
+            "blank_media": ["x", "1", "x", "3", None, None],
+        }
+        tasks = evaluate.score_tasks(rows, predictions, grounding, [None] * 6)
         assert list(tasks) == ["even", "odd", "say"]
         assert [tasks[task]["exact_match"] for task in tasks] == [1.0, 0.5, 0.5]
         assert [tasks[task]["majority"] for task in tasks] == [0.5, 0.5, 1.0]
         assert [tasks[task]["shuffled_media"] for task in tasks] == [0.5, 0.0, None]
+        assert [tasks[task]["blank_media"] for task in tasks] == [0.0, 1.0, None]
         assert all(tasks[task]["n"] == 2 and tasks[task]["low"] < tasks[task]["high"] for task in tasks)
         table = evaluate.format_table(tasks)
         assert len(table.splitlines()) == 4 and len(set(map(len, table.splitlines()))) == 1
+
+    def test_each_task_has_the_metric_and_the_references_of_its_rows(self):
+        squad = {"task": "qa", "metric": "squad", "references": ["blue", "deep blue"]}
+        rows = [
+            {**squad, "messages": [user_turn("?"), assistant_turn("blue")]},
+            {"task": "sum", "metric": "number_match", "messages": [user_turn("2 + 2"), assistant_turn("#### 4")]},
+        ]
+        tasks = evaluate.score_tasks(rows, ["deep blue", "it is 4.0"], {}, [None] * 2)
+        assert (tasks["qa"]["metric"], tasks["qa"]["f1"], tasks["qa"]["exact"]) == ("squad", 1.0, 1.0)
+        assert (tasks["sum"]["metric"], tasks["sum"]["number_match"]) == ("number_match", 1.0)
+
+    def test_a_line_for_each_measure(self):
+        row = {"task": "sum", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
+        score = evaluate.score_tasks([row], ["a b"], {key: [None] for key in evaluate.GROUNDING}, [None])
+        lines = evaluate.format_table(score).splitlines()
+        assert [line.split()[-6] for line in lines[1:]] == ["rouge1", "rouge2", "rougeL"]
+
+    def test_two_metrics_under_one_name_are_refused(self):
+        rows = [{"task": "a", "metric": metric, "messages": []} for metric in ("bleu", None)]
+        with pytest.raises(ValueError, match="'a' have several metrics \\(bleu, exact_match\\)"):
+            evaluate.check_metrics(rows)
+        with pytest.raises(ValueError, match=r"unknown metric 'blue'.*'bleu'"):
+            evaluate.check_metrics([{"metric": "blue", "messages": []}])
+
+
+class TestRows:
+    def test_questions_and_plain_texts_together(self, parts):
+        model, processor = parts
+        model.train()
+        plain = {"id": "poem", "task": "poem", "metric": "perplexity", "messages": [assistant_turn("say very " * 100)]}
+        rows = [plain, *text_rows(count=2)]
+        evaluation = evaluate.evaluate_rows(model, processor, rows, EvaluationArguments(max_new_tokens=2))
+        assert model.training
+        model.eval()
+        poem, say = evaluation["tasks"]["poem"], evaluation["tasks"]["say"]
+        assert poem["perplexity"] == pytest.approx(math.exp(poem["loss"])) and poem["n"] == 1
+        assert poem["bits_per_byte"] > 0 and poem["majority"] is None and say["majority"] == 1.0
+        assert evaluation["predictions"][0] is None and None not in evaluation["predictions"][1:]
+        assert evaluation["records"][0]["loss"] == pytest.approx(poem["loss"])
+        assert evaluation["records"][1]["references"] == ["yes"]
+
+    def test_media_exchanged_and_blank_unless_left_out(self, model, processor):
+        rows = [row("?", "yes", images=[picture(seed)], audios=[sound(seed)]) for seed in (0, 1)]
+        score = evaluate.evaluate_rows(model, processor, rows, EvaluationArguments(max_new_tokens=1))["tasks"]["all"]
+        assert score["shuffled_media"] is not None and score["blank_media"] is not None
+        fast = EvaluationArguments(max_new_tokens=1, baselines=False)
+        score = evaluate.evaluate_rows(model, processor, rows, fast)["tasks"]["all"]
+        assert score["shuffled_media"] is None and score["blank_media"] is None and score["exact_match"] is not None
 
 
 class TestCommandLine:
@@ -110,6 +149,7 @@ class TestCommandLine:
         monkeypatch.setattr(sys, "argv", ["evaluate.py", str(tmp_path / "model"), str(recipe), override])
         evaluate.main()
         assert "95% interval" in capsys.readouterr().out
+        assert "</html>" in (tmp_path / "out" / "errors.html").read_text()
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["split"] == "test" and results["tasks"]["say"]["n"] == 6
         lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()

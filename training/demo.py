@@ -27,7 +27,7 @@ import transformers
 from training import answer_anywhere
 from training.data.mixture import load_mixture
 from training.data.rows import answer_of, text_of
-from training.evaluate import evaluate_with_baselines, format_table, write_predictions
+from training.evaluate import evaluate_rows, format_table, write_predictions
 from training.model_building import load_checkpoint
 from training.recipe import CONFIGURATION, Recipe, RecipeError, load_recipe
 from training.report import write_report
@@ -45,10 +45,10 @@ def run_demo(recipe: Recipe) -> dict:
 
     model, processor = load_checkpoint(str(folder / "model"))
     rows = list(load_mixture(recipe.data.test, recipe.data.root))
-    predictions, tasks = evaluate_with_baselines(
-        model, processor, rows, recipe.eval.batch_size, recipe.eval.max_new_tokens
-    )
-    write_predictions(folder / "predictions.jsonl", rows, predictions)
+    evaluation = evaluate_rows(model, processor, rows, recipe.eval)
+    predictions, tasks = evaluation["predictions"], evaluation["tasks"]
+    print(format_table(tasks))
+    write_predictions(folder / "predictions.jsonl", evaluation["records"])
 
     examples = choose_examples(rows, predictions)
     fresh = answer_in_fresh_process(folder / "model", [row for row, _ in examples], recipe.eval.max_new_tokens)
@@ -156,7 +156,6 @@ def main() -> None:
         parser.error(str(error))
     results = run_demo(recipe)
     folder = Path(recipe.training.output_dir)
-    print(format_table(results["tasks"]))
     print(
         f"{results['parameters']:,} parameters trained in {results['train_seconds']:.0f} s on {results['hardware']}.\n"
         f"Open {folder}/report.html; the numbers are in {folder}/results.json."

@@ -1,14 +1,14 @@
-r"""Measure a saved model on the test split of a recipe: each task's exact match beside two baselines.
+r"""Measure a saved model on the test split of a recipe, by the metric of each source, beside baselines.
 
     python -m training.evaluate outputs/fsdd/model configuration/recipes/fsdd.yaml data.root=../shared/data
 
-prints the table and writes results.json and predictions.jsonl to the recipe's output_dir. The baselines: the commonest
-answer of the split, and the same model with the media exchanged between samples (what it answers from the question alone).
+prints the table and writes results.json, predictions.jsonl and errors.html (the worst answers, with their media) to the recipe's
+output_dir. The baselines: the commonest answer of the split, and the same model with the media exchanged between samples and
+with blank media (what it answers from the question alone).
 """
 
 import argparse
 import json
-import random
 import sys
 import time
 from collections import Counter, defaultdict
@@ -24,32 +24,78 @@ from tqdm import tqdm
 
 from modeling_mmgpt import MMGPTCollator
 from training.data.mixture import load_mixture
-from training.data.rows import answer_of, text_of
-from training.metrics.exact_match import ExactMatch, exact_matches
+from training.data.rows import answer_of, references_of, text_of
+from training.gallery import write_gallery
+from training.grounding import blank_media, exchange_media
+from training.likelihood import WindowLoss, text_losses
+from training.metrics import DEFAULT_METRIC, METRICS, find_metric
 from training.model_building import load_checkpoint
-from training.recipe import RecipeError, load_recipe
+from training.recipe import EvaluationArguments, RecipeError, load_recipe
+
+
+TEXT_METRIC = "perplexity"  # of rows that are text to be predicted, not a question to be answered
+GROUNDING = {"shuffled_media": exchange_media, "blank_media": blank_media}
+
+
+def evaluate_rows(model, processor, rows: Iterable[dict], arguments: EvaluationArguments) -> dict:
+    r"""{"tasks": {name: scores}, "predictions": [what was answered to each row, None to a plain text], "records": [a line of
+    predictions.jsonl for each row]}; the scores are those of `score_tasks`. The model goes back to training if it was.
+
+    rows (iterable of `dict`): the sample format, each ending with the assistant turn to be predicted.
+    """
+    rows = list(rows)
+    check_metrics(rows)
+    texts = [index for index, row in enumerate(rows) if row.get("metric") == TEXT_METRIC]
+    asked = [index for index, row in enumerate(rows) if row.get("metric") != TEXT_METRIC]
+    seeing = [index for index in asked if rows[index].get("images") or rows[index].get("audios")]
+
+    def answer(indices: list[int], changed: list[dict], label: str) -> list[str | None]:
+        given = answer_rows(model, processor, changed, arguments.batch_size, arguments.max_new_tokens, label)
+        return spread(given, indices, len(rows))
+
+    predictions = answer(asked, [rows[index] for index in asked], "answers")
+    grounding = {
+        name: answer(seeing, change([rows[index] for index in seeing]), name.replace("_", " "))
+        if arguments.baselines
+        else [None] * len(rows)
+        for name, change in GROUNDING.items()
+    }
+    losses: list[list[WindowLoss] | None] = spread([[] for _ in texts], texts, len(rows))
+    if texts:
+        for loss in text_losses(
+            model, processor.tokenizer, [document(rows[index]) for index in texts], arguments.batch_size
+        ):
+            losses[texts[loss.text]].append(loss)
+    return {
+        "tasks": score_tasks(rows, predictions, grounding, losses),
+        "predictions": predictions,
+        "records": make_records(rows, predictions, losses),
+    }
+
+
+def spread(values: list, indices: list[int], length: int) -> list:
+    """The values at their indices in a list of `length`, None elsewhere."""
+    places = dict(zip(indices, values, strict=True))
+    return [places.get(index) for index in range(length)]
 
 
 @torch.inference_mode()
-def evaluate_model(
-    model, processor, rows: Iterable[dict], batch_size: int = 64, max_new_tokens: int = 16, shuffle_media: bool = False
+def answer_rows(
+    model, processor, rows: list[dict], batch_size: int = 64, max_new_tokens: int = 16, label: str = "answers"
 ) -> list[str]:
     r"""The model's greedy answers to the last question of each row, in the order of the rows.
 
-    rows (iterable of `dict`): the sample format, each ending with the assistant turn to be predicted.
     batch_size (`int`, *optional*, defaults to 64): rows generated at once, left-padded.
     max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
-    shuffle_media (`bool`, *optional*, defaults to False): give each row the images and sounds of another one.
+    label (`str`, *optional*, defaults to `"answers"`): what the progress bar says.
     """
     rows = list(rows)
-    if shuffle_media:
-        rows = exchange_media(rows)
     collator = MMGPTCollator(processor, add_generation_prompt=True)
     by_length = sorted(range(len(rows)), key=lambda index: sum(len(text_of(turn)) for turn in rows[index]["messages"]))
     predictions = [""] * len(rows)
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(rows), batch_size), desc="shuffled media" if shuffle_media else "answers"):
+    for start in tqdm(range(0, len(rows), batch_size), desc=label, disable=not rows):
         indices = by_length[start : start + batch_size]
         batch = {key: value.to(model.device) for key, value in collator([rows[index] for index in indices]).items()}
         output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
@@ -60,76 +106,117 @@ def evaluate_model(
     return predictions
 
 
-def exchange_media(rows: list[dict], seed: int = 0) -> list[dict]:
-    """The rows with their media passed on at random to another row of the same task and the same number of media."""
-    alike = defaultdict(list)
-    for index, row in enumerate(rows):
-        alike[row.get("task"), len(row.get("images") or []), len(row.get("audios") or [])].append(index)
-    exchanged = list(rows)
-    shuffler = random.Random(seed)
-    for indices in alike.values():
-        shuffler.shuffle(indices)
-        for receiver, giver in zip(indices, indices[1:] + indices[:1], strict=True):
-            media = {key: rows[giver][key] for key in ("images", "audios") if key in rows[giver]}
-            exchanged[receiver] = {**rows[receiver], **media}
-    return exchanged
+def task_of(row: dict) -> str:
+    return row.get("task") or "all"
 
 
-def score_tasks(rows: list[dict], predictions: list[str], shuffled: list[str | None]) -> dict[str, dict]:
-    """For each task its exact match with a 95% interval, n, and the two baselines (`shuffled_media` None without media)."""
+def document(row: dict) -> str:
+    """The text of a row without questions: what its turns say, a line each, as pre-training reads it."""
+    return "\n".join(text_of(message) for message in row["messages"])
+
+
+def check_metrics(rows: list[dict]) -> None:
+    """Refuses unknown metrics, and two of them under one name, before anything is generated."""
+    metrics = defaultdict(set)
+    for row in rows:
+        metrics[task_of(row)].add(row.get("metric") or DEFAULT_METRIC)
+    for task, names in metrics.items():
+        for name in names:
+            find_metric(name)
+        if len(names) > 1:
+            raise ValueError(
+                f"The rows of {task!r} have several metrics ({', '.join(sorted(names))}): set `name` in their sources."
+            )
+
+
+def score_tasks(
+    rows: list[dict],
+    predictions: list[str | None],
+    grounding: dict[str, list[str | None]],
+    losses: list[list[WindowLoss] | None],
+) -> dict[str, dict]:
+    r"""For each task "metric", what the metric computes (measures, their 95% intervals, "n"), and the main measure of the baselines:
+    "majority", and by the names of `grounding` (answers to the rows with other media) what these answers are worth. A baseline
+    that does not exist is None."""
     tasks = {}
-    for task in sorted({row.get("task") or "all" for row in rows}):
-        indices = [index for index, row in enumerate(rows) if (row.get("task") or "all") == task]
-        references = [answer_of(rows[index]) for index in indices]
-        score = ExactMatch().compute(predictions=[predictions[index] for index in indices], references=references)
-        score["majority"] = Counter(references).most_common(1)[0][1] / len(references)
-        pairs = [(shuffled[index], answer_of(rows[index])) for index in indices if shuffled[index] is not None]
-        score["shuffled_media"] = sum(exact_matches(*zip(*pairs, strict=True))) / len(pairs) if pairs else None
-        tasks[task] = score
+    for task in sorted({task_of(row) for row in rows}):
+        indices = [index for index, row in enumerate(rows) if task_of(row) == task]
+        name = rows[indices[0]].get("metric") or DEFAULT_METRIC
+        metric = find_metric(name)
+        baselines = dict.fromkeys(("majority", *grounding))
+        if name == TEXT_METRIC:
+            windows = [window for index in indices for window in losses[index] or []]
+            columns = {key: [getattr(window, key) for window in windows] for key in ("nats", "tokens", "bytes")}
+            score = metric.compute(losses=columns.pop("nats"), **columns)
+        else:
+            references = {index: references_of(rows[index]) for index in indices}
+            score = metric.compute(
+                predictions=[predictions[index] for index in indices], references=[*references.values()]
+            )
+            commonest = Counter(answer_of(rows[index]) for index in indices).most_common(1)[0][0]
+            answers = {"majority": [commonest] * len(rows), **grounding}
+            for baseline, given in answers.items():
+                there = [index for index in indices if given[index] is not None]
+                if there:
+                    pair = [given[index] for index in there], [references[index] for index in there]
+                    baselines[baseline] = metric.estimate(*pair)[metric.measure].value
+        tasks[task] = {"metric": name, **score, **baselines}
     return tasks
 
 
-def evaluate_with_baselines(
-    model, processor, rows: Iterable[dict], batch_size: int, max_new_tokens: int
-) -> tuple[list[str], dict[str, dict]]:
-    """Predictions, and the score of each task (see `score_tasks`)."""
-    rows = list(rows)
-    predictions = evaluate_model(model, processor, rows, batch_size, max_new_tokens)
-    with_media = [index for index, row in enumerate(rows) if row.get("images") or row.get("audios")]
-    answers = evaluate_model(
-        model, processor, [rows[index] for index in with_media], batch_size, max_new_tokens, shuffle_media=True
-    )
-    shuffled: list[str | None] = [None] * len(rows)
-    for index, answer in zip(with_media, answers, strict=True):
-        shuffled[index] = answer
-    return predictions, score_tasks(rows, predictions, shuffled)
+def make_records(rows: list[dict], predictions: list[str | None], losses: list[list[WindowLoss] | None]) -> list[dict]:
+    """For each row id, task, metric, and question, references, prediction and score, or the loss of its text in nats per token."""
+    scores: list[float | None] = [None] * len(rows)
+    by_task = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_task[task_of(row)].append(index)
+    for indices in by_task.values():
+        metric = find_metric(rows[indices[0]].get("metric"))
+        if predictions[indices[0]] is not None:
+            pair = [predictions[index] for index in indices], [references_of(rows[index]) for index in indices]
+            for index, score in zip(indices, metric.score_samples(*pair), strict=True):
+                scores[index] = score
+    records = []
+    for row, prediction, score, windows in zip(rows, predictions, scores, losses, strict=True):
+        record = {"id": row.get("id"), "task": row.get("task"), "metric": row.get("metric") or DEFAULT_METRIC}
+        if windows is not None:
+            tokens = sum(window.tokens for window in windows)
+            record |= {"tokens": tokens, "loss": sum(window.nats for window in windows) / max(tokens, 1)}
+        else:
+            question = text_of(row["messages"][-2]) if len(row["messages"]) > 1 else ""
+            record |= {
+                "question": question,
+                "references": references_of(row),
+                "prediction": prediction,
+                "score": score,
+            }
+        records.append(record)
+    return records
 
 
 def format_table(tasks: dict[str, dict]) -> str:
-    lines = [f"{'task':<20}{'n':>7}{'exact match':>14}{'95% interval':>18}{'majority':>11}{'shuffled media':>17}"]
+    """A line for each measure of each task; the baselines are of the main measure."""
+    head = f"{'task':<20}{'n':>7}  {'measure':<18}{'value':>9}{'95% interval':>21}"
+    lines = [head + "".join(f"{name.replace('_', ' '):>16}" for name in ("majority", *GROUNDING))]
     for task, score in tasks.items():
-        interval = f"{score['low']:.4f}-{score['high']:.4f}"
-        shuffled = "-" if score["shuffled_media"] is None else f"{score['shuffled_media']:.4f}"
-        lines.append(
-            f"{task:<20}{score['n']:>7}{score['exact_match']:>14.4f}{interval:>18}{score['majority']:>11.4f}{shuffled:>17}"
-        )
+        main = METRICS[score["metric"]].measure
+        others = [key for key in score if f"{key}_low" in score]
+        for place, measure in enumerate([main, *others]):
+            prefix = "" if place == 0 else f"{measure}_"
+            interval = f"{score[f'{prefix}low']:.4f}-{score[f'{prefix}high']:.4f}"
+            baselines = [score[name] if place == 0 else None for name in ("majority", *GROUNDING)]
+            lines.append(
+                f"{task if place == 0 else '':<20}{score['n'] if place == 0 else '':>7}  {measure:<18}"
+                f"{score[measure]:>9.4f}{interval:>21}"
+                + "".join(f"{'-' if value is None else f'{value:.4f}':>16}" for value in baselines)
+            )
     return "\n".join(lines)
 
 
-def write_predictions(path: Path, rows: list[dict], predictions: list[str]) -> None:
-    """One JSON object a line: id, task, question, reference, prediction, right."""
-    with path.open("w", encoding="utf-8") as file:
-        for row, prediction in zip(rows, predictions, strict=True):
-            reference = answer_of(row)
-            record = {
-                "id": row.get("id"),
-                "task": row.get("task"),
-                "question": text_of(row["messages"][-2]),
-                "reference": reference,
-                "prediction": prediction,
-                "right": exact_matches([prediction], [reference])[0],
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+def write_predictions(path: Path, records: list[dict]) -> None:
+    """One JSON object a line, see `make_records`."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def main() -> None:
@@ -145,26 +232,28 @@ def main() -> None:
         if not sources:
             raise RecipeError(f"{arguments.recipe} lists no source under data.{recipe.eval.split}.")
         rows = list(load_mixture(sources, recipe.data.root))
-    except (RecipeError, FileNotFoundError) as error:
+        check_metrics(rows)
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
+    if torch.accelerator.is_available() and not recipe.training.use_cpu:
+        model.to(torch.accelerator.current_accelerator())
     started = time.monotonic()
-    predictions, tasks = evaluate_with_baselines(
-        model, processor, rows, recipe.eval.batch_size, recipe.eval.max_new_tokens
-    )
+    evaluation = evaluate_rows(model, processor, rows, recipe.eval)
     folder = Path(recipe.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / "predictions.jsonl", rows, predictions)
+    write_predictions(folder / "predictions.jsonl", evaluation["records"])
+    write_gallery(folder / "errors.html", recipe.name, rows, evaluation)
     results = {
         "model": arguments.model,
         "recipe": recipe.name,
         "split": recipe.eval.split,
         "seconds": round(time.monotonic() - started, 1),
-        "tasks": tasks,
+        "tasks": evaluation["tasks"],
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(format_table(tasks))
-    print(f"written to {folder}/results.json and {folder}/predictions.jsonl")
+    print(format_table(evaluation["tasks"]))
+    print(f"written to {folder}: results.json, predictions.jsonl, errors.html")
 
 
 if __name__ == "__main__":

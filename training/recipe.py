@@ -181,11 +181,14 @@ class EvaluationArguments:
     split (`str`, *optional*, defaults to `"test"`): `test` or `validation`, the list of `data` to measure on.
     batch_size (`int`, *optional*, defaults to 64): samples generated at once.
     max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
+    baselines (`bool`, *optional*, defaults to True): also answer with the media exchanged and blank, which takes as long again
+        each.
     """
 
     split: str = "test"
     batch_size: int = 64
     max_new_tokens: int = 16
+    baselines: bool = True
 
 
 @dataclass

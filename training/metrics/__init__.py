@@ -1,1 +1,40 @@
-r"""Metrics as `evaluate.Metric` modules: `evaluate.load("training/metrics/exact_match.py")` needs no network."""
+r"""Metrics as `evaluate.Metric` modules, by the name that rows carry as `metric`: `METRICS["bleu"]().compute(...)`.
+
+`evaluate.load("training/metrics/bleu.py")`, from the checkout, is the same and needs no network. Libraries do the arithmetic
+where one has it.
+"""
+
+import difflib
+
+from training.metrics.bleu import Translation
+from training.metrics.cider import CIDEr
+from training.metrics.error_rate import ErrorRate
+from training.metrics.exact_match import ExactMatch
+from training.metrics.number_match import NumberMatch
+from training.metrics.perplexity import Perplexity
+from training.metrics.rouge import Rouge
+from training.metrics.squad import SQuAD
+from training.metrics.vqa_accuracy import VQAAccuracy
+
+
+DEFAULT_METRIC = "exact_match"
+METRICS = {
+    "bleu": Translation,
+    "cider": CIDEr,
+    "exact_match": ExactMatch,
+    "number_match": NumberMatch,
+    "perplexity": Perplexity,
+    "rouge": Rouge,
+    "squad": SQuAD,
+    "vqa_accuracy": VQAAccuracy,
+    "wer": ErrorRate,
+}
+
+
+def find_metric(name: str | None):
+    """A new metric of that name, exact match for None."""
+    name = name or DEFAULT_METRIC
+    if name not in METRICS:
+        nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown metric {name!r}; the nearest valid name is {nearest!r}.")
+    return METRICS[name]()

@@ -1,0 +1,34 @@
+"""CIDEr-D, by hand."""
+
+import math
+
+import pytest
+
+from training.metrics.cider import CIDEr, cider_scores
+
+
+REFERENCES = [["a cat"], ["a dog"]]
+
+
+def test_words_that_all_captions_have_weigh_nothing():
+    # "cat" and "a cat" agree, of n-grams of 3 and 4 words there are none: 10 * (1 + 1 + 0 + 0) / 4
+    assert cider_scores(["a cat", "a cat"], REFERENCES) == pytest.approx([5.0, 0.0])
+
+
+def test_another_length_costs():
+    assert cider_scores(["cat", "a dog"], REFERENCES)[0] == pytest.approx(10 * math.exp(-1 / 72) / 4)
+
+
+def test_repeating_a_word_does_not_pay():
+    # said twice, the count is clipped to 1: w * w / (2 w * w) for one word, nothing in common for two; lengths agree
+    assert cider_scores(["cat cat", "a dog"], REFERENCES)[0] == pytest.approx(10 * 0.5 / 4)
+
+
+def test_references_are_averaged():
+    assert cider_scores(["a cat", "a dog"], [["a cat", "two birds"], ["a dog"]])[0] == pytest.approx(5.0 / 2, abs=1e-6)
+
+
+def test_metric_computes():
+    score = CIDEr().compute(predictions=["A cat.", "a cat"], references=REFERENCES)
+    assert score["cider"] == pytest.approx(2.5) and score["n"] == 2
+    assert (score["low"], score["high"]) == pytest.approx((0.0, 5.0))

@@ -1,0 +1,59 @@
+"""The gallery shows the worst wrong answers, with their media, in one file."""
+
+import io
+import re
+
+import PIL.Image
+import pytest
+
+from tests.conftest import picture, sound
+from training.data.rows import assistant_turn, medium, user_turn
+from training.evaluate import make_records, score_tasks
+from training.gallery import write_gallery
+
+
+def make_page(path, rows, predictions, **kwargs) -> str:
+    losses = [None] * len(rows)
+    evaluation = {
+        "tasks": score_tasks(rows, predictions, {}, losses),
+        "records": make_records(rows, predictions, losses),
+    }
+    write_gallery(path, "toy <1>", rows, evaluation, **kwargs)
+    return path.read_text(encoding="utf-8")
+
+
+def question(text: str, answer: str, metric: str | None = None, **media) -> dict:
+    return {"task": "t", "metric": metric, "messages": [user_turn(text), assistant_turn(answer)], **media}
+
+
+def test_wrong_answers_alone_and_escaped(tmp_path):
+    rows = [question("<b>first</b>", "yes"), question("second", "yes")]
+    page = make_page(tmp_path / "errors.html", rows, ["<i>no</i>", "yes"])
+    assert "&lt;b&gt;first" in page and "&lt;i&gt;no" in page and "second" not in page
+    assert "toy &lt;1&gt;" in page and "exact_match 0.5000 over 2" in re.sub(r"\s+", " ", page)
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "predictions", "shown"),
+    [
+        ("wer", "a b c", ["a b c", "a b", "x"], ["x", "a b"]),
+        ("rouge", "a b c", ["a b c", "a b", "x"], ["x", "a b"]),
+        ("number_match", "#### 3", ["so 3", "#### 4", "#### 3"], ["#### 4"]),
+    ],
+)
+def test_the_worst_come_first_in_either_direction(tmp_path, metric, answer, predictions, shown):
+    rows = [question("?", answer, metric) for _ in predictions]
+    page = make_page(tmp_path / "errors.html", rows, predictions)
+    assert re.findall(r'<p class="answer">(.*?)</p>', page) == shown
+    page = make_page(tmp_path / "errors.html", rows, predictions, worst=1)
+    assert re.findall(r'<p class="answer">(.*?)</p>', page) == shown[:1]
+
+
+def test_media_are_inside_the_page(tmp_path):
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (4, 4)).save(file, format="JPEG")
+    rows = [question("?", "a", images=[medium(file.getvalue()), picture(0)], audios=[sound(0)])]
+    page = make_page(tmp_path / "errors.html", rows, ["b"])
+    assert page.count("data:image/png;base64,") == 3, "two pictures and a spectrogram"
+    assert page.count("data:audio/wav;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:)', page)

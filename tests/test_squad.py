@@ -1,0 +1,32 @@
+"""SQuAD's F1 and exact match, by hand."""
+
+import pytest
+
+from training.metrics.squad import SQuAD, f1, is_exact
+
+
+def test_words_in_common():
+    # "Norman dukes of France" without the article: 2 of 4 words right, 2 of 2 found
+    assert f1("the Norman dukes of France", ["Norman dukes"]) == pytest.approx(2 / 3)
+    assert f1("red red", ["red"]) == pytest.approx(2 / 3)
+    assert f1("green", ["blue", "a green"]) == 1.0
+
+
+def test_case_articles_and_punctuation_do_not_count():
+    assert is_exact("The U.S.A.!", ["usa"])
+    assert not is_exact("usa today", ["usa"])
+
+
+def test_no_answer_agrees_only_with_no_answer():
+    assert f1("Unanswerable.", ["unanswerable"]) == f1("", ["unanswerable"]) == 1.0
+    assert f1("unanswerable", ["blue"]) == f1("blue", ["unanswerable"]) == 0.0
+
+
+def test_metric_tells_both_kinds_of_question_apart():
+    score = SQuAD().compute(
+        predictions=["blue whale", "unanswerable", "red", "unanswerable"],
+        references=[["blue"], ["blue", "sea"], ["unanswerable"], ["unanswerable"]],
+    )
+    assert score["f1"] == pytest.approx((2 / 3 + 0 + 0 + 1) / 4)
+    assert score["exact"] == 0.25
+    assert score["f1_answerable"] == pytest.approx(1 / 3) and score["f1_unanswerable"] == 0.5

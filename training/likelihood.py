@@ -1,0 +1,79 @@
+r"""How likely a model finds texts, as they are, without a chat template.
+
+for loss in text_losses(model, tokenizer, ["To be, or not to be"]):
+    print(loss.nats / loss.tokens)
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+
+LONGEST_WINDOW = 1024  # tokens: the logits of a batch of windows have to fit into memory
+
+
+class WindowLoss(NamedTuple):
+    """The negative log-likelihood of a window in nats, the tokens predicted in it, and the UTF-8 bytes that they stand for."""
+
+    text: int
+    nats: float
+    tokens: int
+    bytes: int
+
+
+class Window(NamedTuple):
+    text: int
+    ids: list[int]  # one more than is predicted: the first has only followers
+    bytes: int
+
+
+def cut_windows(text: str, index: int, tokenizer, length: int) -> Iterator[Window]:
+    """The text's tokens, after a start token, in windows that share one token: each is predicted once, from at most `length`
+    tokens before it in its window."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start_token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = [start_token, *encoded["input_ids"]]
+    starts = [start for start, _ in encoded["offset_mapping"]] + [len(text)]
+    starts[0] = 0  # blanks that a tokenizer drops are bytes all the same
+    for first in range(0, len(ids) - 1, length):
+        last = min(first + length, len(ids) - 1)
+        yield Window(index, ids[first : last + 1], len(text[starts[first] : starts[last]].encode()))
+
+
+@torch.inference_mode()
+def text_losses(
+    model, tokenizer, texts: Iterable[str], batch_size: int = 64, length: int | None = None
+) -> list[WindowLoss]:
+    r"""The loss of each window of each text; `text` is the text's place in `texts`. A blank text has none.
+
+    length (`int`, *optional*): tokens of a window; defaults to the decoder's positions, at most `LONGEST_WINDOW`.
+    """
+    length = length or min(model.config.get_text_config().max_position_embeddings, LONGEST_WINDOW)
+    windows = [window for index, text in enumerate(texts) for window in cut_windows(text, index, tokenizer, length)]
+    order = sorted(range(len(windows)), key=lambda place: len(windows[place].ids))
+    losses: dict[int, WindowLoss] = {}
+    was_training = model.training
+    model.eval()
+    for start in tqdm(range(0, len(order), batch_size), desc="texts"):
+        places = order[start : start + batch_size]
+        nats = window_nats(model, [windows[place].ids for place in places])
+        for place, loss in zip(places, nats, strict=True):
+            window = windows[place]
+            losses[place] = WindowLoss(window.text, loss, len(window.ids) - 1, window.bytes)
+    model.train(was_training)
+    return [losses[place] for place in range(len(windows))]
+
+
+def window_nats(model, windows: list[list[int]]) -> list[float]:
+    """Summed loss of each window, of a batch padded on the right."""
+    ids = [torch.tensor(window) for window in windows]
+    inputs = torch.nn.utils.rnn.pad_sequence([one[:-1] for one in ids], batch_first=True)  # (B, L)
+    labels = torch.nn.utils.rnn.pad_sequence([one[1:] for one in ids], batch_first=True, padding_value=-100)
+    mask = (labels != -100).long()
+    inputs, labels, mask = inputs.to(model.device), labels.to(model.device), mask.to(model.device)
+    logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits.float()  # (B, L, V)
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")  # (B, L)
+    return losses.double().sum(-1).tolist()
