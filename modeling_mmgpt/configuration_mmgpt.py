@@ -14,7 +14,7 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
 
-from .lengths_mmgpt import ANY_SIZE_TOWERS, NATIVE_TOWERS, image_geometry, side
+from .lengths_mmgpt import ANY_SIZE_TOWERS, CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, image_geometry, side
 
 
 if TYPE_CHECKING:
@@ -512,8 +512,13 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
             raise ValueError(
                 "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
             )
+        if self.vision_feature_layer != -1 and getattr(self.vision_config, "model_type", None) in CONVOLUTIONAL_TOWERS:
+            raise ValueError(
+                f"vision_feature_layer={self.vision_feature_layer}: the stages of a {self.vision_config.model_type!r} tower differ in "
+                "size, and only the last one fits the connector: use -1."
+            )
         if self.vision_max_tiles is not None:
-            takes_tiles = self.vision_config is not None and self.vision_config.model_type not in NATIVE_TOWERS
+            takes_tiles = self.vision_config is not None and self.vision_config.model_type not in (*NATIVE_TOWERS, "bit")
             if self.vision_max_tiles < 1 or not takes_tiles:
                 raise ValueError(
                     f"vision_max_tiles={self.vision_max_tiles} needs a vision_config whose tower sees images of one size, and at "

@@ -23,8 +23,12 @@ SPECTROGRAM_TOWERS = {
 # These hear the samples themselves, through convolutions that their configuration lists (Baevski et al. 2020).
 WAVEFORM_TOWERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 
-# Positions of these towers are turned or interpolated: the image processor alone decides the size of the images.
-ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
+# Convolutional towers have no patches, but each of their vectors stands for a square of pixels. Not among them: towers with batch
+# norm, such as ResNet, whose output for one image depends on the others in training.
+CONVOLUTIONAL_TOWERS = ("bit", "dinov3_convnext")
+
+# Positions of these towers are turned, interpolated or absent: the image processor alone decides the size of the images.
+ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit", *CONVOLUTIONAL_TOWERS)
 
 # These take images of any shape, cut into patches by the image processor (NaFlex, Tschannen et al. 2025, arXiv:2502.14786).
 NATIVE_TOWERS = ("siglip2_vision_model",)
@@ -100,11 +104,19 @@ def image_geometry(config) -> dict:
     if config.vision_config is None:
         return {}
     tower = config.vision_config
-    # A convolutional tower has no patches, but its first stage takes squares of 4 and each further one halves the sides.
-    is_convolutional = tower.model_type == "dinov3_convnext"
-    patch_size = 4 * 2 ** (tower.num_stages - 1) if is_convolutional else side(tower.patch_size)
+    is_convolutional = tower.model_type in CONVOLUTIONAL_TOWERS
+    patch_size = convolutional_stride(tower) if is_convolutional else side(tower.patch_size)
     geometry = {"patch_size": patch_size, "merge_size": config.vision_merge_size}
     return geometry | fixed_tokens(config.fusion, config.vision_num_queries)
+
+
+def convolutional_stride(vision_config) -> int:
+    """Pixels on a side of the square that one vector of a convolutional tower stands for: the entrance takes squares of 4, and
+    each stage but the first halves the sides."""
+    stride = 4 * 2 ** (len(vision_config.hidden_sizes) - 1)
+    if vision_config.model_type == "bit":  # beyond its output_stride it dilates instead
+        return min(stride, max(4, vision_config.output_stride))
+    return stride
 
 
 def audio_geometry(config) -> dict:

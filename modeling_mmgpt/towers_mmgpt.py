@@ -12,7 +12,7 @@ from transformers.utils import auto_docstring, can_return_tuple
 
 from .configuration_mmgpt import MMGPTFrameConfig, MMGPTPatchConfig
 from .grids_mmgpt import patch_places
-from .lengths_mmgpt import NATIVE_TOWERS, takes_waveform
+from .lengths_mmgpt import CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, convolutional_stride, takes_waveform
 
 
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
@@ -123,18 +123,35 @@ def without_pooling(tower: PreTrainedModel) -> PreTrainedModel:
 
 def tower_width(config) -> int:
     """Width of a tower's output: its hidden_size, unless its stages differ or a wav2vec 2.0 adapter stands behind the last layer."""
-    if config.model_type == "dinov3_convnext":
+    if config.model_type in CONVOLUTIONAL_TOWERS:
         return config.hidden_sizes[-1]
     return config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
 
 
 def run_vision_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, spatial_shapes, **kwargs):
     """The outputs of a vision tower; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own."""
+    if tower.config.model_type in CONVOLUTIONAL_TOWERS:
+        return run_convolutional_tower(tower, pixel_values, **kwargs)
     if spatial_shapes is None:
         return tower(pixel_values, **kwargs)
     if tower.config.model_type in NATIVE_TOWERS:
         kwargs["pixel_attention_mask"] = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)
     return tower(pixel_values, spatial_shapes=spatial_shapes, **kwargs)
+
+
+def run_convolutional_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, **kwargs):
+    """The outputs of a tower of convolutions, its maps as rows of vectors, from the top left to the bottom right."""
+    stride = convolutional_stride(tower.config)
+    height, width = pixel_values.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(
+            f"pixel_values are {height} x {width} pixels, but the tower takes multiples of {stride}: let the image processor "
+            "resize the images."
+        )
+    outputs = tower(pixel_values, **kwargs)
+    if outputs.last_hidden_state.ndim == 4:  # DINOv3's ConvNeXt gives rows itself
+        outputs.last_hidden_state = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (N, C, rows, columns) -> (N, T, C)
+    return outputs
 
 
 def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, **kwargs):
