@@ -32,8 +32,8 @@ test: $(VENV)/.installed   ## run the tests: offline, on the CPU
 	$(BIN)/python -m pytest
 
 conformance: $(VENV)/.installed   ## run transformers' own test suites on our classes; TRANSFORMERS=5.17.0: on that release
-	$(BIN)/python tests/conformance/fetching.py
-	$(BIN)/python -m pytest -m "" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py
+	$(BIN)/python -m tests.conformance.reporting --forget
+	$(BIN)/python -m pytest -m "" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py tests/test_quantising.py
 
 lint: $(VENV)/.installed   ## ruff check and format check
 	$(BIN)/ruff check .

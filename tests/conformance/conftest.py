@@ -1,12 +1,13 @@
-"""Puts transformers' test suites on the path, and counts at the end what passed, suite by suite and tester by tester."""
+"""Puts transformers' test suites on the path, and counts at the end what passed, suite by suite."""
 
 import subprocess
 import sys
-from collections import Counter, defaultdict
 
 import transformers
 
-from .fetching import CACHE, fetch
+from . import skips
+from .fetching import fetch
+from .reporting import Result, add, matrix
 
 
 collect_ignore = ["stand_ins"]  # modules for the suites to import, no tests
@@ -14,6 +15,14 @@ collect_ignore = ["stand_ins"]  # modules for the suites to import, no tests
 # What transformers' suites mark their tests with.
 MARKS = """accelerate_tests flash_attn_test flash_attn_3_test flash_attn_4_test generate is_expert_parallel_test is_fsdp_test
 is_pipeline_test is_tensor_parallel_test is_training_test order slow torch_compile_test"""
+
+# Our tests of what two modules test that the source distribution does not have, and of loading.
+OURS = {
+    "test_generation.py": "generation (ours)",
+    "test_export.py": "export (ours)",
+    "test_loading.py": "loading (ours)",
+    "test_quantising.py": "quantised loading (ours)",
+}
 
 try:
     sys.path.append(str(fetch()))
@@ -32,6 +41,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.path.name in OURS:
+            item.user_properties += [("suite", OURS[item.path.name]), ("tester", item.path.name)]
         if item.cls is None or not item.module.__name__.startswith("conformance."):
             continue
         # Each suite's name: the most basic class that has the test.
@@ -42,27 +53,23 @@ def pytest_collection_modifyitems(items):
             item.add_marker("conformance")  # minutes of starting processes
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, config):
     if MISSING is not None:
         terminalreporter.section("conformance")
         terminalreporter.write_line(MISSING)
-    counts = defaultdict(Counter)
-    for outcome in ("passed", "failed", "skipped"):
+        return
+    if config.option.markexpr == "not conformance":  # the quick selection of `make test`
+        return
+    results = {}
+    for outcome in ("skipped", "passed", "failed", "error"):  # the last counts: a test may pass and skip a subtest
         for report in terminalreporter.stats.get(outcome, []):
             properties = dict(getattr(report, "user_properties", []))
             if "suite" in properties and (report.when == "call" or outcome != "passed"):
-                counts[properties["suite"], properties["tester"]][outcome] += 1
-    if not counts:
-        return
-    lines = [
-        f"| transformers {transformers.__version__}: suite | tester | passed | failed | skipped |",
-        "|---|---|---|---|---|",
-    ]
-    for (suite, tester), count in sorted(counts.items()):
-        lines.append(f"| {suite} | {tester} | {count['passed']} | {count['failed']} | {count['skipped']} |")
-    total = sum(counts.values(), Counter())
-    lines.append(f"| all | all | {total['passed']} | {total['failed']} | {total['skipped']} |")
-    (CACHE / f"report-{transformers.__version__}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    terminalreporter.section("transformers' own suites")
-    for line in lines:
+                ours = outcome == "skipped" and skips.SOURCE in str(report.longrepr)
+                kind = "ours" if ours else {"error": "failed"}.get(outcome, outcome)
+                results[report.nodeid] = Result(properties["suite"], properties["tester"], kind, report.duration)
+    if results:
+        add(results)
+    terminalreporter.section("transformers' own suites: passed / failed / skipped")
+    for line in matrix():
         terminalreporter.write_line(line)
