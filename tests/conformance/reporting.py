@@ -52,7 +52,7 @@ def matrix() -> list[str]:
         for result in map(Result._make, report["tests"].values()):
             for suite in (result.suite, "all"):
                 counts[suite, release][result.outcome] += 1
-    suites = sorted({suite for suite, _ in counts} - {"all"}) + ["all"]
+    suites = [*sorted({suite for suite, _ in counts} - {"all"}), "all"]
     lines = ["| suite | " + " | ".join(f"transformers {release}" for release in reports) + " |"]
     lines.append("|---" * (len(reports) + 1) + "|")
     for suite in suites:
