@@ -518,7 +518,10 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
                 "size, and only the last one fits the connector: use -1."
             )
         if self.vision_max_tiles is not None:
-            takes_tiles = self.vision_config is not None and self.vision_config.model_type not in (*NATIVE_TOWERS, "bit")
+            takes_tiles = self.vision_config is not None and self.vision_config.model_type not in (
+                *NATIVE_TOWERS,
+                "bit",
+            )
             if self.vision_max_tiles < 1 or not takes_tiles:
                 raise ValueError(
                     f"vision_max_tiles={self.vision_max_tiles} needs a vision_config whose tower sees images of one size, and at "
