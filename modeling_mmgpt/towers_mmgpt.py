@@ -149,8 +149,10 @@ def run_convolutional_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, 
             "resize the images."
         )
     outputs = tower(pixel_values, **kwargs)
-    if outputs.last_hidden_state.ndim == 4:  # (N, C, rows, columns); DINOv3's ConvNeXt gives vectors itself
-        outputs.last_hidden_state = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (N, T, C)
+    if outputs.last_hidden_state.ndim == 4:  # DINOv3's ConvNeXt gives rows itself
+        outputs.last_hidden_state = outputs.last_hidden_state.flatten(2).transpose(
+            1, 2
+        )  # (N, C, rows, columns) -> (N, T, C)
     return outputs
 
 
