@@ -373,14 +373,11 @@ class MMGPTModel(MMGPTPreTrainedModel):
         blocks = torch.where(is_image, is_start.cumsum(-1) - 1, -1)  # (B, L)
         if past_key_values is None:
             return blocks
-        length, past_length = blocks.shape[1], past_key_values.get_seq_length()
-        if isinstance(past_length, int):
-            return nn.functional.pad(blocks, (past_length, 0), value=-1)
+        length, past_length, is_sliding = blocks.shape[1], past_key_values.get_seq_length(), past_key_values.is_sliding
+        if isinstance(past_length, int) or all(is_sliding):
+            return nn.functional.pad(blocks, (int(past_length), 0), value=-1)
         # A static cache counts on the device, and its full size is known here: no number has to come back.
-        size = max(
-            past_key_values.get_mask_sizes(length, layer)[0]
-            for layer in range(self.config.text_config.num_hidden_layers)
-        )
+        size = past_key_values.get_mask_sizes(length, is_sliding.index(False))[0]
         places = torch.arange(length, device=blocks.device) + past_length
         return blocks.new_full((blocks.shape[0], size), -1).index_copy(1, places, blocks)
 

@@ -115,3 +115,24 @@ def test_a_left_padded_batch_generates_what_each_prompt_does_alone(model, tokeni
     for index in range(2):
         alone = model.generate(**collate(rows[index : index + 1]), max_new_tokens=6, min_new_tokens=6, do_sample=False)
         assert together[index, -6:].tolist() == alone[0, -6:].tolist()
+
+
+@pytest.mark.parametrize("kinds", [["full_attention"], ["sliding_attention", "full_attention"], ["sliding_attention"]])
+def test_an_image_of_a_later_turn_sees_itself_in_a_static_cache(inputs, kinds):
+    """The place where it begins is counted on the device there."""
+    sliding = {"sliding_window": 24} if "sliding_attention" in kinds else {}
+    model = make_model(
+        audio=None, bidirectional_images=True, text={"initializer_range": 0.2, "layer_types": kinds, **sliding}
+    )
+    whole = model(**inputs, use_cache=False).logits
+    cache = StaticCache(config=model.config.text_config, max_cache_len=48)
+    turns = [
+        model(
+            input_ids=inputs["input_ids"][:, start:end],
+            pixel_values=inputs["pixel_values"][[image]],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        for image, (start, end) in enumerate(((0, 19), (19, 40)))
+    ]
+    torch.testing.assert_close(torch.cat(turns, 1), whole, atol=1e-5, rtol=1e-4)

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig
-from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor, open_gates
+from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor, open_gates, picture, row, sound
 
 
 METHODS = {
@@ -70,6 +70,71 @@ def test_assisted_decoding_is_greedy_decoding(prompted, helper):
         prompts["attention_mask"] = torch.ones_like(prompts["input_ids"])
     helpers = {"assistant": {"assistant_model": text_prompts()[0]}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}
     assert generate(model, prompts, do_sample=False, **helpers[helper]) == generate(model, prompts, do_sample=False)
+
+
+def prompts_of_several_media() -> list[dict]:
+    """0, 1 and 2 images and sounds in a sample: repeated entry by entry, they would come to another's placeholders."""
+    return [
+        row("Compare.", "", images=[picture(0), picture(1)], audios=[sound(2)]),
+        row("Nothing?", ""),
+        row("And these?", "", images=[picture(3)], audios=[sound(4, 3400), sound(5, 1800)]),
+        row("Two again.", "", images=[picture(6), picture(7)]),
+    ]
+
+
+SEVERAL = {
+    "encoder-free": {},
+    "towers": {"vision": SIGLIP, "audio": WHISPER},
+    "resampler": {"vision_connector": "resampler", "vision_num_queries": 3, "audio_connector": "resampler"},
+    "cross-attention": {"vision": SIGLIP, "audio": WHISPER, "fusion": "cross_attention"},
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("form", ["tokens", "embeddings", "encoded"])
+def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
+    """By their scores, which media change where a tiny model's words might be the same by chance."""
+    model = open_gates(make_model(**SEVERAL[name], text={"initializer_range": 0.3}))
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    options = {
+        **LENGTH,
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+    }
+
+    def beams(rows):
+        batch = collator(rows)
+        length = batch["input_ids"].shape[1]
+        if form == "embeddings":
+            batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids"))
+            length = 0
+        if form == "encoded" and "pixel_values" in batch:
+            batch["image_embeds"] = model.get_image_features(batch.pop("pixel_values")).pooler_output
+        if form == "encoded" and "input_features" in batch:
+            mask = batch.pop("input_features_mask")
+            batch["audio_embeds"] = model.get_audio_features(batch.pop("input_features"), mask).pooler_output
+        output = model.generate(**batch, **options)
+        return output.sequences[:, length:], output.sequences_scores
+
+    rows = prompts_of_several_media()
+    words, scores = beams(rows)
+    for index, one in enumerate(rows):
+        place = slice(2 * index, 2 * index + 2)
+        expected_words, expected_scores = beams([one])
+        torch.testing.assert_close(scores[place], expected_scores, atol=1e-4, rtol=1e-4)
+        assert words[place].tolist() == expected_words.tolist()
+
+
+def test_several_sampled_answers_see_their_own_media(tokenizer):
+    """With the least temperature sampling is greedy, so every answer of a sample must be the same as alone."""
+    model = make_model(text={"initializer_range": 0.3})
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    batch = collator(prompts_of_several_media())
+    several = model.generate(**batch, **LENGTH, do_sample=True, top_k=1, num_return_sequences=3)
+    assert several.view(4, 3, -1)[:, 0].tolist() == model.generate(**batch, **LENGTH, do_sample=False).tolist()
+    assert (several.view(4, 3, -1) == several.view(4, 3, -1)[:, :1]).all()
 
 
 def test_embeddings_generate_what_their_tokens_do(prompted):
