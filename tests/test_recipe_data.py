@@ -1,0 +1,58 @@
+"""The shipped recipes on their data: what is learnt, what is judged and how. Skipped where the data are not there."""
+
+from pathlib import Path
+
+import pytest
+
+from training.data.mixture import load_mixture
+from training.data.rows import answer_of, references_of, text_of
+from training.recipe import CONFIGURATION, load_recipe
+
+
+ROOT = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+def load_rows(name: str, split: str) -> list[dict]:
+    if not (ROOT / name).is_dir():
+        pytest.skip(f"the data set {name} is not in {ROOT}")
+    recipe = load_recipe(CONFIGURATION / "recipes" / f"{name}.yaml", [f"data.root={ROOT}"])
+    return list(load_mixture(getattr(recipe.data, split), recipe.data.root))
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "train", "test"),
+    [
+        ("opennmt_ende", "bleu", 10000, 1500),
+        ("dialogsum", "rouge", 12460, 500),
+        ("squad2_devhalf", "squad", 4425, 903),
+        ("gsm8k", "number_match", 7000, 1319),
+        ("tinyshakespeare", "perplexity", 1, 1),
+    ],
+)
+def test_every_sample_is_there_with_its_metric(name, metric, train, test):
+    for split, count in (("train", train), ("test", test)):
+        rows = load_rows(name, split)
+        assert len(rows) == count
+        assert {row["metric"] for row in rows} == {metric} and {row["task"] for row in rows} == {name}
+
+
+def test_translation_is_of_text_as_people_write_it():
+    row = load_rows("opennmt_ende", "test")[0]
+    assert text_of(row["messages"][0]).startswith("Translate en to de: The result: between those two wars, 150 female")
+    assert answer_of(row).endswith("150 Soldatinnen, zwei Drittel von ihnen in Kampfhandlungen.")
+
+
+def test_summaries_are_judged_by_three():
+    rows = load_rows("dialogsum", "test")
+    assert all(1 < len(references_of(row)) <= 3 for row in rows)
+    assert all(len(references_of(row)) == 1 for row in load_rows("dialogsum", "validation"))
+
+
+def test_questions_without_an_answer_are_said_to_have_none():
+    rows = load_rows("squad2_devhalf", "train")
+    unanswerable = sum(answer_of(row) == "unanswerable" for row in rows) / len(rows)
+    assert unanswerable == pytest.approx(0.5116, abs=1e-4)
+
+
+def test_the_text_is_whole():
+    assert len(answer_of(load_rows("tinyshakespeare", "test")[0])) == 111_540 - 1  # without the line end
