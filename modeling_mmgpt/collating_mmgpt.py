@@ -20,7 +20,7 @@ ROWS = {
     "audio": ("input_features", "input_features_mask"),
     "video": ("pixel_values_videos",),
 }
-COUNTS = {"audio": "audio_windows", "video": "video_frames"}
+COUNTS = {"audio": "audio_windows", "video": "num_frames_per_video"}
 
 
 @dataclass

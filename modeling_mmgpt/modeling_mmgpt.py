@@ -201,19 +201,17 @@ class MMGPTModel(MMGPTPreTrainedModel):
     def get_video_features(
         self,
         pixel_values_videos: torch.FloatTensor,
-        video_frames: torch.LongTensor | None = None,
+        num_frames_per_video: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
         pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`):
             The frames of all videos, one after the other.
-        video_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Number of frames of each video. `None`: all are of one.
+        num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Number of frames of each video. `None`: each is of one.
         """
         outputs, features, is_image = self.encode_images(pixel_values_videos, **kwargs)
-        if video_frames is None:
-            video_frames = torch.tensor([len(pixel_values_videos)])
-        return self.features_of_media(outputs, features, is_image, video_frames)
+        return self.features_of_media(outputs, features, is_image, num_frames_per_video)
 
     @staticmethod
     def features_of_media(outputs, features, is_wanted, rows) -> BaseModelOutputWithPooling:
@@ -390,7 +388,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         tile_positions: torch.LongTensor | None = None,
         spatial_shapes: torch.LongTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
-        video_frames: torch.LongTensor | None = None,
+        num_frames_per_video: torch.LongTensor | None = None,
         input_features: torch.FloatTensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         audio_windows: torch.LongTensor | None = None,
@@ -410,7 +408,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             Rows and columns of patches, where `pixel_values` are patches of images of any shape.
         pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
             The frames of all videos, one after the other.
-        video_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+        num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
             Frames of each video. Not needed here; `get_video_features` tells videos apart by them.
         input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.
@@ -548,7 +546,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         tile_positions: torch.LongTensor | None = None,
         spatial_shapes: torch.LongTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
-        video_frames: torch.LongTensor | None = None,
+        num_frames_per_video: torch.LongTensor | None = None,
         input_features: torch.FloatTensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         audio_windows: torch.LongTensor | None = None,
@@ -570,7 +568,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             Rows and columns of patches, where `pixel_values` are patches of images of any shape.
         pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
             The frames of all videos, one after the other.
-        video_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+        num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
             Frames of each video. Not needed here; `get_video_features` tells videos apart by them.
         input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
             1 for frames of the sound, 0 for padding. `None`: every frame is sound.

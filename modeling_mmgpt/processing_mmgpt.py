@@ -429,7 +429,7 @@ class MMGPTProcessor(ProcessorMixin):
         if hasattr(self, "image_processor") and cuts_tiles(self.image_processor):
             names.append("tile_positions")
         if hasattr(self, "video_processor"):
-            names.append("video_frames")
+            names.append("num_frames_per_video")
         if hasattr(self, "feature_extractor"):
             # Waveforms ("input_values" of wav2vec 2.0) go by the same name as spectrograms here.
             names = ["input_features" if name == "input_values" else name for name in names] + ["input_features_mask"]

@@ -147,10 +147,13 @@ def audio_rows(feature_extractor, waveforms: list, window: int | None, shortest:
 
 
 def video_rows(video_processor, videos: list[dict], **kwargs) -> dict:
-    """`pixel_values_videos` of all frames and `video_frames`, how many are each video's, of videos that `load_video` gave."""
+    """`pixel_values_videos` of all frames and `num_frames_per_video`, how many are each video's, of videos that `load_video` gave."""
     kwargs |= {"return_tensors": "pt", "do_sample_frames": False}
     frames = [video_processor([video["frames"]], **kwargs)["pixel_values_videos"][0] for video in videos]
-    return {"pixel_values_videos": torch.cat(frames), "video_frames": torch.tensor([len(one) for one in frames])}
+    return {
+        "pixel_values_videos": torch.cat(frames),
+        "num_frames_per_video": torch.tensor([len(one) for one in frames]),
+    }
 
 
 def video_processor_like(image_processor):

@@ -236,8 +236,10 @@ def test_placeholders_are_features_for_videos(kind, counts, bound, side, tokeniz
     videos = [np.zeros((count, side, 30, 3), dtype=np.uint8) for count in counts]
     inputs = processor(text=["a<|video|>b" * len(counts)], videos=videos, num_frames=bound, return_tensors="pt")
     frames = [min(count, bound) for count in counts]
-    assert inputs["video_frames"].tolist() == frames
-    found = model.get_video_features(inputs["pixel_values_videos"], video_frames=inputs["video_frames"])
+    assert inputs["num_frames_per_video"].tolist() == frames
+    found = model.get_video_features(
+        inputs["pixel_values_videos"], num_frames_per_video=inputs["num_frames_per_video"]
+    )
     features = [len(one) for one in found.pooler_output]
     planned = processor._get_num_multimodal_tokens(video_sizes=[(count, side, 30) for count in frames])
     assert planned["num_video_tokens"] == features
@@ -319,7 +321,7 @@ def test_a_video_of_a_conversation_may_be_frames_or_their_files(processor, tmp_p
     videos = [{"type": "video", "video": video} for video in (film(0), np.stack(film(0)), paths)]
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     inputs = processor.apply_chat_template(ask(*videos, {"type": "text", "text": "Same?"}), **options)
-    assert inputs["video_frames"].tolist() == [3, 3, 3]
+    assert inputs["num_frames_per_video"].tolist() == [3, 3, 3]
     frames = inputs["pixel_values_videos"]
     assert torch.equal(frames[:3], frames[3:6]) and torch.equal(frames[:3], frames[6:])
 

@@ -3,10 +3,12 @@
 import unittest
 from unittest import mock
 
-from transformers import SiglipImageProcessor, WhisperFeatureExtractor
+from transformers import LlavaOnevisionVideoProcessor, SiglipImageProcessor, WhisperFeatureExtractor
 
 from modeling_mmgpt import MMGPTProcessor
 from tests.conftest import byte_tokenizer
+
+from . import skips
 
 
 # The suite takes for granted that sounds are read with librosa; our processor reads them itself.
@@ -16,6 +18,16 @@ with mock.patch("transformers.testing_utils.require_librosa", lambda test: test)
 
 class TestProcessor(ProcessorTesterMixin, unittest.TestCase):
     processor_class = MMGPTProcessor
+    # The suite's clip of 8 frames is 8 x 16 tokens and the time of each frame here.
+    videos_text_kwargs_max_length = 217
+    videos_text_kwargs_override_max_length = 212
+    videos_unstructured_max_length = 216
+
+    def setUp(self):
+        super().setUp()
+        skip = skips.find(self._testMethodName, "Processor")
+        if skip is not None:
+            self.skipTest(f"{skip.reason} ({skip.link})")
 
     @classmethod
     def _setup_tokenizer(cls):
@@ -28,6 +40,10 @@ class TestProcessor(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_feature_extractor(cls):
         return WhisperFeatureExtractor(feature_size=20, sampling_rate=16000, chunk_length=5)
+
+    @classmethod
+    def _setup_video_processor(cls):
+        return LlavaOnevisionVideoProcessor(size={"height": 16, "width": 16})
 
     @staticmethod
     def prepare_processor_dict():
