@@ -39,6 +39,7 @@ TEXT = {
     "eos_token_id": 3,
 }
 PATCHES = {"model_type": "mmgpt_patch", "image_size": 16, "patch_size": 4, "hidden_size": 24}
+CONVOLUTIONS = {"model_type": "bit", "embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4}
 FRAMES = {"model_type": "mmgpt_frame", "num_mel_bins": 20, "frame_size": 4, "hidden_size": 24}
 SIGLIP = {
     "model_type": "siglip_vision_model",

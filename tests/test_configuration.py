@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_mmgpt import MMGPTConfig, MMGPTPatchConfig, MMGPTTextConfig
-from tests.conftest import FRAMES, PATCHES, SIGLIP, TEXT, make_config
+from tests.conftest import CONVOLUTIONS, FRAMES, PATCHES, SIGLIP, TEXT, make_config
 
 
 def test_text_defaults_are_derived_from_the_given_values():
@@ -65,6 +65,8 @@ def test_impossible_decoders_are_refused_with_a_way_out(wrong, way_out):
             {"vision_config": PATCHES, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
             "must divide the 4 patches",
         ),
+        ({"vision_config": CONVOLUTIONS, "vision_feature_layer": -2}, "differ in size"),
+        ({"vision_config": CONVOLUTIONS, "vision_max_tiles": 2}, "leave it out"),
     ],
 )
 def test_impossible_fusions_are_refused_with_a_way_out(wrong, way_out):

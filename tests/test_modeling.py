@@ -5,7 +5,9 @@ import torch
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
+from modeling_mmgpt.lengths_mmgpt import image_geometry
 from tests.conftest import (
+    CONVOLUTIONS,
     FRAMES,
     NAFLEX,
     PATCHES,
@@ -48,6 +50,7 @@ VARIANTS = {
             "layer_scale_init_value": 1.0,
         }
     },
+    "group norm": {"vision": CONVOLUTIONS},
     "tiles": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4, "vision_connector": "pixel_shuffle"},
     "any size": {"vision": NAFLEX},
     "any size, merged": {"vision": NAFLEX, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
@@ -241,3 +244,24 @@ def test_a_model_may_only_see_or_only_hear(tokenizer, rows):
         model = make_model(vision=vision, audio=audio)
         batch = MMGPTCollator(make_processor(model.config, tokenizer))(wanted)
         assert model(**batch).loss.isfinite()
+
+
+def test_maps_of_convolutions_become_rows_from_the_top_left():
+    model = make_model(vision=CONVOLUTIONS, audio=None)
+    tower = model.model.vision_tower
+    images = torch.rand(1, 3, 32, 48)
+    vectors = model.get_image_features(images).last_hidden_state
+    assert vectors.shape == (1, 4 * 6, 64)
+    torch.testing.assert_close(vectors[0].unflatten(0, (4, 6)), tower(images).last_hidden_state[0].permute(1, 2, 0))
+    with pytest.raises(ValueError, match="36 x 48 pixels, but the tower takes multiples of 8"):
+        model.get_image_features(torch.rand(1, 3, 36, 48))
+
+
+@pytest.mark.parametrize(("depth", "output_stride"), [(1, 32), (2, 32), (3, 32), (4, 32), (4, 8)])
+def test_stride_of_convolutions_is_counted_right(depth, output_stride):
+    sizes = {"hidden_sizes": [32] * depth, "depths": [1] * depth, "output_stride": output_stride}
+    model = make_model(vision={**CONVOLUTIONS, **sizes}, audio=None)
+    with torch.no_grad():
+        rows, columns = model.model.vision_tower(torch.rand(1, 3, 64, 96)).last_hidden_state.shape[-2:]
+    stride = image_geometry(model.config)["patch_size"]
+    assert (rows, columns) == (64 // stride, 96 // stride)
