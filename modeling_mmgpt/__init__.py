@@ -16,7 +16,7 @@ from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreT
 from .modeling_mmgpt_text import MMGPTForCausalLM, MMGPTTextModel
 from .packing_mmgpt import MMGPTBlockCollator, PackedRows, count_tokens, pack_documents
 from .processing_mmgpt import MMGPTProcessor
-from .saving_mmgpt import save_checkpoint
+from .saving_mmgpt import push_checkpoint, save_checkpoint
 from .towers_mmgpt import MMGPTFrameTower, MMGPTPatchTower
 
 
@@ -50,6 +50,7 @@ __all__ = [
     "count_tokens",
     "from_gpt",
     "pack_documents",
+    "push_checkpoint",
     "save_checkpoint",
     "to_gpt",
 ]

@@ -1,7 +1,8 @@
-"""Complete checkpoint folders, and nothing half-written.
+"""Complete checkpoint folders, on the disk and on the Hub, and nothing half-written.
 
 A folder that a stranger can load holds weights, configuration, generation configuration, all code files, the processor
-and a model card. transformers writes the first four; this module adds the rest and makes the writing all-or-nothing.
+and a model card. transformers writes the first four; this module adds the rest and makes the writing all-or-nothing: on the
+disk by renaming, on the Hub by one commit.
 """
 
 import os
@@ -10,8 +11,10 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import CommitInfo, HfApi, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
+
+from .card_mmgpt import adapter_base, rename_card, write_card
 
 
 # What belongs to a checkpoint but is written by its processor, not by its model.
@@ -24,7 +27,8 @@ COMPANIONS = (
     "chat_template.jinja",
     "README.md",
 )
-CARD_FACTS = {"name", "license", "language", "datasets", "data", "training", "results", "limits"}
+# What a training run leaves beside a checkpoint and nobody who loads it needs; the first are pickles.
+RUN_FILES = {"optimizer.pt", "scheduler.pt", "scaler.pt", "training_args.bin", "trainer_state.json"}
 
 
 @contextmanager
@@ -82,57 +86,6 @@ def find_companion(origin: str, name: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def card_template() -> Path | None:
-    """hub_card.md: inside the installed package, or at the top of a checkout. Code loaded from the Hub has none."""
-    here = Path(__file__).parent
-    return next((path for path in (here / "hub_card.md", here.parent / "hub_card.md") if path.is_file()), None)
-
-
-def part_sizes(model) -> dict[str, int]:
-    """Parameters of each part of a model, tied ones counted once: decoder, towers, connectors, head."""
-    sizes: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        part = name.removeprefix("model.").split(".")[0]
-        if part not in ("vision_tower", "vision_connector", "audio_tower", "audio_connector", "lm_head"):
-            part = "decoder"
-        sizes[part] = sizes.get(part, 0) + parameter.numel()
-    return sizes
-
-
-def write_card(folder: Path, model, facts: dict) -> None:
-    """README.md of a checkpoint: hub_card.md filled with what is known. `facts` is measured or told by the trainer:
-    keys `name`, `license`, `language`, `datasets` (list), `data`, `training`, `results` (list of rows), `limits`."""
-    unknown = set(facts) - CARD_FACTS
-    if unknown:
-        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
-    template = card_template()
-    if template is None:
-        return
-    has_head = hasattr(model.config, "text_config")
-    text = model.config.get_text_config()
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-text-to-text" if has_head else "text-generation",
-        tags=["mmgpt", "custom_code"],
-        license=facts.get("license"),
-        language=facts.get("language"),
-        datasets=facts.get("datasets"),
-    )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(template),
-        name=facts.get("name") or folder.name,
-        architecture=type(model).__name__,
-        sees=getattr(model.config, "vision_config", None) is not None,
-        hears=getattr(model.config, "audio_config", None) is not None,
-        parts=part_sizes(model),
-        total=sum(part_sizes(model).values()),
-        text=text,
-        **{key: facts.get(key) for key in ("data", "training", "results", "limits")},
-    )
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
-
-
 class CompleteFolderMixin:
     """`save_pretrained` that leaves a complete folder: the processor's files and the card of the checkpoint the model
     came from go with it, unless the folder has its own."""
@@ -157,6 +110,15 @@ class CompleteFolderMixin:
                 write_card(folder, self, {"name": destination.name})
             return super().save_pretrained(folder, is_main_process=True, push_to_hub=push_to_hub, **kwargs)
 
+    def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
+        """As in transformers, but with this model's own card; takes the arguments of [`push_folder`]. The processor goes with
+        it if the model was loaded with one beside it; [`push_checkpoint`] takes it from your hands."""
+        max_shard_size = kwargs.pop("max_shard_size", "50GB")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / repo_id.rpartition("/")[2]
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return push_folder(folder, repo_id, message=commit_message, **kwargs)
+
 
 def save_checkpoint(
     folder: str | os.PathLike, model, processor, card: dict | None = None, state_dict: dict | None = None
@@ -165,14 +127,89 @@ def save_checkpoint(
 
     Args:
         folder: where; written beside it first and renamed, so that it is there whole or not at all.
-        model: any MMGPT model.
+        model: any MMGPT model, or a `PeftModel` of one: then the folder holds the adapter and the name of its base.
         processor: its MMGPTProcessor (for a text-only model: its tokenizer).
         card: measured facts for the model card, see [`write_card`].
         state_dict: the weights, where those of `model` are only a part of them (FSDP, ZeRO-3).
     """
     folder = Path(folder).absolute()
+    facts = {"name": folder.name, **(card or {})}
     with written_whole(folder) as temporary:
         processor.save_pretrained(temporary)
-        write_card(temporary, model, {"name": folder.name, **(card or {})})
-        model.save_pretrained(temporary, state_dict=state_dict)
+        if adapter_base(model) is None:
+            write_card(temporary, model, facts)
+            model.save_pretrained(temporary, state_dict=state_dict)
+        else:  # peft writes a card of its own, which ours replaces
+            save_adapter(temporary, model, facts.get("base_model"), state_dict)
+            write_card(temporary, model, facts)
     return folder
+
+
+def save_adapter(folder: Path, model, base_model: str | None, state_dict: dict | None) -> None:
+    """The adapter, with `base_model` as the name of its base where the base was loaded from elsewhere."""
+    known = {name: config.base_model_name_or_path for name, config in model.peft_config.items()}
+    try:
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = base_model or config.base_model_name_or_path
+        model.save_pretrained(folder, state_dict=state_dict)
+    finally:
+        for name, config in model.peft_config.items():
+            config.base_model_name_or_path = known[name]
+
+
+def push_checkpoint(repo_id: str, model, processor, card: dict | None = None, **kwargs) -> CommitInfo:
+    """Publishes model, code, processor and card on the Hub in one commit.
+
+    Args:
+        repo_id: `owner/name`; made if it does not exist yet.
+        model, processor, card: as for [`save_checkpoint`]. An adapter needs a base that others can load: the name that its
+            base was loaded by, or the fact `base_model`.
+        kwargs: those of [`push_folder`].
+    """
+    facts = {"name": repo_id, **(card or {})}
+    base = facts.get("base_model") or adapter_base(model)
+    if base is not None and os.path.isdir(base):
+        raise ValueError(
+            f"The adapter's base is the folder {base}, which nobody else has: push the base first, and give its name as "
+            "card={'base_model': 'owner/name'}."
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        return push_folder(save_checkpoint(Path(temporary) / "model", model, processor, facts), repo_id, **kwargs)
+
+
+def push_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    message: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+) -> CommitInfo:
+    """Publishes a saved folder on the Hub in one commit, its card under the model's new name.
+
+    Weights of an earlier push that this one has no use for go in the same commit. What a training run leaves beside the
+    checkpoint (optimizer, trainer state, checkpoints in sub-folders) stays here."""
+    folder = Path(folder).absolute()
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ValueError(f"{folder} is no saved model: it has neither config.json nor adapter_config.json.")
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as staging:
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in RUN_FILES and not path.name.startswith((".", "rng_state")):
+                (Path(staging) / path.name).symlink_to(path)
+        card = Path(staging) / "README.md"
+        if card.exists():
+            text = rename_card(card.read_text(encoding="utf-8"), folder.name, repo_id)
+            card.unlink()
+            card.write_text(text, encoding="utf-8")
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=staging,
+            commit_message=message or "Upload model",
+            revision=revision,
+            create_pr=create_pr,
+            delete_patterns=["*.safetensors", "*.safetensors.index.json"],
+        )

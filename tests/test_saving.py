@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig, save_checkpoint
-from modeling_mmgpt.saving_mmgpt import part_sizes, written_whole
+from modeling_mmgpt.saving_mmgpt import written_whole
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
 
 
@@ -179,23 +179,6 @@ def test_a_file_in_the_way_is_named(tmp_path, model):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(FileExistsError, match="a file of that name is in the way"):
         model.save_pretrained(tmp_path / "model")
-
-
-def test_the_card_tells_the_parts_and_the_results(tmp_path, model, processor):
-    results = [{"task": "captions", "measure": "exact match", "value": "0.97", "n": 300}]
-    save_checkpoint(tmp_path / "nano", model, processor, card={"results": results, "license": "apache-2.0"})
-    card = (tmp_path / "nano" / "README.md").read_text()
-    assert "| captions | exact match | 0.97 | 300 |" in card
-    assert "license: apache-2.0" in card and "that sees and hears" in card
-    sizes = part_sizes(model)
-    assert sum(sizes.values()) == sum(parameter.numel() for parameter in model.parameters())
-    assert all(f"| {part} | {size:,} |" in card for part, size in sizes.items())
-
-
-def test_a_fact_the_card_has_no_place_for_is_not_dropped(tmp_path, model, processor):
-    with pytest.raises(ValueError, match=r"no place for \['train_seconds'\]"):
-        save_checkpoint(tmp_path / "nano", model, processor, card={"train_seconds": 3.0})
-    assert os.listdir(tmp_path) == []
 
 
 def test_importing_is_silent_and_needs_no_optional_package():

@@ -1,0 +1,199 @@
+"""A small Hub on this machine: as much of huggingface.co's HTTP interface as pushing and loading models takes.
+
+Repositories live in memory. Every commit keeps all its files, so that a test can tell what one push did.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+
+class Hub:
+    """What the server holds: `repositories[name]` is the list of commits `{"oid", "title", "files": {path: bytes}, ...}`."""
+
+    def __init__(self):
+        self.repositories: dict[str, list[dict]] = {}
+        self.objects: dict[str, bytes] = {}  # large files by their sha256
+        self.private: dict[str, str | None] = {}
+        self.url = ""
+
+    def commit(self, name: str, revision: str) -> dict:
+        commits = self.repositories[name]
+        return commits[-1] if revision == "main" else next(one for one in commits if one["oid"] == revision)
+
+    def add_commit(self, name: str, lines: list[dict]) -> dict:
+        header, *operations = lines
+        parent = self.repositories[name][-1]
+        files, added, deleted = dict(parent["files"]), [], []
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                files[value["path"]] = self.objects[value["oid"]]
+            elif operation["key"] == "deletedFile":
+                del files[value["path"]]
+            else:
+                raise ValueError(operation["key"])
+            (deleted if operation["key"] == "deletedFile" else added).append(value["path"])
+        oid = hashlib.sha1(f"{parent['oid']}{json.dumps(lines)}".encode()).hexdigest()
+        title = header["value"]["summary"]
+        commit = {"oid": oid, "title": title, "files": files, "added": added, "deleted": deleted}
+        self.repositories[name].append(commit)
+        return commit
+
+
+def problems_of_card(content: str) -> list[str]:
+    """What huggingface.co refuses in a card's metadata (https://huggingface.co/docs/hub/model-cards)."""
+    match = re.match(r"---\n(.*?)\n---\n", content, flags=re.DOTALL)
+    if match is None:
+        return ["the card has no metadata"]
+    data = yaml.safe_load(match[1])
+    if not isinstance(data, dict):
+        return ["the metadata is no mapping"]
+    problems = []
+    for key, kind in {
+        "library_name": str,
+        "license": str,
+        "pipeline_tag": str,
+        "tags": list,
+        "datasets": list,
+    }.items():
+        if key in data and not isinstance(data[key], kind):
+            problems.append(f'"{key}" must be a {kind.__name__}')
+    if "base_model" in data and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(data["base_model"])):
+        problems.append('"base_model" must be a repository id')
+    return problems
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    @property
+    def route(self) -> str:
+        return unquote(urlsplit(self.path).path)
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def reply(self, status: int, content=b"", **headers):
+        if not isinstance(content, bytes):
+            content = json.dumps(content).encode()
+            headers["Content_Type"] = "application/json"
+        self.send_response(status)
+        for key, value in {"Content_Length": str(len(content)), **headers}.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def missing(self, what: str, **headers):
+        self.reply(404, {"error": f"{what} not found"}, X_Error_Code=what, **headers)
+
+    def do_POST(self):
+        body, route = self.body(), self.route
+        if route == "/api/validate-yaml":
+            problems = problems_of_card(json.loads(body)["content"])
+            errors = [{"message": problem} for problem in problems]
+            return self.reply(400 if errors else 200, {"errors": errors, "warnings": []})
+        if not self.headers.get("Authorization"):
+            return self.reply(401, {"error": "log in first"})
+        if route == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            url = {"url": f"{self.hub.url}/{name}", "id": name, "name": name}
+            if name in self.hub.repositories:
+                return self.reply(409, url)
+            self.hub.private[name] = asked.get("visibility") or asked.get("private")
+            self.hub.repositories[name] = [{"oid": "0" * 40, "title": "", "files": {}, "added": [], "deleted": []}]
+            return self.reply(200, url)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", route):
+            large = (".safetensors", ".png")
+            files = json.loads(body)["files"]
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(large) else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in files
+            ]
+            return self.reply(200, {"files": modes})
+        if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", route):
+            objects = []
+            for asked in json.loads(body)["objects"]:
+                if asked["oid"] not in self.hub.objects:
+                    asked["actions"] = {"upload": {"href": f"{self.hub.url}/objects/{asked['oid']}"}}
+                objects.append(asked)
+            return self.reply(200, {"transfer": "basic", "objects": objects})
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", route):
+            commit = self.hub.add_commit(match[1], [json.loads(line) for line in body.splitlines()])
+            url = f"{self.hub.url}/{match[1]}/commit/{commit['oid']}"
+            return self.reply(200, {"commitUrl": url, "commitOid": commit["oid"], "success": True})
+        return self.missing("EntryNotFound")
+
+    def do_PUT(self):
+        content = self.body()
+        oid = self.route.rpartition("/")[2]
+        if hashlib.sha256(content).hexdigest() != oid:
+            return self.reply(400, {"error": "the content is not what was announced"})
+        self.hub.objects[oid] = content
+        return self.reply(200)
+
+    def do_GET(self):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+)(/.*)?)?", self.route):
+            name, kind, revision, place = match.groups()
+            if name not in self.hub.repositories:
+                return self.missing("RepoNotFound")
+            commit = self.hub.commit(name, revision or "main")
+            if kind == "tree":
+                if place:
+                    return self.missing("EntryNotFound")
+                sizes = [
+                    {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                    for path, content in commit["files"].items()
+                ]
+                return self.reply(200, sizes)
+            siblings = [{"rfilename": path} for path in commit["files"]]
+            return self.reply(
+                200, {"id": name, "modelId": name, "sha": commit["oid"], "siblings": siblings, "tags": []}
+            )
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.route)
+        if match is None or match[1] not in self.hub.repositories:
+            return self.missing("RepoNotFound")
+        commit = self.hub.commit(match[1], match[2])
+        content = commit["files"].get(match[3])
+        if content is None:
+            return self.missing("EntryNotFound", X_Repo_Commit=commit["oid"])
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        return self.reply(200, content, X_Repo_Commit=commit["oid"], ETag=etag)
+
+    do_HEAD = do_GET
+
+
+@contextmanager
+def running_hub():
+    """A [`Hub`] that answers at `hub.url` while the block runs."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

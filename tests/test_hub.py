@@ -1,0 +1,228 @@
+"""Publishing over real HTTP, to a small Hub on this machine, from processes that know it as their Hub."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load
+from typer.testing import CliRunner
+
+from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, cli, push_checkpoint, save_checkpoint
+from modeling_mmgpt.saving_mmgpt import push_folder
+from tests.hub_server import problems_of_card, running_hub
+from tests.test_saving import CODE, COMPLETE
+
+
+CARD = {
+    "license": "apache-2.0",
+    "results": [
+        {"task": "colours", "measure": "exact match", "value": 0.97, "low": 0.95, "high": 0.98, "n": 300},
+    ],
+}
+FULL_CARD = {
+    **CARD,
+    "language": ["en", "fr"],
+    "datasets": ["me/questions"],
+    "licences": {"decoder": "apache-2.0", "me/questions": "cc-by-4.0"},
+    "base_model": "me/base",
+    "data": "Questions.",
+    "training": "10 steps.",
+    "hardware": "2 CPU cores",
+    "bias": [{"task": "crows-pairs, gender", "measure": "stereotype preferred", "value": 0.52, "n": 262}],
+    "intended_use": "Tests.",
+    "limits": "Knows nothing.",
+}
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """The local Hub, which this process publishes to as well."""
+    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setenv("HF_TOKEN", "hf_test")
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def published(hub, assistant):
+    """The commit that made me/assistant."""
+    return push_checkpoint("me/assistant", *loaded(assistant), CARD)
+
+
+def loaded(folder):
+    return MMGPTForConditionalGeneration.from_pretrained(folder), MMGPTProcessor.from_pretrained(folder)
+
+
+@pytest.fixture
+def on_hub(hub, tmp_path):
+    """Runs a script in a fresh process without the package, whose Hub is the local one, with empty caches; returns what it printed."""
+
+    def run(script: str, *arguments) -> str:
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        }
+        script = f"import sys\nsys.modules['modeling_mmgpt'] = None  # cannot be imported\n{script}"
+        command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+ASK = """
+import sys
+from transformers import pipeline
+name, picture = sys.argv[1:]
+ask = pipeline("image-to-text", name, trust_remote_code=True, device="cpu")
+print(type(ask.model).__module__)
+print(ask(picture)[0]["generated_text"])
+"""
+
+TUNE = """
+import sys
+import torch
+from transformers import AutoModelForMultimodalLM
+model = AutoModelForMultimodalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+torch.nn.init.zeros_(model.model.vision_connector.linear_1.weight)
+model.push_to_hub("me/tuned", commit_message="Tuned", max_shard_size="100KB")
+"""
+
+READ = """
+import sys
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+model = AutoModelForMultimodalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(processor.prompts["translation"])
+print(model(input_ids=torch.arange(10, 30)[None]).logits.sum().item())
+"""
+
+
+def test_one_commit_holds_everything_and_loads_by_name(hub, published, on_hub, assistant):
+    _, commit = hub.repositories["me/assistant"]  # the empty first commit, and ours
+    assert commit["oid"] == published.oid
+    assert set(commit["files"]) >= COMPLETE | CODE
+    assert commit["files"]["model.safetensors"] == (assistant / "model.safetensors").read_bytes()
+    card = commit["files"]["README.md"].decode()
+    assert "\n# me/assistant\n" in card and 'name = "me/assistant"' in card
+    assert "| colours | exact match | 0.97 | 0.95 to 0.98 | 300 |" in card
+
+    module, answer = on_hub(ASK, "me/assistant", assistant.parent / "blue.png").splitlines()
+    assert answer == "a blue one"
+    assert module.startswith("transformers_modules.") and published.oid in module
+
+
+def test_the_cards_own_snippet_runs(hub, published, on_hub, assistant, tmp_path):
+    card = hub.repositories["me/assistant"][-1]["files"]["README.md"].decode()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    (tmp_path / "picture.png").write_bytes((assistant.parent / "red.png").read_bytes())
+    (tmp_path / "sound.wav").write_bytes((assistant.parent / "low.wav").read_bytes())
+    assert "a red one" in on_hub(snippet).splitlines()
+
+
+def test_a_tuned_model_goes_back_under_its_name(hub, published, on_hub, assistant):
+    """From a machine without the package: the code, the processor and the card that came with the model go back with it."""
+    push_checkpoint("me/tuned", *loaded(assistant), CARD)
+    first = hub.repositories["me/tuned"][-1]
+    on_hub(TUNE, "me/tuned")
+    assert [commit["title"] for commit in hub.repositories["me/tuned"]] == ["", "Upload model", "Tuned"]
+    second = hub.repositories["me/tuned"][-1]
+    assert set(second["files"]) >= (COMPLETE - {"model.safetensors"}) | CODE
+    assert second["deleted"] == ["model.safetensors"], "one file of weights became several, and the one must go"
+    assert "model.safetensors.index.json" in second["files"]
+    assert second["files"]["README.md"] == first["files"]["README.md"]
+    index = json.loads(second["files"]["model.safetensors.index.json"])
+    name = "model.vision_connector.linear_1.weight"
+    weight = load(second["files"][index["weight_map"][name]])[name]
+    assert not weight.any() and set(index["weight_map"]) == set(load(first["files"]["model.safetensors"]))
+
+
+def adapted(folder):
+    model, processor = loaded(folder)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return adapted.eval(), processor
+
+
+def test_an_adapter_names_its_base(hub, published, on_hub, assistant):
+    model, processor = adapted(assistant)
+    push_checkpoint("me/adapter", model, processor, {"base_model": "me/assistant"})
+    assert model.peft_config["default"].base_model_name_or_path == str(assistant)
+    commit = hub.repositories["me/adapter"][-1]
+    assert "model.safetensors" not in commit["files"] and "adapter_model.safetensors" in commit["files"]
+    assert json.loads(commit["files"]["adapter_config.json"])["base_model_name_or_path"] == "me/assistant"
+    card = commit["files"]["README.md"].decode()
+    assert "base_model: me/assistant" in card and "library_name: peft" in card
+    assert "An adapter (PEFT) of [me/assistant]" in card
+
+    prompt, total = on_hub(READ, "me/adapter").splitlines()
+    assert prompt == processor.prompts["translation"]
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(10, 30)[None]).logits
+    assert float(total) == pytest.approx(logits.sum().item(), abs=1e-2)
+
+
+def test_an_adapter_of_a_folder_is_refused(hub, assistant):
+    with pytest.raises(ValueError, match="push the base first"):
+        push_checkpoint("me/orphan", *adapted(assistant))
+    assert "me/orphan" not in hub.repositories
+
+
+def test_the_command_line_pushes_a_folder(hub, assistant):
+    done = CliRunner().invoke(cli.app, ["push", str(assistant), "me/by-command", "--private", "-m", "First"])
+    assert done.exit_code == 0, done.output
+    commit = hub.repositories["me/by-command"][-1]
+    assert done.stdout.strip().endswith(commit["oid"]) and commit["title"] == "First"
+    assert set(commit["files"]) >= COMPLETE | CODE and hub.private["me/by-command"]
+    assert "\n# me/by-command\n" in commit["files"]["README.md"].decode()
+
+
+def test_the_runs_own_files_stay_at_home(hub, assistant, tmp_path):
+    folder = shutil.copytree(assistant, tmp_path / "run")
+    for name in ("optimizer.pt", "rng_state_0.pth", "training_args.bin", ".secret"):
+        (folder / name).write_text("x")
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "model.safetensors").write_text("x")
+    push_folder(folder, "me/run")
+    assert set(hub.repositories["me/run"][-1]["files"]) == {path.name for path in assistant.iterdir()}
+
+
+def test_what_is_no_model_is_refused(hub, tmp_path):
+    with pytest.raises(ValueError, match="is no saved model"):
+        push_folder(tmp_path, "me/nothing")
+    assert "me/nothing" not in hub.repositories
+
+
+@pytest.mark.parametrize("facts", [{}, FULL_CARD], ids=["nothing known", "everything known"])
+def test_the_card_is_valid(hub, tmp_path, model, processor, facts):
+    save_checkpoint(tmp_path / "model", model, processor, facts)
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    card.validate()
+    card.data.tags = "no list"
+    with pytest.raises(ValueError, match=r"tags.* must be a list"):
+        card.validate()
+
+
+def test_the_local_hub_refuses_what_the_real_one_does():
+    assert problems_of_card("no metadata") and problems_of_card("---\nlicense: [1]\n---\n")
+    assert problems_of_card("---\nbase_model: /tmp/folder\n---\n") and not problems_of_card("---\ntags: [a]\n---\n")
