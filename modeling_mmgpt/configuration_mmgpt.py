@@ -97,8 +97,8 @@ class MMGPTTextConfig(PreTrainedConfig):
         Whether the weights of a token's experts are made to sum to 1 (Mixtral, Jiang et al. 2024).
     output_router_logits (`bool`, *optional*, defaults to `False`):
         With `num_experts`: return the routers' logits, and add the balancing loss to the loss.
-    router_aux_loss_coef (`float`, *optional*, defaults to 0.001):
-        Weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6).
+    router_aux_loss_coef (`float`, *optional*):
+        With `num_experts`: weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6; default 0.001).
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         The b of softmax(W h + b).
     embedding_dropout (`float`, *optional*, defaults to 0.0):
@@ -147,7 +147,7 @@ class MMGPTTextConfig(PreTrainedConfig):
     mlp_layer_types: list[str] | None = None
     norm_topk_prob: bool = True
     output_router_logits: bool = False
-    router_aux_loss_coef: float = 0.001
+    router_aux_loss_coef: float | None = None
     position_embedding_type: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     rope_parameters: RopeParameters | dict | None = None
     max_position_embeddings: int = 2048
@@ -186,7 +186,11 @@ class MMGPTTextConfig(PreTrainedConfig):
         if self.layer_types is None:
             self.layer_types = ["full_attention" if self.sliding_window is None else "sliding_attention"]
         self.layer_types = repeat_pattern(self.layer_types, self.num_hidden_layers)
-        if self.num_experts is not None:
+        if self.num_experts is None:
+            self.router_aux_loss_coef = 0.0  # TRL's trainers take any other value for a sign of experts
+        else:
+            if self.router_aux_loss_coef is None:
+                self.router_aux_loss_coef = 0.001
             self.num_experts_per_tok = 2 if self.num_experts_per_tok is None else self.num_experts_per_tok
             self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
             self.mlp_layer_types = repeat_pattern(self.mlp_layer_types or ["sparse"], self.num_hidden_layers)
