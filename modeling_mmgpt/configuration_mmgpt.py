@@ -126,8 +126,8 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
         Whether the weights of a token's experts are made to sum to 1 (Mixtral, Jiang et al. 2024).
     output_router_logits (`bool`, *optional*, defaults to `False`):
         With `num_experts`: return the routers' logits, and add the balancing loss to the loss.
-    router_aux_loss_coef (`float`, *optional*, defaults to 0.001):
-        Weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6).
+    router_aux_loss_coef (`float`, *optional*):
+        With `num_experts`: weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6; default 0.001).
     cross_attention_every (`int`, *optional*):
         With k, a gated cross-attention block stands before the layers 0, k, 2k, ...: the text looks at media through it (Flamingo,
         Alayrac et al. 2022, section 2.3). `None`: there are none. Goes with `fusion="cross_attention"` of an [`MMGPTConfig`].
@@ -179,7 +179,7 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
     mlp_layer_types: list[str] | None = None
     norm_topk_prob: bool = True
     output_router_logits: bool = False
-    router_aux_loss_coef: float = 0.001
+    router_aux_loss_coef: float | None = None
     position_embedding_type: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     rope_parameters: RopeParameters | dict | None = None
     max_position_embeddings: int = 2048
@@ -219,7 +219,11 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
         if self.layer_types is None:
             self.layer_types = ["full_attention" if self.sliding_window is None else "sliding_attention"]
         self.layer_types = repeat_pattern(self.layer_types, self.num_hidden_layers)
-        if self.num_experts is not None:
+        if self.num_experts is None:
+            self.router_aux_loss_coef = 0.0  # TRL's trainers take any other value for a sign of experts
+        else:
+            if self.router_aux_loss_coef is None:
+                self.router_aux_loss_coef = 0.001
             self.num_experts_per_tok = 2 if self.num_experts_per_tok is None else self.num_experts_per_tok
             self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
             self.mlp_layer_types = repeat_pattern(self.mlp_layer_types or ["sparse"], self.num_hidden_layers)
