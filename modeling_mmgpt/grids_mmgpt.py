@@ -66,8 +66,11 @@ def first_wanted(features: torch.Tensor, is_wanted: torch.Tensor | None) -> tupl
     Their number does not leave the device."""
     if is_wanted is None:
         return features.flatten(0, 1), features.shape[0] * features.shape[1]
-    order = (~is_wanted).flatten().to(torch.uint8).argsort(stable=True)
-    return features.flatten(0, 1)[order], is_wanted.sum()
+    is_wanted, number = is_wanted.flatten(), is_wanted.sum()  # (N * T,)
+    # Each row's place; a stable argsort would do the same, but ONNX has none.
+    place = torch.where(is_wanted, is_wanted.cumsum(0) - 1, number + (~is_wanted).cumsum(0) - 1)
+    order = torch.empty_like(place).scatter_(0, place, torch.arange(place.shape[0], device=place.device))
+    return features.flatten(0, 1)[order], number
 
 
 def split_media(

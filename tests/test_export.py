@@ -1,4 +1,4 @@
-"""torch.export of the decoder and of the whole model, with the batch and the length left open."""
+"""torch.export and ONNX of the decoder and of the whole model, with the batch and the length left open."""
 
 import pytest
 import torch
@@ -29,31 +29,74 @@ def test_the_decoder_exports(position):
         torch.testing.assert_close(exported(**given).logits, decoder(**given).logits, atol=1e-5, rtol=1e-4)
 
 
+def media_inputs(with_towers: bool, batch: int, words: int, heard: float = 1.0) -> dict:
+    """An image, a sound, words; `heard`: the part of the sound that is not padding."""
+    frames, sound_tokens = (100, 50) if with_towers else (20, 5)
+    sounded = int(heard * frames)
+    placeholders = torch.tensor([4] * 16 + [5] * int(heard * sound_tokens)).repeat(batch, 1)
+    ids = torch.cat((placeholders, torch.randint(10, 320, (batch, words))), 1)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.rand(batch, 3, 16, 16),
+        "input_features": torch.rand(batch, 20, frames),
+        "input_features_mask": (torch.arange(frames) < sounded).long().repeat(batch, 1),
+    }
+
+
 @slow
 @pytest.mark.parametrize("towers", [{}, {"vision": SIGLIP, "audio": WHISPER}], ids=["encoder-free", "towers"])
 def test_the_whole_model_exports(towers):
     model = make_model(**towers)
-    image_tokens, frames = 16, 100 if towers else 20
-    sound_tokens = 50 if towers else 5
-
-    def inputs(batch: int, words: int) -> dict:
-        placeholders = torch.tensor([4] * image_tokens + [5] * sound_tokens).repeat(batch, 1)
-        ids = torch.cat((placeholders, torch.randint(10, 320, (batch, words))), 1)
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "pixel_values": torch.rand(batch, 3, 16, 16),
-            "input_features": torch.rand(batch, 20, frames),
-            "input_features_mask": torch.ones(batch, frames, dtype=torch.long),
-            "use_cache": False,
-        }
-
-    given = inputs(2, 5)
+    given = media_inputs(bool(towers), 2, 5) | {"use_cache": False}
     batch = Dim("batch", max=64)
     shapes = {name: {0: batch} for name in given} | {"use_cache": None}
     for name in ("input_ids", "attention_mask"):
         shapes[name] = {0: batch, 1: Dim("length", max=512)}
     exported = torch.export.export(model, (), given, dynamic_shapes=shapes).module()
-    for size, words in ((2, 5), (3, 9)):
-        given = inputs(size, words)
+    for size, words, heard in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
+        given = media_inputs(bool(towers), size, words, heard) | {"use_cache": False}
         torch.testing.assert_close(exported(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-4)
+
+
+def to_onnx(model, inputs: dict):
+    """The ONNX program of `model`, first axis open everywhere, second where there are tokens; it runs on ONNX Runtime."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'mmgpt[dev]'")
+    model.config.use_cache = model.config.get_text_config().use_cache = False
+    shapes = {name: {0: Dim.DYNAMIC} for name in inputs}
+    for name in ("input_ids", "attention_mask"):
+        shapes[name] = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    return torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes=shapes, dynamo=True, verbose=False)
+
+
+@slow
+def test_the_decoder_goes_to_onnx():
+    decoder = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)).eval()
+
+    def inputs(batch: int, length: int) -> dict:
+        ids = torch.randint(10, 320, (batch, length))
+        mask = torch.ones_like(ids)
+        mask[0, :2] = 0
+        return {"input_ids": ids, "attention_mask": mask}
+
+    program = to_onnx(decoder, inputs(2, 5))
+    for batch, length in ((2, 5), (3, 11), (1, 1)):
+        given = inputs(batch, length)
+        given["attention_mask"][:, -1] = 1
+        is_text = given["attention_mask"].bool()
+        torch.testing.assert_close(
+            program(**given)[0][is_text], decoder(**given).logits[is_text], atol=1e-5, rtol=1e-4
+        )
+
+
+@slow
+@pytest.mark.parametrize("towers", [{}, {"vision": SIGLIP, "audio": WHISPER}], ids=["encoder-free", "towers"])
+def test_the_whole_model_goes_to_onnx(towers, monkeypatch):
+    # The check that placeholders and features are as many has no counterpart in ONNX.
+    monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
+    model = make_model(**towers)
+    program = to_onnx(model, media_inputs(bool(towers), 2, 5))
+    for size, words, heard in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
+        given = media_inputs(bool(towers), size, words, heard)
+        torch.testing.assert_close(program(**given)[0], model(**given).logits, atol=1e-5, rtol=1e-4)

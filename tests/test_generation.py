@@ -13,6 +13,8 @@ METHODS = {
     "sampling": {"do_sample": True, "top_k": 20, "temperature": 0.7},
     "beams": {"num_beams": 3, "do_sample": False},
     "sampled beams": {"num_beams": 2, "do_sample": True},
+    "samples of a prompt": {"do_sample": True, "num_return_sequences": 3},
+    "beams of a prompt": {"num_beams": 3, "num_return_sequences": 2, "do_sample": False},
     "penalties": {"do_sample": False, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
 }
 CACHES = {
@@ -22,6 +24,7 @@ CACHES = {
 if torch.accelerator.is_available():  # this one moves between an accelerator and the CPU
     CACHES["offloaded"] = {"cache_implementation": "offloaded"}
 LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6}
+PLACEHOLDERS = [4, 5, 6]  # random weights would say them; without a cache they would ask for media
 
 
 def text_prompts():
@@ -36,7 +39,7 @@ def text_prompts():
 
 def generate(model, prompts, **options) -> list:
     torch.manual_seed(7)
-    return model.generate(**prompts, **LENGTH, **options).tolist()
+    return model.generate(**prompts, **LENGTH, suppress_tokens=PLACEHOLDERS, **options).tolist()
 
 
 @pytest.fixture(params=["text", "encoder-free", "towers", "cross-attention", "cross-attention, last"])
@@ -152,7 +155,7 @@ def test_a_conversation_goes_on_from_its_cache(prompted):
     """The second turn with the first one's cache, and media only in the first: the same as all at once."""
     model, prompts = prompted
     cache = DynamicCache(config=model.config.get_text_config())
-    first = model.generate(**prompts, **LENGTH, do_sample=False, past_key_values=cache)
+    first = torch.tensor(generate(model, prompts, do_sample=False, past_key_values=cache))
     words = torch.randint(10, 320, (first.shape[0], 3))
     second = torch.cat((first, words), 1)
     added = second.shape[1] - prompts["input_ids"].shape[1]
@@ -162,17 +165,37 @@ def test_a_conversation_goes_on_from_its_cache(prompted):
     assert generate(model, text, do_sample=False) == generate(model, everything, do_sample=False)
 
 
-def test_compiled_is_eager():
+def test_padding_changes_nothing(prompted):
+    """Each prompt of a batch alone, without padding: what it generates in the batch."""
+    model, prompts = prompted
+    media = set(prompts) - {"input_ids", "attention_mask"}
+    prompts = {key: value for key, value in prompts.items() if key not in media}
+    together = generate(model, prompts, do_sample=False)
+    for ids, mask, row in zip(prompts["input_ids"], prompts["attention_mask"].bool(), together, strict=True):
+        alone = {"input_ids": ids[mask][None], "attention_mask": torch.ones_like(ids[mask])[None]}
+        added = LENGTH["max_new_tokens"]
+        assert generate(model, alone, do_sample=False)[0][-added:] == row[-added:]
+
+
+@pytest.mark.parametrize("kind", ["text", pytest.param("towers", marks=pytest.mark.conformance)])
+def test_compiled_is_eager(kind, tokenizer, rows):
     """Prompt and next token in one graph each, without a break, over a static cache."""
     model, prompts = text_prompts()
-    ids = prompts["input_ids"]
+    if kind == "towers":
+        model = make_model(vision=SIGLIP, audio=WHISPER)
+        collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+        prompts = dict(collator(rows))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    length = prompts["input_ids"].shape[1]
+    mask = torch.nn.functional.pad(prompts["attention_mask"], (0, 1), value=1)
     results = []
     for run in (model, compiled):
-        cache = StaticCache(config=model.config.get_text_config(), max_cache_len=16)
+        cache = StaticCache(config=model.config.get_text_config(), max_cache_len=length + 9)
         with torch.no_grad():
-            first = run(input_ids=ids, past_key_values=cache, use_cache=True).logits
-            second = run(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
-        results.append(torch.cat((first, second), 1))
+            first = run(**prompts, past_key_values=cache, use_cache=True).logits
+            following = {"input_ids": prompts["input_ids"][:, -1:], "attention_mask": mask}
+            second = run(**following, past_key_values=cache, use_cache=True).logits
+        is_text = prompts["attention_mask"].bool()
+        results.append(torch.cat((first[is_text], second.flatten(0, 1))))
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)

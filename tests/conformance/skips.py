@@ -1,7 +1,14 @@
 """Every test of transformers' suites that we keep from running on our classes, and why. There is no other place for a skip.
 
 The suites pass over tests by themselves too: without an accelerator, without an optional library, or where a test is about what a
-model does not have (experts, axial positions). They do so for LLaVA and Voxtral in the same way.
+model does not have (experts, axial positions). Run on tiny LLaVA, Voxtral, GPT-2 and Llama of 5.23.0, ModelTesterMixin passes over the
+same tests that it passes over for us. As to the rows below, it passes over Llama, LLaVA and Voxtral where the row is about experts, and
+over GPT-2 where it is about rotary positions. The tests of the features of images pass for Voxtral, and those of sounds for LLaVA,
+without a check: they leave out classes that have no such method.
+
+PipelineTesterMixin cannot run here. The tests themselves are classes of tests/pipelines/test_pipelines_*.py, which it imports by name
+(tests/test_pipeline_mixin.py of 5.23.0, lines 54-99 and 444-450) and which the source distribution does not have; it reads the library's
+source tree (line 146) and the list of the library's own tiny models (lines 138-143) when it is imported. tests/test_pipeline.py tests pipelines in its place.
 """
 
 import re
