@@ -171,10 +171,10 @@ def test_padding_changes_nothing(prompted):
     media = set(prompts) - {"input_ids", "attention_mask"}
     prompts = {key: value for key, value in prompts.items() if key not in media}
     together = generate(model, prompts, do_sample=False)
-    for ids, mask, row in zip(prompts["input_ids"], prompts["attention_mask"].bool(), together, strict=True):
+    for ids, mask, answer in zip(prompts["input_ids"], prompts["attention_mask"].bool(), together, strict=True):
         alone = {"input_ids": ids[mask][None], "attention_mask": torch.ones_like(ids[mask])[None]}
         added = LENGTH["max_new_tokens"]
-        assert generate(model, alone, do_sample=False)[0][-added:] == row[-added:]
+        assert generate(model, alone, do_sample=False)[0][-added:] == answer[-added:]
 
 
 @pytest.mark.parametrize("kind", ["text", pytest.param("towers", marks=pytest.mark.conformance)])
