@@ -98,14 +98,19 @@ SEVERAL = {
 def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
     """By their scores, which media change where a tiny model's words might be the same by chance."""
     model = open_gates(make_model(**SEVERAL[name], text={"initializer_range": 0.3}))
+    for part in (model.model.vision_connector, model.model.audio_connector):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter)  # so that media weigh as much as words
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     options = {
         **LENGTH,
         "num_beams": 3,
         "num_return_sequences": 2,
-        "output_scores": True,
         "return_dict_in_generate": True,
+        "output_scores": True,
     }
+    first_logits = []
+    model.register_forward_hook(lambda module, args, output: first_logits.append(output.logits[:, -1]))
 
     def beams(rows):
         batch = collator(rows)
@@ -118,7 +123,11 @@ def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
         if form == "encoded" and "input_features" in batch:
             mask = batch.pop("input_features_mask")
             batch["audio_embeds"] = model.get_audio_features(batch.pop("input_features"), mask).pooler_output
+        first_logits.clear()
         output = model.generate(**batch, **options)
+        # Every beam starts from what the whole prompt says.
+        expected = model(**batch).logits[:, -1].repeat_interleave(3, 0)
+        torch.testing.assert_close(first_logits[0], expected, atol=1e-4, rtol=1e-4)
         return output.sequences[:, length:], output.sequences_scores
 
     rows = prompts_of_several_media()
