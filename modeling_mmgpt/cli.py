@@ -9,6 +9,7 @@ This file stays in the package: what travels with a checkpoint are the files tha
 """
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TextSt
 from transformers.utils import logging
 
 from .card_mmgpt import part_sizes
-from .media_mmgpt import load_audio, load_image
-from .pipeline_mmgpt import check_length
+from .media_mmgpt import load_audio, load_image, load_video
+from .requests_mmgpt import check_length
+from .rows_mmgpt import sampling
 from .saving_mmgpt import push_folder
 
 
@@ -34,15 +36,17 @@ complaints = Console(stderr=True, highlight=False)
 HELP = """\
 /image FILE   show it a picture with your next words (also a URL)
 /audio FILE   let it hear a sound
+/video FILE   show it a video
 /clear        begin a new conversation
 /exit         leave (or Ctrl-D); Ctrl-C stops an answer"""
 
 # What is wrong with a request, and leaves the model as it was.
-REQUEST_ERRORS = (ValueError, OSError, torch.OutOfMemoryError)
+REQUEST_ERRORS = (ValueError, OSError, ImportError, torch.OutOfMemoryError)
 
 Folder = Annotated[str, typer.Argument(help="A saved folder, or a model of the Hub.")]
 Images = Annotated[list[str] | None, typer.Option("--image", help="Picture: a path or URL. May be repeated.")]
 Audios = Annotated[list[str] | None, typer.Option("--audio", help="Sound: a path or URL. May be repeated.")]
+Videos = Annotated[list[str] | None, typer.Option("--video", help="Video: a path or URL. May be repeated.")]
 System = Annotated[str | None, typer.Option(help="System message before everything.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[
@@ -83,6 +87,9 @@ class Session:
     def __init__(self, folder: str, device: str | None, dtype: str, system: str | None = None):
         self.model, self.processor = load(folder, device, dtype)
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        self.caches = ExitStack()  # open as long as the session lives
+        if self.model.config.model_type == "mmgpt":  # each turn sends all media of the conversation again
+            self.caches.enter_context(self.model.media_cache(max_items=256))
         self.system = [{"role": "system", "content": system}] if system else []
         self.clear()
 
@@ -91,13 +98,19 @@ class Session:
 
     def attach(self, kind: str, source: str):
         """Opens a medium now, so that a bad one is refused before it is part of the conversation."""
-        part, noun = {"image": ("image_processor", "pictures"), "audio": ("feature_extractor", "sounds")}[kind]
+        part, noun = {
+            "image": ("image_processor", "pictures"),
+            "audio": ("feature_extractor", "sounds"),
+            "video": ("video_processor", "videos"),
+        }[kind]
         if not hasattr(self.processor, part):
             raise ValueError(f"This model takes no {noun}.")
         if kind == "image":
             medium = load_image(source, source)
-        else:
+        elif kind == "audio":
             medium = load_audio(source, self.processor.feature_extractor.sampling_rate, source)
+        else:
+            medium = load_video(source, *sampling(self.processor.video_processor), source)
         self.waiting.append({"type": kind, kind: medium})
 
     def say(self, text: str, settings: dict) -> str:
@@ -106,7 +119,7 @@ class Session:
         messages = [*self.messages, {"role": "user", "content": content}]
         inputs = self.prepare(messages)
         length = inputs["input_ids"].shape[1]
-        check_length(self.model.config, length)
+        check_length(getattr(self.model.config.get_text_config(), "max_position_embeddings", None), length)
         speaker = Speaker(self.tokenizer)
         try:
             output = self.model.generate(**inputs, **settings, streamer=speaker)
@@ -158,11 +171,11 @@ def settings_of(max_new_tokens: int, temperature: float | None, seed: int | None
     return settings
 
 
-def start(folder: str, device: str | None, dtype: str, system: str | None, images, audios) -> Session:
+def start(folder: str, device: str | None, dtype: str, system: str | None, media: dict[str, list]) -> Session:
     """A session with the media of the command line; what is wrong with them or the model ends the command."""
     try:
         session = Session(folder, device, dtype, system)
-        for kind, sources in (("image", images), ("audio", audios)):
+        for kind, sources in media.items():
             for source in sources or []:
                 session.attach(kind, source)
     except REQUEST_ERRORS as error:
@@ -175,6 +188,7 @@ def chat(
     folder: Folder,
     image: Images = None,
     audio: Audios = None,
+    video: Videos = None,
     system: System = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = None,
@@ -183,7 +197,7 @@ def chat(
     dtype: Dtype = "auto",
 ):
     """Talk to a model. Pictures and sounds of the command line go with your first words; /help tells how to add more."""
-    session = start(folder, device, dtype, system, image, audio)
+    session = start(folder, device, dtype, system, {"image": image, "audio": audio, "video": video})
     if session.processor.chat_template is None:
         fail("This model only continues text and has no form of conversation: use mmgpt generate.")
     settings = settings_of(max_new_tokens, temperature, seed)
@@ -203,7 +217,7 @@ def respond(session: Session, line: str, settings: dict) -> None:
     """Does what one line asks for; what is wrong with it is said, and the conversation stays as it was."""
     command, _, rest = line.partition(" ")
     try:
-        if command in ("/image", "/audio"):
+        if command in ("/image", "/audio", "/video"):
             session.attach(command[1:], rest.strip().strip("'\""))
             console.print(f"{len(session.waiting)} waiting for your words.", style="dim")
         elif command == "/clear":
@@ -226,6 +240,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
     image: Images = None,
     audio: Audios = None,
+    video: Videos = None,
     system: System = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = None,
@@ -235,7 +250,7 @@ def generate(
 ):
     """Ask once. The answer alone goes to standard output."""
     logging.disable_progress_bar()
-    session = start(folder, device, dtype, system, image, audio)
+    session = start(folder, device, dtype, system, {"image": image, "audio": audio, "video": video})
     try:
         session.say(sys.stdin.read() if prompt == "-" else prompt, settings_of(max_new_tokens, temperature, seed))
     except REQUEST_ERRORS as error:

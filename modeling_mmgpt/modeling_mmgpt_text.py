@@ -32,6 +32,7 @@ from .configuration_mmgpt import MMGPTTextConfig
 from .cross_attention_mmgpt import MMGPTGatedCrossAttention, MMGPTMedia, MMGPTSight, look_up_media
 from .experts_mmgpt import MMGPTExperts, MMGPTMixture, MMGPTRouter, add_balancing_loss, balancing_loss
 from .layers_mmgpt import MMGPTMLP, ResidualProjection, eager_attention_forward, make_norm, sinusoidal_positions
+from .requests_mmgpt import bad_request
 from .saving_mmgpt import CompleteFolderMixin
 
 
@@ -351,7 +352,7 @@ def refuse_too_long(text_config, length: int) -> None:
         or length <= text_config.max_position_embeddings
     ):
         return
-    raise ValueError(
+    raise bad_request(
         f"The sequence has {length} tokens but the model learned only {text_config.max_position_embeddings} positions "
         "(max_position_embeddings): shorten the prompt or max_new_tokens, or use a model with rotary positions."
     )

@@ -21,6 +21,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .media_mmgpt import load_audio, load_image
 from .prompts_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
+from .requests_mmgpt import check_length
 
 
 # An answer ends by itself; this bounds one that does not.
@@ -83,7 +84,8 @@ class MMGPTTaskPipeline(ChunkPipeline):
     def answer(self, requests: list[Request], generate_kwargs: dict) -> list[list[dict]]:
         """For each request its answers: `text`, and where the task wants it `score`."""
         inputs = self.tensors(requests)
-        check_length(self.model.config, inputs["input_ids"].shape[1])
+        text_config = self.model.config.get_text_config()
+        check_length(getattr(text_config, "max_position_embeddings", None), inputs["input_ids"].shape[1])
         settings = {**self.generation_defaults(generate_kwargs), **generate_kwargs}
         output = self.model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=self.scored)
         new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
@@ -262,16 +264,6 @@ class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
                 chunks.append({"text": text, "timestamp": (about["start"], about["end"])})
         result = {"text": " ".join(chunk["text"] for chunk in chunks if chunk["text"])}
         return {**result, "chunks": chunks} if outputs[0]["request"].about["timestamps"] else result
-
-
-def check_length(config, length: int) -> None:
-    """Refuses a prompt of `length` tokens that goes beyond what the model was made for, and leaves no room for an answer."""
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if longest is not None and length >= longest:
-        raise ValueError(
-            f"The input has {length} tokens, but the model reads at most {longest} together with its answer: shorten the text, "
-            "or give fewer, smaller or shorter media (of speech: a smaller chunk_length_s)."
-        )
 
 
 def require(task: str, inputs, *names: str) -> None:

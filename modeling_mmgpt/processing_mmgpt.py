@@ -23,6 +23,7 @@ from .lengths_mmgpt import (
 )
 from .media_mmgpt import flatten_videos, load_audio, load_image, load_video
 from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
+from .requests_mmgpt import check_length, requests_refused
 from .rows_mmgpt import (
     audio_rows,
     check_image_processor,
@@ -63,6 +64,7 @@ class MMGPTProcessor(ProcessorMixin):
         audio_geometry=None,
         fixed_audio_window=False,
         max_tiles=None,
+        max_length=None,
         prompts=None,
         **kwargs,
     ):
@@ -83,6 +85,8 @@ class MMGPTProcessor(ProcessorMixin):
             padding costs no tokens of the decoder, and a longer sound is cut into several.
         max_tiles (`int`, *optional*):
             The most tiles that the model knows the places of; `max_patches`, which a caller may choose, must not be more.
+        max_length (`int`, *optional*):
+            The most tokens that the model reads, its answer counted. A conversation that leaves no room for an answer is refused.
         prompts (`dict`, *optional*):
             For each task of prompts_mmgpt.py how this model is asked to do it, in the words it was trained on. Tasks that
             are not named keep the default words.
@@ -94,6 +98,7 @@ class MMGPTProcessor(ProcessorMixin):
         self.image_geometry, self.audio_geometry = image_geometry or {}, audio_geometry or {}
         self.fixed_audio_window = fixed_audio_window
         self.max_tiles = max_tiles
+        self.max_length = max_length
         check_prompts(prompts or {})
         self.prompts = {**DEFAULT_PROMPTS, **(prompts or {})}
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
@@ -133,6 +138,7 @@ class MMGPTProcessor(ProcessorMixin):
             feature_extractor=feature_extractor,
             video_processor=video_processor,
             max_tiles=config.vision_max_tiles,
+            max_length=getattr(config.text_config, "max_position_embeddings", None),
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
             fixed_audio_window=takes_fixed_window(config.audio_config),
@@ -163,6 +169,13 @@ class MMGPTProcessor(ProcessorMixin):
         return [path.replace(str(folder), str(save_directory)) for path in written]
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        if text is None and audio is None and isinstance(images, np.ndarray) and images.ndim == 1:
+            # The transcriptions of `transformers serve`: a waveform in the first place, and nothing else.
+            images, text, audio = None, self.speech_prompt, [images]
+        with requests_refused():
+            return self.open_media(images, text, videos, audio)
+
+    def open_media(self, images, text, videos, audio):
         if isinstance(text, str):
             text = [text]
         if images is not None:
@@ -181,6 +194,36 @@ class MMGPTProcessor(ProcessorMixin):
                 )
             videos = flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
+
+    @property
+    def speech_prompt(self) -> str:
+        """What the model is asked for a sound that comes alone."""
+        parts = [{"type": "audio"}, {"type": "text", "text": self.prompts["automatic-speech-recognition"]}]
+        text = self.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+        begin = self.tokenizer.bos_token
+        tokenizer_begins = begin is not None and self.tokenizer("")["input_ids"] == [self.tokenizer.bos_token_id]
+        return text.removeprefix(begin) if tokenizer_begins else text
+
+    def batch_decode(self, sequences, *args, **kwargs):
+        """As in transformers; of what `generate()` makes of a sound that came alone, only the answer, without the prompt that the
+        processor gave it."""
+        if hasattr(self, "feature_extractor"):
+            sequences = self.without_speech_prompt(sequences)
+        return super().batch_decode(sequences, *args, **kwargs)
+
+    def without_speech_prompt(self, sequences):
+        own = self.tokenizer(self.speech_prompt)["input_ids"]
+        place = own.index(self.audio_token_id)
+        before, behind = own[:place], own[place + 1 :]
+        rows = [sequence.tolist() if hasattr(sequence, "tolist") else sequence for sequence in sequences]
+        answers = []
+        for row in rows:
+            end = len(before)
+            while end < len(row) and row[end] == self.audio_token_id:
+                end += 1
+            asked = end > len(before) and row[: len(before)] == before and row[end : end + len(behind)] == behind
+            answers.append(row[end + len(behind) :] if asked else row)
+        return answers
 
     def decode_images(self, images):
         """Decoded images in the nesting they came in: one, a list, or a list for each sample."""
@@ -283,6 +326,13 @@ class MMGPTProcessor(ProcessorMixin):
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
+        with requests_refused():
+            outputs = self.render_conversation(conversation, chat_template, **kwargs)
+            if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
+                check_length(self.max_length, max(map(len, outputs["input_ids"])))
+        return outputs
+
+    def render_conversation(self, conversation, chat_template=None, **kwargs):
         template = self.chat_template
         media_tokens = (self.image_token, self.audio_token, self.video_token)
         places_media = not isinstance(template, str) or any(token in template for token in media_tokens)

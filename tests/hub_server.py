@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants
 
 
 class Hub:
@@ -197,3 +199,14 @@ def running_hub():
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def publishing_to(hub: Hub):
+    """While the block runs, `hub` is this process's Hub. Loading from it takes a fresh process: transformers looks only once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setenv("HF_TOKEN", "hf_test")
+        yield

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.saving_mmgpt import write_card
+from modeling_mmgpt.card_mmgpt import write_card
 from training import bias
 from training.likelihood import text_losses
 from training.metrics.answers import wilson_interval

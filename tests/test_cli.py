@@ -97,6 +97,16 @@ class TestSession:
         assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
         assert session.messages[1]["content"] == "upon"
 
+    def test_a_picture_is_encoded_once_in_a_conversation(self, session, assistant):
+        rows = []
+        session.model.model.vision_tower.register_forward_hook(lambda *call: rows.append(len(call[-1][0])))
+        session.attach("image", str(assistant.parent / "red.png"))
+        session.say("Colour?", {"max_new_tokens": 8})
+        session.say("Once", {"max_new_tokens": 8})
+        session.attach("image", str(assistant.parent / "blue.png"))
+        session.say("Once", {"max_new_tokens": 8})
+        assert rows == [1, 1]
+
     def test_what_could_not_be_answered_is_forgotten(self, session, assistant):
         session.attach("image", str(assistant.parent / "red.png"))
         with pytest.raises(ValueError, match="reads at most"):

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load
 from typer.testing import CliRunner
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, cli, push_checkpoint, save_checkpoint
 from modeling_mmgpt.saving_mmgpt import push_folder
-from tests.hub_server import problems_of_card, running_hub
+from tests.hub_server import problems_of_card, publishing_to, running_hub
 from tests.test_saving import CODE, COMPLETE
 
 
@@ -44,11 +44,7 @@ FULL_CARD = {
 @pytest.fixture(scope="module")
 def hub():
     """The local Hub, which this process publishes to as well."""
-    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", hub.url)
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setenv("HF_TOKEN", "hf_test")
+    with running_hub() as hub, publishing_to(hub):
         yield hub
 
 

@@ -27,6 +27,9 @@ from tests.conftest import (
 )
 
 
+SPEECH = "automatic-speech-recognition"
+
+
 def ask(*content, answer=None) -> list[dict]:
     messages = [{"role": "user", "content": list(content)}]
     return messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
@@ -361,3 +364,50 @@ def test_it_can_be_pickled_for_data_workers(processor):
 
     copy = pickle.loads(pickle.dumps(processor))
     assert copy(text="hello")["input_ids"] == processor(text="hello")["input_ids"]
+
+
+class TestSoundAlone:
+    """The form in which `transformers serve` asks for a transcription: a waveform as the first argument, and nothing else."""
+
+    def test_gets_the_processors_own_prompt(self, processor):
+        waveform = sound(0)["array"]
+        alone = processor(waveform, sampling_rate=16000, return_tensors="pt")
+        parts = [{"type": "audio", "audio": waveform}, {"type": "text", "text": processor.prompts[SPEECH]}]
+        asked = processor.apply_chat_template(
+            [{"role": "user", "content": parts}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        assert alone.keys() == asked.keys()
+        assert all(torch.equal(alone[name], asked[name]) for name in alone)
+
+    def test_what_is_generated_is_decoded_without_the_prompt(self, processor):
+        ids = processor(sound(0)["array"], return_tensors="pt")["input_ids"][0].tolist()
+        said = processor.tokenizer("four")["input_ids"]
+        assert processor.batch_decode(torch.tensor([ids + said])) == ["four"]
+
+    def test_any_other_conversation_is_decoded_whole(self, processor):
+        ids = processor(sound(0)["array"], return_tensors="pt")["input_ids"][0].tolist()
+        others = [ids[1:], ids[:-1], processor.tokenizer("Hello")["input_ids"], []]
+        assert processor.batch_decode(others) == processor.tokenizer.batch_decode(others)
+
+
+class TestWhatIsRefused:
+    def conversation(self, text):
+        return [{"role": "user", "content": text}]
+
+    def test_a_prompt_that_leaves_no_room_for_an_answer(self, processor):
+        assert processor.max_length == 512
+        options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+        processor.apply_chat_template(self.conversation("x" * 400), **options)
+        with pytest.raises(ValueError, match="reads at most 512"):
+            processor.apply_chat_template(self.conversation("x" * 600), **options)
+
+    def test_in_a_server_it_is_also_an_answer_to_the_client(self, processor):
+        exceptions = pytest.importorskip("starlette.exceptions")
+        with pytest.raises(exceptions.HTTPException) as error:
+            processor(images=b"no picture", text="<|image|>")
+        assert isinstance(error.value, ValueError) and error.value.status_code == 400
+        assert str(error.value) == error.value.detail and "is not an image that can be read" in error.value.detail

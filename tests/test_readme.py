@@ -2,9 +2,16 @@
 
 import importlib
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from modeling_mmgpt import cli
+from tests.hub_server import publishing_to, running_hub
+from tests.test_saving import in_a_fresh_process
 
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -38,6 +45,65 @@ def test_commands_name_what_is_there(command):
 @pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
 def test_code_compiles(code):
     compile(code, "README.md", "exec")
+
+
+USE = README[README.index("## Use it") : README.index("## Train your own")]
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", USE, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def place(assistant, tmp_path, monkeypatch):
+    """A folder with what the README's snippets name: a trained model, a picture and a sound."""
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/demo").mkdir(parents=True)
+    Path("outputs/demo/model").symlink_to(assistant)
+    Path("picture.png").symlink_to(assistant.parent / "red.png")
+    Path("sound.wav").symlink_to(assistant.parent / "high.wav")
+    return tmp_path
+
+
+def snippet(words: str) -> str:
+    """The one snippet of "Use it" with `words` in it."""
+    (found,) = [code for code in SNIPPETS if words in code]
+    return found
+
+
+class TestUseIt:
+    """Every snippet is run; that of the server by tests/test_serve.py."""
+
+    def test_no_snippet_is_left_out(self):
+        assert len(SNIPPETS) == 4
+        assert all(snippet(words) for words in ("AutoProcessor", "pipeline(", "openai", "push_checkpoint"))
+
+    def test_without_the_package(self, place):
+        hidden = "import sys\nsys.modules['modeling_mmgpt'] = None\n"
+        printed = in_a_fresh_process(hidden + snippet("AutoProcessor") + snippet("pipeline("), cwd=place)
+        described, summaries, translation, answer, seen, text, heard = printed.splitlines()
+        assert described == "a red one" and text == "[{'generated_text': 'a red one'}]"
+        assert summaries == "[{'summary_text': 'cat sat'}, {'summary_text': 'dog ran'}]"
+        assert translation == "[{'translation_text': 'le chien'}]"
+        assert "'answer': 'Ann'" in answer and "'start': 0, 'end': 3" in answer
+        assert "'answer': 'red'" in seen and heard.startswith("{'text': 'high', 'chunks': [{")
+
+    def test_the_command_line(self, place):
+        commands = re.findall(r"^mmgpt (.*?)(?: #.*)?$", USE, flags=re.MULTILINE)
+        assert [command.split()[0] for command in commands] == ["chat", "generate", "info", "push"]
+        with running_hub() as hub, publishing_to(hub):
+            for command in commands:
+                done = CliRunner().invoke(cli.app, shlex.split(command), input="Describe the picture.\n")
+                assert done.exit_code == 0, done.output
+                assert "a red one" in done.output or command.startswith(("info", "push"))
+            assert "README.md" in hub.repositories["me/my-model"][-1]["files"]
+
+    def test_publishing(self, place):
+        with running_hub() as hub, publishing_to(hub):
+            exec(compile(snippet("push_checkpoint"), "README.md", "exec"), {})
+            assert b"0.95 to 0.98" in hub.repositories["me/my-model"][-1]["files"]["README.md"]
+
+    def test_the_servers_commands_are_transformers_own(self):
+        commands = re.findall(r"^transformers (.*)$", USE, flags=re.MULTILINE)
+        assert [command.split()[0] for command in commands] == ["serve", "chat"]
+        assert (Path(sys.executable).parent / "transformers").exists()
 
 
 def test_every_module_of_the_package_stands_in_the_tree():

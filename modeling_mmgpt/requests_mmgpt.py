@@ -1,0 +1,46 @@
+"""What is wrong with a request, in a form that a server hands on to whoever made it.
+
+`transformers serve` is built on Starlette, which answers an unknown error with "Internal Server Error" and nothing else, and
+an HTTPException with its status and its words. What this package refuses is therefore both, in processes that have Starlette:
+a `ValueError` to Python, status 400 to a client.
+"""
+
+import sys
+from contextlib import contextmanager
+
+
+def bad_request(message: str) -> ValueError:
+    """A `ValueError` with `message`; in a server also the answer to its client."""
+    starlette = sys.modules.get("starlette.exceptions")
+    if starlette is None:
+        return ValueError(message)
+
+    class BadRequest(starlette.HTTPException, ValueError):
+        def __str__(self):
+            return self.detail
+
+    return BadRequest(status_code=400, detail=message)
+
+
+@contextmanager
+def requests_refused():
+    """Errors of the block that its input is to blame for, as [`bad_request`]."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        refused = bad_request(str(error))
+        if type(refused) is ValueError:
+            raise
+        raise refused from error
+
+
+def check_length(longest: int | None, length: int) -> None:
+    """Refuses a prompt of `length` tokens that leaves a model of `longest` tokens no room for an answer."""
+    if longest is not None and length >= longest:
+        raise bad_request(
+            f"The input has {length} tokens, but the model reads at most {longest} together with its answer: shorten the text, "
+            "or give fewer, smaller or shorter media (of speech: a smaller chunk_length_s)."
+        )
+
+
+__all__ = ["bad_request", "check_length", "requests_refused"]

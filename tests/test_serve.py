@@ -1,0 +1,230 @@
+"""`transformers serve` of a saved folder, a real process on a free port, asked by OpenAI's own client."""
+
+import base64
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.tiny_assistant import RATE
+
+
+openai = pytest.importorskip("openai", reason="the server needs the extra: pip install mmgpt[serve]")
+for name in ("fastapi", "uvicorn", "python_multipart"):
+    pytest.importorskip(name, reason="the server needs the extra: pip install mmgpt[serve]")
+
+# The start of the server is measured in seconds; a busy machine takes longer.
+START_SECONDS = 180
+
+
+@contextmanager
+def serving(folder: Path, work: Path):
+    """The address of a server that answers with the model in `folder`, in a process with no other code of ours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "home"), "HF_MODULES_CACHE": str(work / "modules")}
+    program = (
+        "import sys; sys.modules['modeling_mmgpt'] = None; from transformers.cli.transformers import main; main()"
+    )
+    options = [
+        "serve",
+        str(folder),
+        "--trust-remote-code",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    with (work / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", program, *options], cwd=work, env=environment, stdout=log, stderr=log
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", process, work / "server.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            return urllib.request.urlopen(url, timeout=1).close()
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start in {START_SECONDS} s: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def server(assistant, tmp_path_factory):
+    with serving(assistant, tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+@pytest.fixture
+def ask(client, assistant):
+    """The answer to one message of text and media, `stream=True`: in the pieces in which it came."""
+
+    def ask(content, stream: bool = False, **options):
+        messages = [{"role": "user", "content": content}]
+        options = {"max_tokens": 24, **options}
+        answer = client.chat.completions.create(model=str(assistant), messages=messages, stream=stream, **options)
+        if not stream:
+            return answer.choices[0].message.content
+        return [chunk.choices[0].delta.content for chunk in answer if chunk.choices and chunk.choices[0].delta.content]
+
+    return ask
+
+
+def image(content: bytes | Path, kind: str = "png") -> dict:
+    content = content if isinstance(content, bytes) else content.read_bytes()
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"},
+    }
+
+
+def audio(content: bytes | Path) -> dict:
+    content = content if isinstance(content, bytes) else content.read_bytes()
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(content).decode(), "format": "wav"}}
+
+
+def text(words: str) -> dict:
+    return {"type": "text", "text": words}
+
+
+@pytest.fixture
+def requests(assistant):
+    """(content of a message, the answer) for text, an image and a sound."""
+    media = assistant.parent
+    return {
+        "text": ("In French: the dog", "le chien"),
+        "image": ([image(media / "blue.png"), text("Describe the picture.")], "a blue one"),
+        "audio": ([audio(media / "high.wav"), text("Heard?")], "high"),
+    }
+
+
+class TestChatCompletions:
+    @pytest.mark.parametrize("kind", ["text", "image", "audio"])
+    def test_answers(self, ask, requests, kind):
+        content, answer = requests[kind]
+        assert ask(content) == answer
+
+    @pytest.mark.parametrize("kind", ["text", "image", "audio"])
+    def test_streams(self, ask, requests, kind):
+        content, answer = requests[kind]
+        pieces = ask(content, stream=True)
+        assert "".join(pieces) == answer and len(pieces) > 1
+
+    def test_several_turns(self, client, assistant):
+        messages = [
+            {"role": "user", "content": [image(assistant.parent / "red.png"), text("Colour?")]},
+            {"role": "assistant", "content": "red"},
+            {"role": "user", "content": [image(assistant.parent / "blue.png"), text("Colour?")]},
+        ]
+        answer = client.chat.completions.create(model=str(assistant), messages=messages, max_tokens=4)
+        assert answer.usage.prompt_tokens > 2 * 16  # both pictures
+
+
+def test_completions_continue_text(client, assistant):
+    prompt = "<|im_start|>user\nOnce<|im_end|>\n<|im_start|>assistant\n"
+    answer = client.completions.create(model=str(assistant), prompt=prompt, max_tokens=8)
+    assert answer.choices[0].text == "upon"
+    pieces = client.completions.create(model=str(assistant), prompt=prompt, max_tokens=8, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == "upon"
+
+
+class TestTranscriptions:
+    @pytest.mark.parametrize("word", ["low", "high"])
+    def test_only_what_was_heard(self, client, assistant, word):
+        with (assistant.parent / f"{word}.wav").open("rb") as file:
+            assert client.audio.transcriptions.create(model=str(assistant), file=file).text == word
+
+    def test_streams(self, server, assistant):
+        """As the server streams them: lines of text, which OpenAI's client does not read."""
+        import httpx2  # comes with huggingface_hub
+
+        files = {"file": ("low.wav", (assistant.parent / "low.wav").read_bytes())}
+        data = {"model": str(assistant), "stream": "true"}
+        lines = httpx2.post(f"{server}/v1/audio/transcriptions", files=files, data=data, timeout=60).text
+        assert "".join(re.findall(r"data: (.*)\n", lines)) == "low"
+
+
+class TestBadRequests:
+    """Each gets an answer that says what is wrong with it, and the server answers the next one."""
+
+    @pytest.fixture(autouse=True)
+    def still_answers(self, ask):
+        yield
+        assert ask("Once") == "upon"
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ([image(b"no picture at all")], "is not an image that can be read"),
+            ([image(b"\x89PNG\r\n\x1a\n" + bytes(40))], "image 0"),
+            ([{"type": "image_url", "image_url": {"url": "ftp://example.org/a.png"}}], "http"),
+            ([{"type": "image_url", "image_url": {"url": "/no/such/file.png"}}], "/no/such/file.png"),
+            ([audio(b"no sound at all")], "is not a sound that can be read"),
+            ("word " * 200, "reads at most 256"),
+        ],
+        ids=["text as png", "broken png", "scheme", "no file", "text as wav", "too long"],
+    )
+    def test_message(self, ask, content, message, stream):
+        with pytest.raises(openai.BadRequestError) as error:
+            ask(content if isinstance(content, str) else [*content, text("?")], stream=stream)
+        assert message in error.value.body["detail"]
+
+    def test_an_empty_sound(self, ask, tmp_path):
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), RATE)
+        with pytest.raises(openai.BadRequestError) as error:
+            ask([audio(tmp_path / "empty.wav"), text("Heard?")])
+        assert "it has no samples" in error.value.body["detail"]
+
+
+def test_the_readmes_snippet_runs(server, assistant, tmp_path, monkeypatch, capsys):
+    readme = Path("README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "openai" in block)
+    code = code.replace("http://localhost:8000", server).replace("outputs/demo/model", str(assistant))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(assistant.parent / "red.png", "picture.png")
+    shutil.copy(assistant.parent / "low.wav", "sound.wav")
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("low\n")
+
+
+def test_transformers_chat_talks_to_it(server, assistant, tmp_path):
+    program = "from transformers.cli.transformers import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "chat", str(assistant), server, "max_new_tokens=8", "do_sample=False"],
+        input="Once\n!exit\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "0"},  # any server counts as the Hub
+    )
+    assert done.returncode == 0 and "upon" in done.stdout, done.stdout + done.stderr
