@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mmgpt import MMGPTTextConfig
+from .grids_mmgpt import wanted_first
 from .layers_mmgpt import MMGPTMLP, ResidualProjection, eager_attention_forward, make_norm
 
 
@@ -137,8 +138,7 @@ def gather_media(
     is_start = torch.zeros_like(order, dtype=torch.bool)
     for is_placeholder, features, is_real in parts:
         items, vectors = features.shape[:2]
-        # Placeholders before all others, each in its order: their places without their number leaving the device.
-        place = (~is_placeholder).flatten().to(torch.uint8).argsort(stable=True)[:items]  # (N,)
+        place = wanted_first(is_placeholder)[:items]  # (N,) of the placeholders among all tokens
         slot = place // length * size + (ends - widths).flatten()[place]  # (N,) of the row's first vector
         slots = (slot[:, None] + torch.arange(vectors, device=slot.device)).flatten()  # (N * T,)
         number = last.flatten()[place]  # (N,)

@@ -66,11 +66,16 @@ def first_wanted(features: torch.Tensor, is_wanted: torch.Tensor | None) -> tupl
     Their number does not leave the device."""
     if is_wanted is None:
         return features.flatten(0, 1), features.shape[0] * features.shape[1]
-    is_wanted, number = is_wanted.flatten(), is_wanted.sum()  # (N * T,)
-    # Each row's place; a stable argsort would do the same, but ONNX has none.
-    place = torch.where(is_wanted, is_wanted.cumsum(0) - 1, number + (~is_wanted).cumsum(0) - 1)
-    order = torch.empty_like(place).scatter_(0, place, torch.arange(place.shape[0], device=place.device))
-    return features.flatten(0, 1)[order], number
+    return features.flatten(0, 1)[wanted_first(is_wanted)], is_wanted.sum()
+
+
+def wanted_first(is_wanted: torch.Tensor) -> torch.Tensor:
+    """Places in the flattened `is_wanted`, first those that are wanted and then the others, each in their order.
+
+    A stable argsort would do the same, but ONNX has none."""
+    is_wanted = is_wanted.flatten()
+    place = torch.where(is_wanted, is_wanted.cumsum(0) - 1, is_wanted.sum() + (~is_wanted).cumsum(0) - 1)
+    return torch.empty_like(place).scatter_(0, place, torch.arange(place.shape[0], device=place.device))
 
 
 def split_media(
@@ -103,4 +108,5 @@ __all__ = [
     "patch_places",
     "split_media",
     "tiles_per_image",
+    "wanted_first",
 ]

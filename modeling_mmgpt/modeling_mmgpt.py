@@ -13,7 +13,6 @@ Shapes: B batch, L tokens, D width, V vocabulary; N rows of media of the whole b
 their tiles, windows of sounds, frames of videos; T vectors of a row.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,32 +31,21 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, torch_compilable_check
 
 from .configuration_mmgpt import MMGPTConfig
-from .connectors_mmgpt import MMGPTResampler, build_connector, connect, merge_frames, merge_patches
+from .connectors_mmgpt import MMGPTResampler, build_connector
 from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
 from .decoders_mmgpt import build_decoder, finish_logits, tied_head
+from .encoding_mmgpt import MediaEncoderMixin
 from .experts_mmgpt import add_balancing_loss, balancing_loss
 from .grids_mmgpt import (
     MMGPTTileEmbedding,
-    cut_patches,
     first_wanted,
-    merge_native_patches,
-    split_media,
     tiles_per_image,
 )
-from .idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others, with_zero_weight
-from .lengths_mmgpt import (
-    NATIVE_TOWERS,
-    audio_geometry,
-    audio_token_count,
-    full_row_vectors,
-    grid_token_count,
-    image_geometry,
-)
-from .media_cache_mmgpt import MediaCache
-from .media_rows_mmgpt import EMBEDS, pad_rows, repeat_media, split_rows
+from .idle_towers_mmgpt import trains_with_others
+from .media_rows_mmgpt import EMBEDS, repeat_media
 from .modeling_mmgpt_text import keep_last, refuse_too_long
 from .saving_mmgpt import CompleteFolderMixin
-from .towers_mmgpt import build_tower, run_audio_tower, run_vision_tower, tower_width
+from .towers_mmgpt import build_tower, tower_width
 
 
 @auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")
@@ -127,7 +115,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
 
 
 @auto_docstring(custom_intro="Text, images, videos and sounds in, hidden states of the decoder out.")
-class MMGPTModel(MMGPTPreTrainedModel):
+class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
     def __init__(self, config: MMGPTConfig):
         super().__init__(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
@@ -148,7 +136,6 @@ class MMGPTModel(MMGPTPreTrainedModel):
                 config.audio_connector, merged_width, width, config.audio_num_queries
             )
         self.language_model = build_decoder(text)
-        self.encoded_media: MediaCache | None = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -156,22 +143,6 @@ class MMGPTModel(MMGPTPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
-
-    @contextmanager
-    def media_cache(self, max_items: int = 32):
-        """While this is open, images and sounds that come again are not encoded again: each is found by its content.
-
-        For conversations, which send all their media at every turn; every pixel is looked at on the host, so it costs more than
-        it saves where nothing comes twice. Training and calls with gradients pass it by.
-
-        Args:
-            max_items: images, tiles, frames and windows of sound whose features are kept; the ones not used for longest go.
-        """
-        before, self.encoded_media = self.encoded_media, MediaCache(max_items)
-        try:
-            yield self.encoded_media
-        finally:
-            self.encoded_media = before
 
     @can_return_tuple
     @auto_docstring(
@@ -213,45 +184,6 @@ class MMGPTModel(MMGPTPreTrainedModel):
         outputs, features, is_image = self.encode_images(pixel_values_videos, **kwargs)
         return self.features_of_media(outputs, features, is_image, num_frames_per_video)
 
-    @staticmethod
-    def features_of_media(outputs, features, is_wanted, rows) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,  # (N, tower's tokens, C)
-            pooler_output=split_media(features, is_wanted, rows),  # for each medium (its tokens, D)
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
-        )
-
-    def encode_images(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs):
-        """The tower's outputs, the features `(N, T, D)`, and which of them are image, not padding: `(N, T)`, or `None` for all."""
-        if self.config.vision_config is None:
-            raise ValueError("The model has no vision tower, but pixel_values were given: leave the images out.")
-        layer = self.config.vision_feature_layer
-        if layer != -1:
-            kwargs["output_hidden_states"] = True
-        kwargs["return_dict"] = True
-        geometry = image_geometry(self.config)
-        patch_size, merge_size = geometry["patch_size"], geometry["merge_size"]
-        if spatial_shapes is None and self.config.vision_config.model_type in NATIVE_TOWERS:
-            pixel_values, spatial_shapes = cut_patches(pixel_values, patch_size)
-        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
-        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
-        is_image = None
-        if spatial_shapes is None:
-            grid = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
-            features = features[:, -grid[0] * grid[1] :]  # class and register tokens stand before the patches
-            if merge_size > 1:
-                features = merge_patches(features, grid, merge_size)
-        else:
-            if merge_size > 1:
-                features = merge_native_patches(features, spatial_shapes, merge_size)
-            counts = grid_token_count(*spatial_shapes.unbind(-1), merge_size)  # (N,)
-            is_image = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
-        features, is_image = connect(self.vision_connector, features, is_image)  # (N, T, D)
-        if self.tile_embedding is not None:
-            features = self.tile_embedding(features, tile_positions)
-        return outputs, features, is_image
-
     @can_return_tuple
     @auto_docstring(
         custom_intro="Encodes sounds: `pooler_output` holds one `(tokens, hidden_size)` tensor for each sound."
@@ -272,47 +204,11 @@ class MMGPTModel(MMGPTPreTrainedModel):
         outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
         return self.features_of_media(outputs, features, is_sound, audio_windows)
 
-    def encode_audio(self, input_features, input_features_mask=None, **kwargs):
-        """The tower's outputs, the features `(N, T, D)`, and which of them are sound, not padding: `(N, T)`, or `None` for all."""
-        if self.config.audio_config is None:
-            raise ValueError("The model has no audio tower, but input_features were given: leave the sounds out.")
-        kwargs["return_dict"] = True
-        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, **kwargs)
-        features = outputs.last_hidden_state
-        if self.config.audio_merge_size > 1:
-            features = merge_frames(features, self.config.audio_merge_size)
-        if input_features_mask is None:
-            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
-        geometry = audio_geometry(self.config)
-        lengths = input_features_mask.long().sum(-1)
-        counts = audio_token_count(lengths, geometry["convolutions"], geometry["merge_size"])  # (N,)
-        is_sound = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
-        return outputs, *connect(self.audio_connector, features, is_sound)
-
     def placeholder_mask(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:
             return input_ids == token_id  # (B, L)
         placeholder = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
-
-    def encode_or_take(
-        self, kind: str, encoder, inputs: dict, embeds
-    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """Features of one modality `(N, T, D)`, and which of them are none of padding; `None` without media of it.
-
-        `inputs` are the encoder's, its first one the media; `embeds` are features that it gave before."""
-        name, media = next(iter(inputs.items()))
-        if embeds is not None:
-            if media is not None:
-                raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
-            # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
-            length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
-            return pad_rows(split_rows(embeds, self.config, kind), length)
-        if media is None:
-            return None
-        if self.encoded_media is not None and not self.training and not torch.is_grad_enabled():
-            return self.encoded_media.encode(kind, encoder, inputs)
-        return encoder(**inputs)[1:]
 
     def interleave(
         self, inputs_embeds, is_placeholder, features, is_real, kind: str
@@ -344,24 +240,6 @@ class MMGPTModel(MMGPTPreTrainedModel):
                 "and do not truncate its output."
             ),
         )
-
-    def feed_idle_towers(self, inputs_embeds, sees: bool, hears: bool) -> torch.Tensor:
-        """In distributed training: something for the tower that has nothing to do in this batch (idle_towers_mmgpt.py)."""
-        if self.config.vision_config is not None and not sees:
-            parts = [
-                part for part in (self.vision_tower, self.vision_connector, self.tile_embedding) if part is not None
-            ]
-            if trains_with_others(*parts):
-                pixels = inputs_embeds.new_zeros(smallest_image(self.config))
-                inputs_embeds = with_zero_weight(self.encode_images(pixels)[1], inputs_embeds)
-        if (
-            self.config.audio_config is not None
-            and not hears
-            and trains_with_others(self.audio_tower, self.audio_connector)
-        ):
-            sound = inputs_embeds.new_zeros(smallest_sound(self.config))
-            inputs_embeds = with_zero_weight(self.encode_audio(sound)[1], inputs_embeds)
-        return inputs_embeds
 
     def image_blocks(self, is_image: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
         """A number for each run of image tokens, -1 for all others and for what is cached: `(batch, cached + new)`."""

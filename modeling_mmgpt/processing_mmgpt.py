@@ -267,14 +267,18 @@ class MMGPTProcessor(ProcessorMixin):
             )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        merge_size = self.image_geometry["merge_size"]
         if "spatial_shapes" in image_inputs:
-            return self.image_token * grid_token_count(*image_inputs["spatial_shapes"][image_idx].tolist(), merge_size)
+            return self.image_token * self.grid_tokens(*image_inputs["spatial_shapes"][image_idx].tolist())
         tiles, row = 1, image_idx
         if "tile_positions" in image_inputs:
             tiles, row = int(tiles_per_image(image_inputs["tile_positions"])[image_idx]), 0
         height, width = image_inputs["pixel_values"][row].shape[-2:]
         return self.image_token * (tiles * image_token_count(height, width, **self.image_geometry))
+
+    def grid_tokens(self, rows: int, columns: int) -> int:
+        """Tokens of an image of so many patches."""
+        geometry = self.image_geometry
+        return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
 
     def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs) -> str:
         frames = audio_inputs["input_features_mask"].sum(-1)  # (windows of all sounds,)
@@ -460,9 +464,7 @@ class MMGPTProcessor(ProcessorMixin):
     def image_tokens(self, height: int, width: int, **kwargs) -> tuple[int, int]:
         """Tokens of an image of so many pixels, and rows of the tower's input that it becomes."""
         if takes_any_size(self.image_processor):
-            return grid_token_count(
-                *patch_grid(self.image_processor, height, width, **kwargs), self.image_geometry["merge_size"]
-            ), 1
+            return self.grid_tokens(*patch_grid(self.image_processor, height, width, **kwargs)), 1
         rows = 1
         if cuts_tiles(self.image_processor):
             grid = tile_grid(self.image_processor, height, width, **kwargs)

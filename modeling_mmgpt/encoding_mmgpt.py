@@ -1,0 +1,143 @@
+"""From pixels and spectrograms to features: what MMGPTModel does before anything meets the text.
+
+Shapes: B batch, L tokens, D decoder width; N rows of media of the whole batch (images or their tiles, windows of sounds, frames of
+videos), T vectors of a row, C tower width.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .connectors_mmgpt import connect, merge_frames, merge_patches
+from .grids_mmgpt import cut_patches, merge_native_patches, split_media
+from .idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others, with_zero_weight
+from .lengths_mmgpt import (
+    NATIVE_TOWERS,
+    audio_geometry,
+    audio_token_count,
+    full_row_vectors,
+    grid_token_count,
+    image_geometry,
+)
+from .media_cache_mmgpt import MediaCache
+from .media_rows_mmgpt import pad_rows, split_rows
+from .towers_mmgpt import run_audio_tower, run_vision_tower
+
+
+class MediaEncoderMixin:
+    """The part of [`MMGPTModel`] that uses its towers and connectors."""
+
+    encoded_media: MediaCache | None = None
+
+    def encode_images(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs):
+        """The tower's outputs, the features `(N, T, D)`, and which of them are image, not padding: `(N, T)`, or `None` for all."""
+        if self.config.vision_config is None:
+            raise ValueError("The model has no vision tower, but pixel_values were given: leave the images out.")
+        layer = self.config.vision_feature_layer
+        if layer != -1:
+            kwargs["output_hidden_states"] = True
+        kwargs["return_dict"] = True
+        geometry = image_geometry(self.config)
+        patch_size, merge_size = geometry["patch_size"], geometry["merge_size"]
+        if spatial_shapes is None and self.config.vision_config.model_type in NATIVE_TOWERS:
+            pixel_values, spatial_shapes = cut_patches(pixel_values, patch_size)
+        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
+        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        is_image = None
+        if spatial_shapes is None:
+            grid = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+            features = features[:, -grid[0] * grid[1] :]  # class and register tokens stand before the patches
+            if merge_size > 1:
+                features = merge_patches(features, grid, merge_size)
+        else:
+            if merge_size > 1:
+                features = merge_native_patches(features, spatial_shapes, merge_size)
+            counts = grid_token_count(*spatial_shapes.unbind(-1), merge_size)  # (N,)
+            is_image = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
+        features, is_image = connect(self.vision_connector, features, is_image)  # (N, T, D)
+        if self.tile_embedding is not None:
+            features = self.tile_embedding(features, tile_positions)
+        return outputs, features, is_image
+
+    def encode_audio(self, input_features, input_features_mask=None, **kwargs):
+        """The tower's outputs, the features `(N, T, D)`, and which of them are sound, not padding: `(N, T)`, or `None` for all."""
+        if self.config.audio_config is None:
+            raise ValueError("The model has no audio tower, but input_features were given: leave the sounds out.")
+        kwargs["return_dict"] = True
+        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, **kwargs)
+        features = outputs.last_hidden_state
+        if self.config.audio_merge_size > 1:
+            features = merge_frames(features, self.config.audio_merge_size)
+        if input_features_mask is None:
+            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
+        geometry = audio_geometry(self.config)
+        lengths = input_features_mask.long().sum(-1)
+        counts = audio_token_count(lengths, geometry["convolutions"], geometry["merge_size"])  # (N,)
+        is_sound = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
+        return outputs, *connect(self.audio_connector, features, is_sound)
+
+    @staticmethod
+    def features_of_media(outputs, features, is_wanted, rows) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,  # (N, tower's tokens, C)
+            pooler_output=split_media(features, is_wanted, rows),  # for each medium (its tokens, D)
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def encode_or_take(
+        self, kind: str, encoder, inputs: dict, embeds
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Features of one modality `(N, T, D)`, and which of them are none of padding; `None` without media of it.
+
+        `inputs` are the encoder's, its first one the media; `embeds` are features that it gave before."""
+        name, media = next(iter(inputs.items()))
+        if embeds is not None:
+            if media is not None:
+                raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
+            # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
+            length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
+            return pad_rows(split_rows(embeds, self.config, kind), length)
+        if media is None:
+            return None
+        if self.encoded_media is not None and not self.training and not torch.is_grad_enabled():
+            return self.encoded_media.encode(kind, encoder, inputs)
+        return encoder(**inputs)[1:]
+
+    @contextmanager
+    def media_cache(self, max_items: int = 32):
+        """While this is open, images and sounds that come again are not encoded again: each is found by its content.
+
+        For conversations, which send all their media at every turn; every pixel is looked at on the host, so it costs more than
+        it saves where nothing comes twice. Training and calls with gradients pass it by.
+
+        Args:
+            max_items: images, tiles, frames and windows of sound whose features are kept; the ones not used for longest go.
+        """
+        before, self.encoded_media = self.encoded_media, MediaCache(max_items)
+        try:
+            yield self.encoded_media
+        finally:
+            self.encoded_media = before
+
+    def feed_idle_towers(self, inputs_embeds, sees: bool, hears: bool) -> torch.Tensor:
+        """In distributed training: something for the tower that has nothing to do in this batch (idle_towers_mmgpt.py)."""
+        if self.config.vision_config is not None and not sees:
+            parts = [
+                part for part in (self.vision_tower, self.vision_connector, self.tile_embedding) if part is not None
+            ]
+            if trains_with_others(*parts):
+                pixels = inputs_embeds.new_zeros(smallest_image(self.config))
+                inputs_embeds = with_zero_weight(self.encode_images(pixels)[1], inputs_embeds)
+        if (
+            self.config.audio_config is not None
+            and not hears
+            and trains_with_others(self.audio_tower, self.audio_connector)
+        ):
+            sound = inputs_embeds.new_zeros(smallest_sound(self.config))
+            inputs_embeds = with_zero_weight(self.encode_audio(sound)[1], inputs_embeds)
+        return inputs_embeds
+
+
+__all__ = ["MediaEncoderMixin"]
