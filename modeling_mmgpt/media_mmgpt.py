@@ -137,7 +137,7 @@ def read_audio(data: bytes, name: str) -> tuple[np.ndarray, int]:
     """The samples of a sound file, `(num_samples, channels)`, no more than show that it is too long, and its rate."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            frames = file.read(LONGEST_SOUND * file.samplerate + 1, dtype="float32", always_2d=True)
+            frames = file.read(int(LONGEST_SOUND * file.samplerate) + 1, dtype="float32", always_2d=True)
             return frames.mean(axis=1), file.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{name} is not a sound that can be read (wrong format or damaged file): {error}") from error

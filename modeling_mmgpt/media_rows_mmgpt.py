@@ -26,7 +26,7 @@ MEDIA_INPUTS = {
 }
 EMBEDS = {"image": "image_embeds", "audio": "audio_embeds"}
 # These tell media apart, which only `get_video_features` and `get_audio_features` do.
-ROWS_OF_MEDIA = ("video_frames", "audio_windows")
+ROWS_OF_MEDIA = ("num_frames_per_video", "audio_windows")
 
 
 def split_rows(embeds, config, kind: str) -> list[torch.Tensor]:

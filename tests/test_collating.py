@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from tests.conftest import make_config, make_processor, picture, row, sound
+from tests.conftest import (
+    SIGLIP,
+    WHISPER,
+    film,
+    long_row,
+    make_config,
+    make_model,
+    make_processor,
+    picture,
+    row,
+    sound,
+)
 
 
 def test_labels_are_the_assistants_turns(collator, tokenizer):
@@ -58,6 +69,90 @@ def test_text_beyond_max_length_is_cut(processor):
     assert all(torch.equal(cut[key], whole[key][:, :40]) for key in ("input_ids", "attention_mask", "labels"))
 
 
+def turns(*answers_and_media) -> dict:
+    """A conversation whose n-th question is one medium: `("image", picture(0)), ("audio", sound(0))`."""
+    messages, media = [], {"images": [], "audios": [], "videos": []}
+    for number, (kind, medium) in enumerate(answers_and_media):
+        messages += [
+            {"role": "user", "content": [{"type": kind}]},
+            {"role": "assistant", "content": f"Answer {number}."},
+        ]
+        media[f"{kind}s"].append(medium)
+    return {"id": "noon", "messages": messages, **media}
+
+
+def test_a_medium_that_the_cut_would_go_through_is_dropped_whole(tokenizer):
+    """Tiles, windows and frames go with their medium, those of other rows stay; what is left is what was there before."""
+    model = make_model(vision=SIGLIP, audio=WHISPER, vision_max_tiles=2)
+    processor = make_processor(model.config, tokenizer)
+    long = turns(
+        ("image", picture(0, 16, 32)), ("audio", sound(1, 20000)), ("video", film(2, 2)), ("image", picture(3))
+    )
+    short = turns(("video", film(4, 1)), ("image", picture(5, 32, 16)), ("audio", sound(6)))
+    whole = MMGPTCollator(processor)([long, short])
+    batch = processor.apply_chat_template(
+        [MMGPTCollator(processor).conversation(long, "noon")],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        return_tensors="pt",
+    )
+    kinds, starts, ends = zip(*batch.media_spans[0], strict=True)
+    assert kinds == ("image", "audio", "video", "image")
+    assert tokenizer.decode(batch["input_ids"][0, starts[2] :]).startswith("<0.0 s><|video|>")
+    for limit, end, left in (
+        (ends[2] - 1, starts[2], (3, 2, 0)),
+        (ends[2], ends[2], (3, 2, 2)),
+    ):
+        with pytest.warns(
+            UserWarning, match=f"noon is longer than max_length={limit} tokens: cut to {end} of them, without"
+        ):
+            cut = MMGPTCollator(processor, max_length=limit)([long, {**short, "id": "one"}])
+        images, windows, frames = left
+        assert torch.equal(cut["input_ids"][0, :end], whole["input_ids"][0, :end])
+        assert int(cut["attention_mask"][0].sum()) == end and (cut["labels"][0, end:] == -100).all()
+        assert torch.equal(
+            cut["pixel_values"], torch.cat((whole["pixel_values"][:images], whole["pixel_values"][-3:]))
+        )
+        assert cut["tile_positions"].tolist() == [[1, 1], [1, 2], [0, 0], [1, 1], [2, 1], [0, 0]]
+        assert cut["audio_windows"].tolist() == [windows, 1]
+        assert cut["num_frames_per_video"].tolist() == ([frames, 1] if frames else [1])
+        assert torch.equal(
+            cut["pixel_values_videos"],
+            whole["pixel_values_videos"][-frames - 1 :] if frames else whole["pixel_values_videos"][-1:],
+        )
+        assert model(**cut).loss.isfinite()
+
+
+def test_a_batch_without_its_only_medium_has_no_pixels(processor):
+    rows = [turns(("audio", sound(0, 900)), ("image", picture(0)))]
+    with pytest.warns(UserWarning, match="without 1 image behind the cut"):
+        cut = MMGPTCollator(processor, max_length=50)(rows)
+    assert "pixel_values" not in cut and len(cut["input_features"]) == 1
+
+
+def test_a_row_that_is_cut_before_its_answer_is_refused(processor):
+    with (
+        pytest.warns(UserWarning, match="noon"),
+        pytest.raises(ValueError, match=r"noon has nothing to learn.*max_length=20"),
+    ):
+        MMGPTCollator(processor, max_length=20)([{**row("?", "!", images=[picture(0)]), "id": "noon"}])
+
+
+def test_a_prompt_is_never_cut(processor):
+    with pytest.raises(ValueError, match="more than max_length=20"):
+        MMGPTCollator(processor, max_length=20, add_generation_prompt=True)([row("?", "!", images=[picture(0)])])
+
+
+def test_media_stand_anywhere_in_any_number_over_several_turns(collator, tokenizer):
+    text = tokenizer.decode(collator([long_row()])["input_ids"][0])
+    image, frame = "<|image|>" * 16, "<|video|>" * 16
+    first, second, third = text.split("<|im_start|>user\n")[1:]
+    assert first.startswith(f"<0.0 s>{frame}<1.0 s>{frame}First {image}?")
+    assert second.startswith(f"{image}{'<|audio|>' * 63}and {image}<0.0 s>{frame}?")
+    assert third.startswith("<|audio|><|audio|><|im_end|>")
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -65,6 +160,7 @@ def test_text_beyond_max_length_is_cut(processor):
         ({"images": [picture(0)] * 2}, "noon: its messages have 1 image parts but it comes with 2"),
         ({"audios": [sound(0)]}, "noon: its messages have 0 audio parts but it comes with 1"),
         ({"images": [{"bytes": b"broken", "path": None}]}, "image 0 of noon is not an image"),
+        ({"videos": [film(0)]}, "noon: its messages have 0 video parts but it comes with 1"),
         ({"messages": [{"role": "user", "content": "alone"}], "images": []}, "noon has nothing to learn"),
     ],
 )

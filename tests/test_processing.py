@@ -179,10 +179,18 @@ SEEING = {
     "tiles": {"vision": SIGLIP, "vision_connector": "pixel_shuffle", "vision_max_tiles": 6},
     "any size": {"vision": NAFLEX},
     "any size, merged": {"vision": NAFLEX, "vision_connector": "pixel_shuffle", "vision_merge_size": 3},
+    "any size, resampler": {"vision": NAFLEX, "vision_connector": "resampler", "vision_num_queries": 3},
+    "tiles, resampler": {
+        "vision": SIGLIP,
+        "vision_connector": "resampler",
+        "vision_num_queries": 5,
+        "vision_max_tiles": 6,
+    },
     "any size, encoder-free": {"vision": PATCHES, "vision_connector": "pixel_shuffle"},
 }
 HEARING = {
     "windows": {"audio": WHISPER, "audio_connector": "frame_stack", "audio_merge_size": 3},
+    "windows, resampler": {"audio": WHISPER, "audio_connector": "resampler", "audio_num_queries": 3},
     "any length": {"audio": FRAMES, "audio_connector": "frame_stack", "audio_merge_size": 2},
 }
 SIDES = st.one_of(st.integers(1, 40), st.sampled_from([100, 333, 1000, 3000]))
@@ -247,6 +255,32 @@ def test_placeholders_are_features_for_videos(kind, counts, bound, side, tokeniz
     planned = processor._get_num_multimodal_tokens(video_sizes=[(count, side, 30) for count in frames])
     assert planned["num_video_tokens"] == features
     assert placeholders(inputs, 6) == sum(features)
+    check_forward(model, inputs)
+
+
+def test_with_cross_attention_each_row_has_one_placeholder(tokenizer):
+    model = make_model(
+        vision=SIGLIP,
+        audio=WHISPER,
+        vision_max_tiles=4,
+        fusion="cross_attention",
+        text={"cross_attention_interval": 1},
+    )
+    processor = make_processor(model.config, tokenizer)
+    sizes = [(20, 30), (90, 40), (5, 5)]
+    inputs = processor(
+        text=["a<|image|>b<|image|><|image|><|audio|><|video|>?"],
+        images=[picture(0, *size) for size in sizes],
+        audio=[sound(0, 40000)],
+        videos=[film(0)],
+        return_tensors="pt",
+    )
+    assert (
+        placeholders(inputs, 4)
+        == len(inputs["pixel_values"])
+        == sum(processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"])
+    )
+    assert (placeholders(inputs, 5), placeholders(inputs, 6)) == (3, 3)
     check_forward(model, inputs)
 
 

@@ -5,7 +5,7 @@ r"""The one sample format: conversations with their media as undecoded file byte
                   {"role": "assistant", "content": [{"type": "text", "text": "7"}]}],
      "references": [], "images": [], "audios": [{"bytes": b"RIFF...", "path": None}]}
 
-Media stand in `images` and `audios` in the order of their items in the messages. They stay bytes until the collator
+Media stand in `images`, `audios` and `videos` in the order of their items in the messages. They stay bytes until the collator
 decodes a batch: a data set of thousands of clips is then a few megabytes of memory.
 
 Plain text is a conversation of one assistant turn. `references` are all right answers, where there are several; `metric` is
@@ -28,6 +28,7 @@ FEATURES = Features(
         "references": List(Value("string")),
         "images": List(MEDIUM),
         "audios": List(MEDIUM),
+        "videos": List(MEDIUM),
     }
 )
 
@@ -39,8 +40,8 @@ def make_dataset(rows: list[dict]) -> Dataset:
 
 def complete_row(row: dict) -> dict:
     """The row with every column of the sample format."""
-    empty = {"id": None, "task": None, "metric": None, "messages": [], "references": [], "images": [], "audios": []}
-    return empty | row
+    empty = {"id": None, "task": None, "metric": None, "messages": [], "references": []}
+    return empty | {"images": [], "audios": [], "videos": []} | row
 
 
 def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:
