@@ -63,10 +63,12 @@ TOWER_NAMES = {
 CONNECTOR_FIELDS = (
     "vision_connector",
     "vision_merge_size",
+    "vision_num_queries",
     "vision_feature_layer",
     "vision_max_tiles",
     "audio_connector",
     "audio_merge_size",
+    "audio_num_queries",
 )
 
 
@@ -82,13 +84,15 @@ def assemble(
     Until its connectors are trained it continues texts exactly as the decoder did, and sees and hears noise.
 
     Args:
-        text: folder or Hub id of a causal decoder with its tokenizer: ours or any other that `AutoModelForCausalLM` loads.
+        text: folder or Hub id of a causal decoder with its tokenizer: ours or any other that `AutoModelForCausalLM` loads. One of
+            ours with gated blocks (`from_pretrained(..., cross_attention_every=4)` puts closed ones into any) looks at media
+            through them.
         vision: folder or Hub id of SigLIP, SigLIP 2 (of a fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT); of a model with a text
             half the vision half is taken.
         audio: folder or Hub id of Whisper (its encoder is taken), Qwen2-Audio or Voxtral (their audio tower is taken),
             wav2vec 2.0, HuBERT, WavLM or one built like them.
-        connectors: fields of [`MMGPTConfig`] that choose them: `vision_connector`, `vision_merge_size`,
-            `vision_feature_layer`, `vision_max_tiles`, `audio_connector`, `audio_merge_size`.
+        connectors: fields of [`MMGPTConfig`] that choose them: `vision_connector`, `vision_merge_size`, `vision_num_queries`,
+            `vision_feature_layer`, `vision_max_tiles`, `audio_connector`, `audio_merge_size`, `audio_num_queries`.
         dtype: of the whole model; `"auto"`: that of the decoder's checkpoint.
     """
     connectors = connectors or {}
@@ -255,6 +259,7 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
     try:
         return MMGPTConfig(
             text_config=decoder.config.to_dict(),
+            fusion="cross_attention" if has_gated_blocks(decoder) else "interleave",
             vision_config=vision_tower.config.to_dict() if vision_tower is not None else None,
             audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
             image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
@@ -267,6 +272,10 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
         )
     except StrictDataclassError as error:
         raise ValueError(f"These connectors do not fit: {error.__cause__}") from error
+
+
+def has_gated_blocks(decoder: PreTrainedModel) -> bool:
+    return decoder.config.model_type == "mmgpt_text" and decoder.config.cross_attention_every is not None
 
 
 def keeps_cache(decoder: PreTrainedModel) -> bool:
@@ -337,7 +346,7 @@ def check_images(model: MMGPTForConditionalGeneration, processor: MMGPTProcessor
     tokens, _ = processor.image_tokens(48, 64)
     rows = image_rows(processor.image_processor, images[:1], return_tensors="pt")
     features = model.get_image_features(**{**rows, "pixel_values": rows["pixel_values"].to(model.dtype)})
-    if len(features.pooler_output[0]) != tokens:
+    if model.config.fusion == "interleave" and len(features.pooler_output[0]) != tokens:
         raise ValueError(
             f"vision={str(source)!r}: its tower gives {len(features.pooler_output[0])} vectors for an image of {tokens} tokens."
         )

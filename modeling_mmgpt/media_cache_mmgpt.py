@@ -50,14 +50,18 @@ class MediaCache:
 
 
 def row_keys(kind: str, inputs: dict[str, torch.Tensor]) -> list[bytes]:
-    """A hash of each row's numbers, shapes and types. Padding behind a sound is left out: its neighbours decide how much there is."""
+    """A hash of each row's numbers, shapes and types. Padding behind a sound, and behind the patches of an image of any shape, is left
+    out: its neighbours decide how much there is."""
     inputs = {name: value.detach().cpu() for name, value in inputs.items()}
     mask = inputs.pop("input_features_mask", None)
+    shapes = inputs.get("spatial_shapes")
     keys = []
     for place in range(len(next(iter(inputs.values())))):
         digest = hashlib.blake2b(kind.encode(), digest_size=16)
         for name, value in inputs.items():
             row = value[place] if mask is None else value[place][..., : int(mask[place].sum())]
+            if shapes is not None and name == "pixel_values":
+                row = row[: int(shapes[place].prod())]
             digest.update(f"{name} {row.dtype} {tuple(row.shape)}".encode())
             digest.update(row.contiguous().view(torch.uint8).numpy().tobytes())
         keys.append(digest.digest())

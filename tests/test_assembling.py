@@ -27,7 +27,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from modeling_mmgpt import MMGPTCollator, assemble, save_checkpoint
+from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, assemble, save_checkpoint
 from training.assemble import main
 
 
@@ -447,6 +447,30 @@ def test_new_tokens_are_the_mean_of_the_old(tmp_path):
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model.generation_config.eos_token_id == [end, 256]
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
+
+
+def test_closed_gated_blocks_leave_a_decoder_as_it_is_and_look_at_media_when_they_open(tmp_path):
+    """A decoder that can write gets blocks, is assembled with a tower, and goes on writing what it wrote."""
+    save_decoder(tmp_path / "text", "mmgpt_text")
+    decoder = MMGPTForCausalLM.from_pretrained(tmp_path / "text", cross_attention_every=2)
+    decoder.save_pretrained(tmp_path / "blocks")
+    save_vision(tmp_path / "vision", "siglip")
+    model, processor = assemble(
+        tmp_path / "blocks",
+        vision=tmp_path / "vision",
+        connectors={"vision_connector": "resampler", "vision_num_queries": 3},
+    )
+    assert model.config.fusion == "cross_attention"
+    assert_text_unchanged(model, tmp_path / "text")
+    batch = processor(text=["one <|image|> two"], images=[PIL.Image.new("RGB", (9, 9))], return_tensors="pt")
+    assert (batch["input_ids"] == processor.image_token_id).sum() == 1
+    text = {"input_ids": batch["input_ids"]}
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, model(**text).logits)
+        for name, parameter in model.named_parameters():
+            if name.endswith("_gate"):
+                parameter.fill_(1.0)
+        assert not torch.allclose(model(**batch).logits, model(**text).logits, atol=1e-5)
 
 
 def test_tokens_that_are_there_stay(tmp_path):

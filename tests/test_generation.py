@@ -5,7 +5,19 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig
-from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor, open_gates, picture, row, sound
+from tests.conftest import (
+    NAFLEX,
+    SIGLIP,
+    TEXT,
+    WHISPER,
+    long_row,
+    make_model,
+    make_processor,
+    open_gates,
+    picture,
+    row,
+    sound,
+)
 
 
 METHODS = {
@@ -82,6 +94,7 @@ def prompts_of_several_media() -> list[dict]:
         row("Nothing?", ""),
         row("And these?", "", images=[picture(3)], audios=[sound(4, 3400), sound(5, 1800)]),
         row("Two again.", "", images=[picture(6), picture(7)]),
+        long_row(),
     ]
 
 
@@ -90,6 +103,9 @@ SEVERAL = {
     "towers": {"vision": SIGLIP, "audio": WHISPER},
     "resampler": {"vision_connector": "resampler", "vision_num_queries": 3, "audio_connector": "resampler"},
     "cross-attention": {"vision": SIGLIP, "audio": WHISPER, "fusion": "cross_attention"},
+    "tiles": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4},
+    "cross-attention, tiles": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4, "fusion": "cross_attention"},
+    "any size": {"vision": NAFLEX},
 }
 
 
@@ -119,10 +135,13 @@ def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
             batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids"))
             length = 0
         if form == "encoded" and "pixel_values" in batch:
-            batch["image_embeds"] = model.get_image_features(batch.pop("pixel_values")).pooler_output
+            names = [name for name in ("pixel_values", "tile_positions", "spatial_shapes") if name in batch]
+            images = {name: batch.pop(name) for name in names}
+            batch["image_embeds"] = model.get_image_features(**images).pooler_output
         if form == "encoded" and "input_features" in batch:
-            mask = batch.pop("input_features_mask")
-            batch["audio_embeds"] = model.get_audio_features(batch.pop("input_features"), mask).pooler_output
+            names = [name for name in ("input_features", "input_features_mask", "audio_windows") if name in batch]
+            sounds = {name: batch.pop(name) for name in names}
+            batch["audio_embeds"] = model.get_audio_features(**sounds).pooler_output
         first_logits.clear()
         output = model.generate(**batch, **options)
         # Every beam starts from what the whole prompt says.
@@ -145,8 +164,8 @@ def test_several_sampled_answers_see_their_own_media(tokenizer):
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     batch = collator(prompts_of_several_media())
     several = model.generate(**batch, **LENGTH, do_sample=True, top_k=1, num_return_sequences=3)
-    assert several.view(4, 3, -1)[:, 0].tolist() == model.generate(**batch, **LENGTH, do_sample=False).tolist()
-    assert (several.view(4, 3, -1) == several.view(4, 3, -1)[:, :1]).all()
+    assert several.view(5, 3, -1)[:, 0].tolist() == model.generate(**batch, **LENGTH, do_sample=False).tolist()
+    assert (several.view(5, 3, -1) == several.view(5, 3, -1)[:, :1]).all()
 
 
 def test_embeddings_generate_what_their_tokens_do(prompted):

@@ -4,29 +4,36 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, open_gates, picture, row, sound
+from tests.conftest import NAFLEX, SIGLIP, WHISPER, make_model, make_processor, open_gates, picture, row, sound
 
 
 FUSIONS = {
     "interleave": {"vision": SIGLIP, "audio": WHISPER},
     "encoder-free": {},
     "cross-attention": {"vision": SIGLIP, "audio": WHISPER, "fusion": "cross_attention"},
+    "cross-attention, tiles": {"vision": SIGLIP, "audio": WHISPER, "fusion": "cross_attention", "vision_max_tiles": 4},
+    "any size": {"vision": NAFLEX},
+    "cross-attention, any size": {"vision": NAFLEX, "fusion": "cross_attention"},
     "resampler": {"vision_connector": "resampler", "audio_connector": "resampler", "audio_num_queries": 5},
 }
 
 
 @pytest.fixture(params=FUSIONS)
-def prompted(request, tokenizer, rows):
+def prompted(request, tokenizer, all_rows):
     model = open_gates(make_model(**FUSIONS[request.param]))
-    return model, MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(rows)
+    return model, MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(all_rows)
 
 
 def embedded(model, batch, form) -> dict:
-    """The batch with features in the place of pixels and spectrograms."""
-    images = model.get_image_features(batch["pixel_values"]).pooler_output
-    sounds = model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output
-    text = {key: batch[key] for key in ("input_ids", "attention_mask")}
-    return {**text, "image_embeds": form(images), "audio_embeds": form(sounds)}
+    """The batch with features in the place of pixels and spectrograms; videos stay as they are."""
+    images = {key: batch[key] for key in ("pixel_values", "tile_positions", "spatial_shapes") if key in batch}
+    sounds = {key: batch[key] for key in ("input_features", "input_features_mask", "audio_windows") if key in batch}
+    rest = {key: value for key, value in batch.items() if key not in images | sounds}
+    features = {
+        "image_embeds": form(model.get_image_features(**images).pooler_output),
+        "audio_embeds": form(model.get_audio_features(**sounds).pooler_output),
+    }
+    return rest | features
 
 
 def count_calls(module) -> list:
@@ -81,17 +88,19 @@ def test_pixels_and_their_features_together_are_refused(model, collator, rows):
 def test_each_distinct_row_goes_through_its_tower_once(prompted):
     model, batch = prompted
     expected = model(**batch).logits
+    images = len(batch["pixel_values"]) + len(batch["pixel_values_videos"])
+    sounds = len(batch["input_features"])
     seen, heard = count_calls(model.model.vision_tower), count_calls(model.model.audio_tower)
-    with model.media_cache():
+    with model.media_cache(max_items=100):
         for _ in range(2):
             torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
-        assert (sum(seen), sum(heard)) == (3, 3)
-        twice = {**batch, "pixel_values": batch["pixel_values"].clone()}
-        twice["pixel_values"][0] += 1.0  # another picture
-        model(**twice)
-        assert (sum(seen), sum(heard)) == (4, 3)
+        assert (sum(seen), sum(heard)) == (images, sounds)
+        changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
+        changed["pixel_values"][0] += 1.0  # another picture
+        assert not torch.allclose(model(**changed).logits, expected, atol=1e-6)
+        assert (sum(seen), sum(heard)) == (images + 1, sounds)
     model(**batch)
-    assert (sum(seen), sum(heard)) == (7, 6)  # closed: nothing is kept
+    assert (sum(seen), sum(heard)) == (2 * images + 1, 2 * sounds)  # closed: nothing is kept
 
 
 @torch.no_grad()
@@ -117,6 +126,20 @@ def test_the_same_sound_is_found_whatever_it_is_padded_to(tokenizer):
         both = model(**collator([row("?", "!", audios=[sound(1, 2000)]), row("?", "!", audios=[sound(0)])])).logits
     assert calls == [1, 1]
     torch.testing.assert_close(both[0, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_same_picture_of_any_size_is_found_whatever_it_is_padded_to(tokenizer):
+    model = make_model(vision=NAFLEX)
+    collator = MMGPTCollator(make_processor(model.config, tokenizer))
+    calls = count_calls(model.model.vision_tower)
+    small, large = picture(0, 8, 8), picture(1, 16, 16)
+    with model.media_cache():
+        for images in ([small], [small, large], [large]):
+            batch = collator([row("?", "!", images=images)])
+            batch["pixel_values"] = batch["pixel_values"][:, : int(batch["spatial_shapes"].prod(-1).max())]
+            model(**batch)
+    assert calls == [1, 1]
 
 
 @torch.no_grad()

@@ -96,3 +96,12 @@ def test_tokenizer_from_the_rows_or_from_a_folder(tokenizer, tmp_path):
     recipe = dataclasses.replace(recipe, tokenizer=dataclasses.replace(recipe.tokenizer, path=str(tmp_path)))
     _, processor = build_model_and_processor(recipe, rows)
     assert len(processor.tokenizer("quagga").input_ids) > 1
+
+
+@pytest.mark.parametrize("recipe", ["demo", "easy_vqa"])
+def test_a_recipe_takes_the_other_way_of_fusing(recipe, tokenizer):
+    changes = ["model.config.fusion=cross_attention", "model.config.text_config.cross_attention_every=2"]
+    model, processor = build_model(load_recipe(f"configuration/recipes/{recipe}.yaml", changes).model, tokenizer)
+    blocks = [layer.cross_block is not None for layer in model.model.language_model.layers]
+    assert blocks == [index % 2 == 0 for index in range(len(blocks))]
+    assert processor.image_geometry["tokens_per_row"] == 1

@@ -63,6 +63,15 @@ VARIANTS = {
     },
     "cross-attention": {"fusion": "cross_attention", "vision": SIGLIP, "audio": WHISPER},
     "cross-attention, last, encoder-free": {"fusion": "cross_attention", "cross_attention_scope": "last"},
+    "cross-attention, tiles": {
+        "fusion": "cross_attention",
+        "vision": SIGLIP,
+        "audio": WHISPER,
+        "vision_max_tiles": 4,
+        "cross_attention_scope": "last",
+    },
+    "cross-attention, any size": {"fusion": "cross_attention", "vision": NAFLEX},
+    "resampler, any size": {"vision": NAFLEX, "vision_connector": "resampler", "vision_num_queries": 3},
     "cross-attention, resampler": {
         "fusion": "cross_attention",
         "vision_connector": "resampler",

@@ -29,18 +29,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", default="auto", help="of the whole model, for example bfloat16 (default: the decoder's)"
     )
-    parser.add_argument("--vision-connector", choices=("linear", "mlp", "pixel_shuffle"))
+    parser.add_argument("--vision-connector", choices=("linear", "mlp", "pixel_shuffle", "resampler"))
     parser.add_argument(
         "--vision-merge-size", type=int, help="with pixel_shuffle: side of the square that becomes a token"
     )
+    parser.add_argument("--vision-num-queries", type=int, help="with resampler: tokens of an image (default: 64)")
     parser.add_argument(
         "--vision-feature-layer", type=int, help="hidden state to read, for example -2 of CLIP (default: -1)"
     )
     parser.add_argument(
         "--vision-max-tiles", type=int, help="cut large images into up to so many tiles (default: see them whole)"
     )
-    parser.add_argument("--audio-connector", choices=("linear", "mlp", "frame_stack"))
+    parser.add_argument("--audio-connector", choices=("linear", "mlp", "frame_stack", "resampler"))
     parser.add_argument("--audio-merge-size", type=int, help="with frame_stack: tower frames that become a token")
+    parser.add_argument("--audio-num-queries", type=int, help="with resampler: tokens of a sound (default: 64)")
     return parser.parse_args(arguments)
 
 
