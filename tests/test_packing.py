@@ -8,7 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_tokens, pack_documents
 from modeling_mmgpt.packing_mmgpt import first_fit
-from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, picture, row, sound
+from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, open_gates, picture, row, sound
 
 
 VARIANTS = {
@@ -17,6 +17,8 @@ VARIANTS = {
     "sliding window": {"text": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]}},
     "learned positions": {"text": {"position_embedding_type": "learned"}},
     "bidirectional images": {"bidirectional_images": True},
+    "cross-attention": {"fusion": "cross_attention", "vision_connector": "resampler"},
+    "cross-attention, last": {"fusion": "cross_attention", "cross_attention_scope": "last"},
     "another decoder": {"text": {"model_type": "llama", "rms_norm_eps": 1e-6}},
 }
 
@@ -37,7 +39,7 @@ class TestPackedIsUnpacked:
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_losses_and_gradients(self, variant, attention, tokenizer, samples):
-        model = make_model(**VARIANTS[variant])
+        model = open_gates(make_model(**VARIANTS[variant]))
         model.set_attn_implementation(attention)
         processor = make_processor(model.config, tokenizer)
         loss, gradients = loss_and_gradients(model, MMGPTCollator(processor)(samples))
