@@ -113,8 +113,9 @@ def train(recipe: Recipe) -> dict:
         data_collator=make_collator(recipe, processor),
         processing_class=processor,
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(LossProgress)
+    if not recipe.training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LossProgress)
     if validation is not None and recipe.stage != "pretrain":
         trainer.add_callback(AnswerMetrics(trainer, validation, recipe.eval))
     # First of all, so that whatever else reads the log finds its numbers there.
