@@ -33,7 +33,8 @@ test: $(VENV)/.installed   ## run the tests: offline, on the CPU
 
 conformance: $(VENV)/.installed   ## run transformers' own test suites on our classes; TRANSFORMERS=5.17.0: on that release
 	$(BIN)/python -m tests.conformance.reporting --forget
-	$(BIN)/python -m pytest -m "" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py tests/test_quantising.py
+	$(BIN)/python -m pytest -m "" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py tests/test_quantising.py \
+		tests/test_packing.py tests/test_distribution.py
 
 lint: $(VENV)/.installed   ## ruff check and format check
 	$(BIN)/ruff check .

@@ -97,6 +97,13 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def post_init(self):
+        super().post_init()
+        # transformers adds what the towers' classes name, and accelerate's FSDP refuses a class that no module is of: SigLIP names
+        # the pooling head, which is left out, and parts of its text model.
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = {name for name in self._no_split_modules if name in present}
+
     def initialize_weights(self):
         """Each part by its own rules. Called as a part of remote code, transformers passes over a tower's modules that own no
         parameters, and so over what starts there: SigLIP's attention, Whisper's table of positions."""

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForConditionalGeneration, MMGPTProcessor
-from tests.conftest import make_config, make_model
+from tests.conftest import make_model
 from tests.toy_training import ADAPTERS, toy_rows, toy_tree
 from training import data, train
 from training.model_building import load_checkpoint
 from training.recipe import RecipeError, build_recipe
-from training.stages import part_of, split_learning_rates
+from training.stages import add_adapter, part_of, split_learning_rates
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
@@ -171,7 +171,17 @@ class TestLearningRates:
             split_learning_rates(torch.optim.AdamW(model.parameters()), model, {"audio_tower": 1e-5})
 
 
+def test_gated_blocks_are_connectors():
+    """They are as new as what stands between the towers and the decoder: aligned, and trained whole beside adapters."""
+    model = make_model(fusion="cross_attention")
+    gate = next(name for name, _ in model.named_parameters() if name.endswith("attn_gate"))
+    assert part_of(gate) == "connectors"
+    model = add_adapter(model, {"peft_type": "LORA", "r": 2})
+    adapters = {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert adapters and not any("cross_block" in name or "tower" in name for name in adapters)
+    assert any(p.requires_grad for name, p in model.named_parameters() if name.endswith("attn_gate"))
+
+
 def test_parts_are_those_of_the_model():
-    assert make_config().vision_config is not None
     parts = {part_of(name) for name, _ in make_model().named_parameters()}
     assert parts == {"decoder", "connectors", "vision_tower", "audio_tower"}

@@ -58,9 +58,9 @@ class TestWork:
         plain = counted(model, collator(rows))
         lengths = collator(rows)["attention_mask"].sum(-1)
         packed = counted(model, MMGPTCollator(processor, pack_to=int(lengths.sum()))(rows))
-        for name in ("tokens", "pairs", "vision_tower", "vision_connector", "audio_connector"):
+        for name in ("tokens", "media", "pairs", "vision_tower", "vision_connector", "audio_connector"):
             assert packed[name] == plain[name]
-        assert plain["vision_connector"] == 16 + 32 and plain["audio_connector"] == 10 + 9
+        assert plain["media"] == 16 + 10 + 32 + 9 and plain["vision_connector"] == 3 * 16
 
     def test_a_window_bounds_the_pairs(self):
         text = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}

@@ -78,6 +78,22 @@ class TestTrain:
         assert len(changed) == 24, "each training row once, no validation row"
         assert any("eval_loss" in entry for entry in report["log"])
 
+    def test_answers_are_judged_during_training(self, tree, tmp_path):
+        """The metrics of the validation rows stand in the log at each evaluation, choose the best checkpoint, and change nothing."""
+        plain = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
+        tree["training"] |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "save_total_limit": 1}
+        tree["training"] |= {"metric_for_best_model": "eval_read_exact_match", "output_dir": str(tmp_path / "again")}
+        report = train.train(build_recipe(tree, "toy", "toy.yaml"))
+        assert losses(report) == plain
+        for task in ("see", "hear", "read"):
+            measured = [
+                entry[f"eval_{task}_exact_match"] for entry in report["log"] if f"eval_{task}_exact_match" in entry
+            ]
+            assert len(measured) == 3 and all(0 <= value <= 1 for value in measured)
+        state = json.loads(next((tmp_path / "again").glob("checkpoint-*/trainer_state.json")).read_text())
+        assert state["best_metric"] in measured
+        assert Image.open(tmp_path / "again" / "loss.png").height > Image.open(tmp_path / "run" / "loss.png").height
+
     def test_random_state_outside_does_not_matter(self, tree):
         torch.manual_seed(1)
         first = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))

@@ -73,7 +73,7 @@ def losses(report: dict) -> list[float]:
     return [entry["loss"] for entry in report["log"] if "loss" in entry]
 
 
-class Killed(train.LossProgress):
+class Killed(train.Throughput):
     """The process kills itself, as a machine that fails does, in the middle of a run: nothing is tidied up."""
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -84,7 +84,7 @@ class Killed(train.LossProgress):
 def main() -> None:
     data.ADAPTERS.update(ADAPTERS)
     if "KILLED_AT_STEP" in os.environ:
-        train.LossProgress = Killed
+        train.Throughput = Killed
     train.train(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
 
 

@@ -15,7 +15,8 @@ from training.recipe import Recipe, RecipeError, mergeable_peft_types
 
 
 TRAINED = {"pretrain": ("decoder",), "align": ("connectors",)}  # every other stage trains all parts
-CONNECTORS = ("vision_connector", "audio_connector")
+# All that is new when pretrained parts are put together: between towers and decoder, and the gated blocks inside the decoder.
+CONNECTORS = ("vision_connector", "audio_connector", "tile_embedding", "cross_block")
 
 
 def part_of(name: str) -> str:
@@ -49,7 +50,8 @@ def add_adapter(model: PreTrainedModel, fields: dict):
     if getattr(config, "target_modules", "") is None:
         config.target_modules = decoder_matrices(model)
     if getattr(config, "modules_to_save", "") is None:
-        config.modules_to_save = [name for name in CONNECTORS if hasattr(model.model, name)] or None
+        there = {name.split(".")[-1] for name, _ in model.named_modules()}
+        config.modules_to_save = [name for name in CONNECTORS if name in there] or None
     base = Path(model.name_or_path)
     # The note by which the adapter finds its base again, from any folder.
     config.base_model_name_or_path = str(base.resolve()) if base.is_dir() else model.name_or_path
@@ -57,10 +59,10 @@ def add_adapter(model: PreTrainedModel, fields: dict):
 
 
 def decoder_matrices(model: PreTrainedModel) -> str:
-    """A pattern for PEFT that fits the linear layers inside the decoder, and none in the towers."""
+    """A pattern for PEFT that fits the linear layers of the decoder itself: none in the towers, nor in gated blocks."""
     decoder = model.model.language_model
     names = {name.split(".")[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    return rf".*\blanguage_model\..*\.({'|'.join(sorted(names))})"
+    return rf"(?!.*\bcross_block\b).*\blanguage_model\..*\.({'|'.join(sorted(names))})"
 
 
 def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -> None:

@@ -4,24 +4,23 @@ The work of a step is counted, not measured (Chowdhery et al. 2022, PaLM, append
 
     decoder               for each real token: 2 per weight forward, 2 per weight backward to the inputs, and 2 more per weight
                           that is trained. Embedding tables are looked up, not multiplied; the head is multiplied, tied or not.
-                          Of a mixture's experts, the share that a token goes to.
-    connectors            the same for each token of their medium
+                          Of a mixture's experts, the share that a token goes to. Gated blocks count with the decoder.
+    connectors            the same for each of their vectors
     attention             for each pair of a query and a key that it may see (causal, in its own sample, in the window): 4 H E
                           forward, 8 H E backward, in each layer
     towers                for each of their vectors: 2 per weight forward, and 4 more where the tower is trained; their own
-                          attention is left out
+                          attention is left out. A tower of convolutions does more than that.
 
 What gradient checkpointing computes twice counts once. MFU is this work per second over the peak of the device in the
 precision of the run, from its data sheet (dense); on any other device, and in fp32, there is none.
 """
 
 import time
+from functools import partial
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
-
-from training.stages import part_of
 
 
 # Dense bf16/fp16 FLOP/s with fp32 accumulation, from the data sheets; names as torch.cuda.get_device_name() begins.
@@ -36,7 +35,7 @@ PEAKS = {
     "NVIDIA GeForce RTX 4090": 165e12,
 }
 
-MEDIA_TOKENS = {"vision_connector": "image_token_id", "audio_connector": "audio_token_id"}
+BESIDE_THE_DECODER = ("vision_tower", "vision_connector", "audio_tower", "audio_connector")
 
 
 def peak_flops(args) -> float | None:
@@ -56,11 +55,9 @@ class Throughput(TrainerCallback):
         self.config = base_model(model).config
         self.rates = flops_per_item(model, self.config)
         self.hooks = [base_model(model).register_forward_pre_hook(self.count_tokens, with_kwargs=True)]
-        for tower in ("vision_tower", "audio_tower"):
-            if hasattr(base_model(model).model, tower):
-                self.hooks.append(
-                    getattr(base_model(model).model, tower).register_forward_hook(self.count_vectors(tower))
-                )
+        for name, module in base_model(model).model.named_children():
+            if name in BESIDE_THE_DECODER:
+                self.hooks.append(module.register_forward_hook(partial(self.count_vectors, name)))
         self.restart()
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -85,9 +82,8 @@ class Throughput(TrainerCallback):
             positions = torch.ones_like(ids).cumsum(-1) - 1 if mask is None else mask.long().cumsum(-1) - 1
         is_real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         self.add("tokens", is_real.sum())
-        for connector, token in MEDIA_TOKENS.items():
-            if getattr(self.config, token) is not None:
-                self.add(connector, (ids == getattr(self.config, token)).sum())
+        media = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
+        self.add("media", sum((ids == token).sum() for token in media if token is not None))
         text = self.config.get_text_config()
         window = getattr(text, "sliding_window", None)
         for kind in getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers:
@@ -96,17 +92,15 @@ class Throughput(TrainerCallback):
             )
             self.add("pairs", (seen * is_real).sum())
 
-    def count_vectors(self, tower: str):
-        def count(module: nn.Module, args, output) -> None:
-            if module.training:
-                self.add(tower, output.last_hidden_state.shape[:-1].numel())
-
-        return count
+    def count_vectors(self, name: str, module: nn.Module, args, output) -> None:
+        if module.training:
+            vectors = output if torch.is_tensor(output) else output.last_hidden_state
+            self.add(name, vectors.shape[:-1].numel() if vectors.ndim == 3 else 0)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs or "tokens" not in self.counts:
             return
-        names = list(self.rates)
+        names = (*self.rates, "media")
         totals = torch.stack(
             [torch.as_tensor(self.counts.get(name, 0), device=args.device).double() for name in names]
         )
@@ -117,7 +111,7 @@ class Throughput(TrainerCallback):
         work = sum(counts[name] * rate for name, rate in self.rates.items()) / seconds / args.world_size
         speed = {
             "tokens_per_second": round(counts["tokens"] / seconds, 1),
-            "media_share": round(sum(counts[connector] for connector in MEDIA_TOKENS) / counts["tokens"], 3),
+            "media_share": round(counts["media"] / counts["tokens"], 3),
             "tflops_per_device": round(work / 1e12, 4),
         }
         if self.peak is not None:
@@ -133,22 +127,18 @@ def base_model(model: nn.Module):
 
 
 def flops_per_item(model: nn.Module, config) -> dict[str, float]:
-    """FLOPs of a training step for each token ("tokens"), token of a medium (by its connector), pair of tokens ("pairs") and
-    tower vector, by the rules above."""
-    rates = dict.fromkeys(("tokens", "pairs", "vision_tower", "audio_tower", *MEDIA_TOKENS), 0.0)
+    """FLOPs of a training step for each token ("tokens"), pair of tokens ("pairs"), and vector of a tower or connector."""
+    rates = dict.fromkeys(("tokens", "pairs", *BESIDE_THE_DECODER), 0.0)
     text = config.get_text_config()
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     experts = getattr(text, "num_experts", None)
     for name, parameter in model.named_parameters():
-        part = part_of(name)
-        if part == "connectors":
-            connector = next(connector for connector in MEDIA_TOKENS if connector in name)
-            rates[connector] += (6 if parameter.requires_grad else 4) * parameter.numel()
-        elif part in rates:
-            rates[part] += (6 if parameter.requires_grad else 2) * parameter.numel()
-        elif id(parameter) not in tables:
-            share = text.num_experts_per_tok / experts if experts and ".experts." in name else 1
-            rates["tokens"] += (6 if parameter.requires_grad else 4) * parameter.numel() * share
+        part = next((part for part in BESIDE_THE_DECODER if part in name.split(".")), "tokens")
+        if part == "tokens" and id(parameter) in tables:
+            continue
+        frozen = 2 if part.endswith("tower") else 4
+        share = text.num_experts_per_tok / experts if experts and ".experts." in name else 1
+        rates[part] += (6 if parameter.requires_grad else frozen) * parameter.numel() * share
     head = base_model(model).get_output_embeddings().weight
     if id(head) in tables:
         rates["tokens"] += (6 if head.requires_grad else 4) * head.numel()

@@ -8,6 +8,7 @@ interrupted goes on when the same command is given again.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ if __package__ in (None, ""):  # run as a file: imports start at the checkout, n
 
 import torch
 from tqdm import tqdm
-from transformers import ProgressCallback, Trainer, set_seed
+from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_tokens, save_checkpoint
 from modeling_mmgpt.saving_mmgpt import written_whole
@@ -29,8 +30,10 @@ from training.data.augmentation import AugmentingCollator
 from training.data.mixture import load_mixture
 from training.data.numbering import NumberedRows, SeededCollator
 from training.data.text_blocks import make_blocks
+from training.evaluate import evaluate_rows
+from training.metrics import find_metric
 from training.model_building import build_model_and_processor
-from training.recipe import Recipe, RecipeError, format_recipe, load_recipe
+from training.recipe import EvaluationArguments, Recipe, RecipeError, format_recipe, load_recipe
 from training.resuming import EpochOfCollator, checkpoint_to_resume, write_recipe
 from training.stages import merge_adapter, prepare_model, split_learning_rates
 from training.throughput import Throughput
@@ -64,6 +67,23 @@ class RecipeTrainer(Trainer):
         return optimizer
 
 
+class AnswerMetrics(TrainerCallback):
+    """At each evaluation: what the model answers to the validation rows, judged by their metrics, beside the loss in the log.
+
+    Every process answers all rows: where the weights lie in pieces, none can do it alone."""
+
+    def __init__(self, trainer: Trainer, rows, arguments: EvaluationArguments):
+        self.trainer, self.rows = trainer, rows
+        self.arguments = dataclasses.replace(arguments, baselines=False)
+
+    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+        tasks = evaluate_rows(model, self.trainer.processing_class, self.rows, self.arguments)["tasks"]
+        measures = {task: find_metric(scores["metric"]).measure for task, scores in tasks.items()}
+        measured = {f"eval_{task}_{measure}": tasks[task][measure] for task, measure in measures.items()}
+        metrics.update(measured)  # where `metric_for_best_model` looks
+        self.trainer.log(measured)
+
+
 class LossProgress(ProgressCallback):
     """The library's bar with its time left, and the last losses beside it instead of a line for each."""
 
@@ -93,8 +113,11 @@ def train(recipe: Recipe) -> dict:
         data_collator=make_collator(recipe, processor),
         processing_class=processor,
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(LossProgress)
+    if not recipe.training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LossProgress)
+    if validation is not None and recipe.stage != "pretrain":
+        trainer.add_callback(AnswerMetrics(trainer, validation, recipe.eval))
     # First of all, so that whatever else reads the log finds its numbers there.
     trainer.callback_handler.callbacks.insert(0, Throughput())
     if trainer.is_world_process_zero():
