@@ -64,7 +64,7 @@ class MMGPTProcessor(ProcessorMixin):
         audio_geometry=None,
         fixed_audio_window=False,
         max_tiles=None,
-        max_length=None,
+        context_length=None,
         prompts=None,
         **kwargs,
     ):
@@ -85,7 +85,7 @@ class MMGPTProcessor(ProcessorMixin):
             padding costs no tokens of the decoder, and a longer sound is cut into several.
         max_tiles (`int`, *optional*):
             The most tiles that the model knows the places of; `max_patches`, which a caller may choose, must not be more.
-        max_length (`int`, *optional*):
+        context_length (`int`, *optional*):
             The most tokens that the model reads, its answer counted. A conversation that leaves no room for an answer is refused.
         prompts (`dict`, *optional*):
             For each task of prompts_mmgpt.py how this model is asked to do it, in the words it was trained on. Tasks that
@@ -98,7 +98,7 @@ class MMGPTProcessor(ProcessorMixin):
         self.image_geometry, self.audio_geometry = image_geometry or {}, audio_geometry or {}
         self.fixed_audio_window = fixed_audio_window
         self.max_tiles = max_tiles
-        self.max_length = max_length
+        self.context_length = context_length
         check_prompts(prompts or {})
         self.prompts = {**DEFAULT_PROMPTS, **(prompts or {})}
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
@@ -138,7 +138,7 @@ class MMGPTProcessor(ProcessorMixin):
             feature_extractor=feature_extractor,
             video_processor=video_processor,
             max_tiles=config.vision_max_tiles,
-            max_length=getattr(config.text_config, "max_position_embeddings", None),
+            context_length=getattr(config.text_config, "max_position_embeddings", None),
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
             fixed_audio_window=takes_fixed_window(config.audio_config),
@@ -333,7 +333,7 @@ class MMGPTProcessor(ProcessorMixin):
         with requests_refused():
             outputs = self.render_conversation(conversation, chat_template, **kwargs)
             if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
-                check_length(self.max_length, max(map(len, outputs["input_ids"])))
+                check_length(self.context_length, max(map(len, outputs["input_ids"])))
         return outputs
 
     def render_conversation(self, conversation, chat_template=None, **kwargs):

@@ -433,7 +433,7 @@ class TestWhatIsRefused:
         return [{"role": "user", "content": text}]
 
     def test_a_prompt_that_leaves_no_room_for_an_answer(self, processor):
-        assert processor.max_length == 512
+        assert processor.context_length == 512
         options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
         processor.apply_chat_template(self.conversation("x" * 400), **options)
         with pytest.raises(ValueError, match="reads at most 512"):
