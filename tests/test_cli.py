@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, cli, save_checkpoint
-from tests.conftest import TEXT, make_model, make_processor
+from tests.conftest import TEXT, byte_tokenizer, make_model, make_processor
 from tests.tiny_assistant import RATE
 
 
@@ -154,9 +154,9 @@ class TestGenerate:
         first, second = (run("generate", assistant, "Once", *options).stdout for _ in range(2))
         assert first == second != "upon\n"
 
-    def test_a_model_that_only_continues_text(self, tmp_path, tokenizer):
+    def test_a_model_that_only_continues_text(self, tmp_path):
         torch.manual_seed(0)
-        save_checkpoint(tmp_path / "text", MMGPTForCausalLM(MMGPTTextConfig(**TEXT)), tokenizer)
+        save_checkpoint(tmp_path / "text", MMGPTForCausalLM(MMGPTTextConfig(**TEXT)), byte_tokenizer())
         done = run("generate", tmp_path / "text", "Once", "--max-new-tokens", "4")
         assert done.exit_code == 0 and done.stdout
         assert "use mmgpt generate" in run("chat", tmp_path / "text").stderr

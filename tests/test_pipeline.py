@@ -11,7 +11,7 @@ import torch
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
 from modeling_mmgpt.pipeline_mmgpt import pieces, timed_phrases
 from modeling_mmgpt.prompts_mmgpt import DEFAULT_PROMPTS, check_prompts, fill_prompt
-from tests.conftest import TEXT, make_model, make_processor
+from tests.conftest import TEXT, byte_tokenizer, make_model, make_processor
 from tests.test_saving import in_a_fresh_process
 from tests.tiny_assistant import RATE, tone
 
@@ -260,14 +260,12 @@ results["type"] = type(load("summarization").model).__name__
 
 
 @pytest.mark.parametrize("chats", [True, False])
-def test_a_model_that_only_reads_has_the_tasks_of_text(tmp_path, tokenizer, processor, chats):
+def test_a_model_that_only_reads_has_the_tasks_of_text(tmp_path, processor, chats):
     torch.manual_seed(1)
     decoder = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)).eval()
+    tokenizer = byte_tokenizer()
     tokenizer.chat_template = processor.chat_template if chats else None
-    try:
-        save_checkpoint(tmp_path / "text", decoder, tokenizer)
-    finally:
-        tokenizer.chat_template = None
+    save_checkpoint(tmp_path / "text", decoder, tokenizer)
     done = json.loads(in_a_fresh_process(START + TEXT_ONLY + END, tmp_path / "text", cwd=tmp_path).splitlines()[-1])
     assert done["one"] == done["two"] and all(set(one) == {"summary_text"} for one in done["one"])
     assert set(done["answer"]) == {"answer", "score", "start", "end"}

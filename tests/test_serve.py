@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import transformers
+from packaging.version import Version
+from transformers.utils import is_librosa_available
 
 from tests.tiny_assistant import RATE
 
@@ -22,6 +25,11 @@ from tests.tiny_assistant import RATE
 openai = pytest.importorskip("openai", reason="the server needs the extra: pip install mmgpt[serve]")
 for name in ("fastapi", "uvicorn", "python_multipart"):
     pytest.importorskip(name, reason="the server needs the extra: pip install mmgpt[serve]")
+
+transcribes = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23") and not is_librosa_available(),  # tried: 5.17 and 5.23
+    reason="this release of transformers opens the recordings that it transcribes with librosa, which is not installed",
+)
 
 # The start of the server is measured in seconds; a busy machine takes longer.
 START_SECONDS = 180
@@ -156,6 +164,7 @@ def test_completions_continue_text(client, assistant):
     assert "".join(piece.choices[0].text for piece in pieces) == "upon"
 
 
+@transcribes
 class TestTranscriptions:
     @pytest.mark.parametrize("word", ["low", "high"])
     def test_only_what_was_heard(self, client, assistant, word):
@@ -205,6 +214,7 @@ class TestBadRequests:
         assert "it has no samples" in error.value.body["detail"]
 
 
+@transcribes
 def test_the_readmes_snippet_runs(server, assistant, tmp_path, monkeypatch, capsys):
     readme = Path("README.md").read_text(encoding="utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "openai" in block)
