@@ -72,12 +72,15 @@ class TestUseIt:
     """Every snippet is run; that of the server by tests/test_serve.py."""
 
     def test_no_snippet_is_left_out(self):
-        assert len(SNIPPETS) == 4
-        assert all(snippet(words) for words in ("AutoProcessor", "pipeline(", "openai", "push_checkpoint"))
+        assert len(SNIPPETS) == 5
+        assert all(
+            snippet(words) for words in ("AutoProcessor", "pipeline(", "openai", "push_checkpoint", "media_cache")
+        )
 
     def test_without_the_package(self, place):
         hidden = "import sys\nsys.modules['modeling_mmgpt'] = None\n"
-        printed = in_a_fresh_process(hidden + snippet("AutoProcessor") + snippet("pipeline("), cwd=place)
+        code = snippet("AutoProcessor") + snippet("media_cache") + snippet("pipeline(")
+        printed = in_a_fresh_process(hidden + code, cwd=place)
         described, summaries, translation, answer, seen, text, heard = printed.splitlines()
         assert described == "a red one" and text == "[{'generated_text': 'a red one'}]"
         assert summaries == "[{'summary_text': 'cat sat'}, {'summary_text': 'dog ran'}]"
