@@ -1,11 +1,14 @@
 """Stages, adapters and learning rates: what is trained moves, what is not stays bit for bit, and the result is a model like any other."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForConditionalGeneration, MMGPTProcessor
 from tests.conftest import make_model
@@ -113,6 +116,15 @@ def test_what_makes_no_sense_is_refused(change, sentence):
     tree = {"model": {"checkpoint": "x"}, "data": {"train": [{"adapter": "fsdd"}]}, **change}
     with pytest.raises(RecipeError, match=sentence):
         build_recipe(tree, "toy", "toy.yaml")
+
+
+def test_the_readmes_recipe_is_one():
+    blocks = re.findall(r"^```yaml\n(.*?)^```", Path("README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    trees = [tree for tree in map(yaml.safe_load, blocks) if "stage" in tree]
+    assert trees
+    for tree in trees:
+        recipe = build_recipe({**tree, "data": {"train": [{"adapter": "fsdd"}]}}, "readme", "README.md")
+        assert recipe.peft and recipe.learning_rates.given()
 
 
 class TestAdapters:
