@@ -7,20 +7,13 @@ import torch
 
 from .grids_mmgpt import tiles_per_image
 from .media_mmgpt import load_audio, load_image, load_video
+from .media_rows_mmgpt import MEDIA_INPUTS, ROWS_OF_MEDIA
 from .packing_mmgpt import open_packs, pack_batch
 from .processing_mmgpt import MMGPTProcessor
 from .rows_mmgpt import sampling
 
 
 PARTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}
-
-# The tensors of each kind of media with one entry for each row of the tower's input, and the one with an entry for each medium.
-ROWS = {
-    "image": ("pixel_values", "tile_positions", "spatial_shapes"),
-    "audio": ("input_features", "input_features_mask"),
-    "video": ("pixel_values_videos",),
-}
-COUNTS = {"audio": "audio_windows", "video": "num_frames_per_video"}
 
 
 @dataclass
@@ -167,17 +160,17 @@ def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
     if is_kept.all():
         return
     rows = torch.ones(len(is_kept), dtype=torch.long)
-    if kind in COUNTS and COUNTS[kind] in batch:
-        rows = batch[COUNTS[kind]]
-        batch[COUNTS[kind]] = rows[is_kept]
+    if kind in ROWS_OF_MEDIA and ROWS_OF_MEDIA[kind] in batch:
+        rows = batch[ROWS_OF_MEDIA[kind]]
+        batch[ROWS_OF_MEDIA[kind]] = rows[is_kept]
     elif kind == "image" and "tile_positions" in batch:
         rows = tiles_per_image(batch["tile_positions"])
     is_kept_row = is_kept.repeat_interleave(rows)
-    for key in ROWS[kind]:
+    for key in MEDIA_INPUTS[kind]:
         if key in batch:
             batch[key] = batch[key][is_kept_row]
     if not is_kept.any():
-        for key in (*ROWS[kind], COUNTS.get(kind)):
+        for key in (*MEDIA_INPUTS[kind], ROWS_OF_MEDIA.get(kind)):
             batch.pop(key, None)
 
 

@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mmgpt import MMGPTTextConfig
 from .grids_mmgpt import wanted_first
-from .layers_mmgpt import MMGPTMLP, ResidualProjection, eager_attention_forward, make_norm
+from .layers_mmgpt import MMGPTMLP, AttentionProjections, eager_attention_forward, make_norm
 
 
 class MMGPTMediaPart(NamedTuple):
@@ -210,24 +210,13 @@ def look_up_media(
     return MMGPTSight(mask, sees_any)
 
 
-class MMGPTCrossAttention(nn.Module):
+class MMGPTCrossAttention(AttentionProjections):
     """From the text to the media: queries of the one, keys and values of the other."""
 
     def __init__(self, config: MMGPTTextConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        super().__init__(config)
         self.scaling = config.head_dim**-0.5
         self.is_causal = False
-        query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
-        self.o_proj = ResidualProjection(query_width, config.hidden_size, bias=config.attention_output_bias)
-        if config.qk_norm:
-            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
 
     def forward(
         self, hidden_states: torch.Tensor, media_states: torch.Tensor | None, mask: torch.Tensor, layer_cache

@@ -49,6 +49,24 @@ class ResidualProjection(nn.Linear):
     """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3)."""
 
 
+class AttentionProjections(nn.Module):
+    """The matrices of an attention, and its norms on queries and keys: multi-head, grouped-query or multi-query."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.o_proj = ResidualProjection(query_width, config.hidden_size, bias=config.attention_output_bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+
+
 class MMGPTMLP(nn.Module):
     """The position-wise network: down(act(up(x))), or gated: down(act(gate(x)) * up(x))."""
 
@@ -67,4 +85,11 @@ class MMGPTMLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-__all__ = ["MMGPTMLP", "ResidualProjection", "eager_attention_forward", "make_norm", "sinusoidal_positions"]
+__all__ = [
+    "MMGPTMLP",
+    "AttentionProjections",
+    "ResidualProjection",
+    "eager_attention_forward",
+    "make_norm",
+    "sinusoidal_positions",
+]

@@ -18,15 +18,15 @@ from .lengths_mmgpt import (
 )
 
 
-# Arguments of the model that hold one entry for each row, or each medium, of a modality; the first decides how many there are.
+# Arguments of the model that hold one entry for each row of a modality; the first decides how many there are.
 MEDIA_INPUTS = {
     "image": ("pixel_values", "tile_positions", "spatial_shapes"),
     "video": ("pixel_values_videos",),
     "audio": ("input_features", "input_features_mask"),
 }
 EMBEDS = {"image": "image_embeds", "audio": "audio_embeds"}
-# These tell media apart, which only `get_video_features` and `get_audio_features` do.
-ROWS_OF_MEDIA = ("num_frames_per_video", "audio_windows")
+# These hold one entry for each medium, its rows: only `get_video_features` and `get_audio_features` tell media apart.
+ROWS_OF_MEDIA = {"video": "num_frames_per_video", "audio": "audio_windows"}
 
 
 def split_rows(embeds, config, kind: str) -> list[torch.Tensor]:
@@ -95,9 +95,9 @@ def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tenso
             index = repeated_rows(is_placeholder.sum(-1), counts, times).tolist()
             entries = [entries[place] for place in index]
             repeated[EMBEDS[kind]] = torch.cat(entries) if config.fusion == "interleave" else entries
-    for name in ROWS_OF_MEDIA:
+    for name in ROWS_OF_MEDIA.values():
         model_kwargs.pop(name, None)
     return repeated
 
 
-__all__ = ["EMBEDS", "pad_rows", "repeat_media", "split_rows"]
+__all__ = ["EMBEDS", "MEDIA_INPUTS", "ROWS_OF_MEDIA", "pad_rows", "repeat_media", "split_rows"]

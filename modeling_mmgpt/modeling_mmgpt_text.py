@@ -31,7 +31,14 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_mmgpt import MMGPTTextConfig
 from .cross_attention_mmgpt import MMGPTGatedCrossAttention, MMGPTMedia, MMGPTSight, look_up_media
 from .experts_mmgpt import MMGPTExperts, MMGPTMixture, MMGPTRouter, add_balancing_loss, balancing_loss
-from .layers_mmgpt import MMGPTMLP, ResidualProjection, eager_attention_forward, make_norm, sinusoidal_positions
+from .layers_mmgpt import (
+    MMGPTMLP,
+    AttentionProjections,
+    ResidualProjection,
+    eager_attention_forward,
+    make_norm,
+    sinusoidal_positions,
+)
 from .requests_mmgpt import bad_request
 from .saving_mmgpt import CompleteFolderMixin
 
@@ -85,27 +92,16 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return torch.cat((turned * cos + rotate_half(turned) * sin, kept), dim=-1)
 
 
-class MMGPTAttention(nn.Module):
+class MMGPTAttention(AttentionProjections):
     """Causal self-attention: multi-head, grouped-query or multi-query by `num_key_value_heads`."""
 
     def __init__(self, config: MMGPTTextConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.is_causal = True
         is_sliding = config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if is_sliding else None
-        query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
-        self.o_proj = ResidualProjection(query_width, config.hidden_size, bias=config.attention_output_bias)
-        if config.qk_norm:
-            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
 
     def forward(
         self,

@@ -10,8 +10,9 @@ import pytest
 
 from modeling_mmgpt import save_checkpoint
 from tests.conftest import picture, row, sound
+from tests.test_grounding import image_rows
 from training import data, evaluate
-from training.data.rows import answer_of, assistant_turn, make_dataset, medium, user_turn
+from training.data.rows import answer_of, assistant_turn, make_dataset, user_turn
 from training.model_building import build_model
 from training.recipe import EvaluationArguments, ModelArguments
 from training.train_tokenizer import texts_of, train_tokenizer
@@ -58,18 +59,6 @@ class TestAnswers:
         evaluate.answer_rows(model, processor, list(text_rows(count=1)), max_new_tokens=1)
         assert model.training
         model.eval()
-
-
-def image_rows(count: int) -> list[dict]:
-    return [
-        {
-            "task": ("even", "odd")[index % 2],
-            "messages": [user_turn("?", media=("image",)), assistant_turn(str(index))],
-            "images": [medium(bytes([index]))],
-            "audios": [],
-        }
-        for index in range(count)
-    ]
 
 
 class TestScores:

@@ -1,7 +1,7 @@
 r"""From a recipe's `model` section and a tokenizer to the model and its processor.
 
-tokenizer = build_tokenizer(recipe, rows)
-model, processor = build_model(recipe.model, tokenizer)
+model, processor = build_model_and_processor(recipe, rows)  # what the recipe says
+model, processor = build_model(recipe.model, tokenizer)      # new weights, for a tokenizer at hand
 """
 
 import dataclasses
