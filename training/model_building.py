@@ -11,8 +11,10 @@ from typing import Any
 import transformers
 from datasets import Dataset
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.processing_utils import VideosKwargs
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor, MMGPTTextConfig
+from modeling_mmgpt.rows_mmgpt import video_processor_like
 from training.recipe import ModelArguments, Recipe, RecipeError, check_keys, merge, read_preset
 from training.train_tokenizer import texts_of, train_tokenizer
 
@@ -52,6 +54,10 @@ def build_model(
     for part, tower in (("image_processor", config.vision_config), ("feature_extractor", config.audio_config)):
         if tower is not None:
             parts[part] = build_processor_part(part, merge(preset.get(part, {}), getattr(arguments, part)), place)
+    if config.vision_config is not None:
+        frames = merge(preset.get("video_processor", {}), arguments.video_processor)
+        check_keys(frames, VideosKwargs.__annotations__, "video_processor", place)
+        parts["video_processor"] = video_processor_like(parts["image_processor"], **frames)
     processor = MMGPTProcessor.from_config(config, tokenizer, prompts=arguments.prompts, **parts)
 
     model = MMGPTForConditionalGeneration(config)
@@ -71,7 +77,8 @@ def token_fields(fields: dict, tokenizer: PreTrainedTokenizerFast) -> dict:
         "eos_token_id": tokenizer.eos_token_id,
     }
     ids = {"text_config": text}
-    for tower, name in (("vision_config", "image_token"), ("audio_config", "audio_token")):
+    tokens = (("vision_config", "image_token"), ("vision_config", "video_token"), ("audio_config", "audio_token"))
+    for tower, name in tokens:
         if fields.get(tower) is not None:
             ids[f"{name}_id"] = tokenizer.convert_tokens_to_ids(getattr(tokenizer, name))
     return ids
