@@ -98,10 +98,11 @@ def test_tokenizer_from_the_rows_or_from_a_folder(tokenizer, tmp_path):
     assert len(processor.tokenizer("quagga").input_ids) > 1
 
 
-@pytest.mark.parametrize("recipe", ["demo", "easy_vqa"])
+@pytest.mark.parametrize("recipe", ["demo", "easy_vqa", "esc10", "fashion_mnist_small", "sign_digits"])
 def test_a_recipe_takes_the_other_way_of_fusing(recipe, tokenizer):
     changes = ["model.config.fusion=cross_attention", "model.config.text_config.cross_attention_every=2"]
     model, processor = build_model(load_recipe(f"configuration/recipes/{recipe}.yaml", changes).model, tokenizer)
     blocks = [layer.cross_block is not None for layer in model.model.language_model.layers]
     assert blocks == [index % 2 == 0 for index in range(len(blocks))]
-    assert processor.image_geometry["tokens_per_row"] == 1
+    geometries = [one for one in (processor.image_geometry, processor.audio_geometry) if one]
+    assert geometries and all(geometry["tokens_per_row"] == 1 for geometry in geometries)

@@ -157,6 +157,7 @@ class AugmentationArguments:
     r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
     training/data/augmentation.py for what each one does.
 
+    audio_crop (`float`, *optional*, defaults to 0.0): up to this fraction of a sound is cut off, anywhere at its two ends.
     audio_shift (`float`, *optional*, defaults to 0.0): up to so many seconds of silence before a sound.
     audio_speed (`float`, *optional*, defaults to 0.0): up to this fraction faster or slower.
     audio_gain (`float`, *optional*, defaults to 0.0): up to so many decibels louder or softer.
@@ -166,9 +167,14 @@ class AugmentationArguments:
     spectrogram_spans (`int`, *optional*, defaults to 0): masked spans of time.
     spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
     image_flip (`bool`, *optional*, defaults to False): mirror every second image.
-    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down, edges repeated.
+    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down; here and in the next two edges
+        are repeated.
+    image_rotation (`float`, *optional*, defaults to 0.0): turned by up to so many degrees.
+    image_scale (`float`, *optional*, defaults to 0.0): up to this fraction larger or smaller.
+    image_light (`float`, *optional*, defaults to 0.0): brightness, contrast and saturation up to this fraction higher or lower.
     """
 
+    audio_crop: float = 0.0
     audio_shift: float = 0.0
     audio_speed: float = 0.0
     audio_gain: float = 0.0
@@ -179,6 +185,9 @@ class AugmentationArguments:
     spectrogram_span_width: int = 0
     image_flip: bool = False
     image_shift: int = 0
+    image_rotation: float = 0.0
+    image_scale: float = 0.0
+    image_light: float = 0.0
 
 
 @dataclass
