@@ -51,7 +51,7 @@ def test_the_table_has_a_row_for_each_input_and_columns_for_each_preset(nano, ti
     monkeypatch.setattr(
         benchmark, "INPUTS", {"words": (benchmark.ask, {}), "tiles": (benchmark.ask, {"max_patches": 1})}
     )
-    lines = benchmark.media_table({"nano": nano}, timer).splitlines()
+    lines = list(benchmark.media_table({"nano": nano}, timer))
     assert lines[0] == "| input | nano: tokens | nano: prepare, ms | nano: prompt, ms |"
     assert lines[2].startswith("| words | ") and lines[3] == "| tiles |  |  |  |", "nano cuts none"
 
@@ -65,7 +65,7 @@ def test_the_twin_has_the_size_of_the_decoder(nano):
 
 def test_the_text_table_names_the_twin(nano, timer, monkeypatch):
     monkeypatch.setattr(benchmark, "TEXT_ANSWER", 2)
-    row = benchmark.text_table({"nano": nano}, timer).splitlines()[-1].split(" | ")
+    row = list(benchmark.text_table({"nano": nano}, timer))[-1].split(" | ")
     assert row[0] == "| nano" and row[-1] == "Qwen3ForCausalLM |" and all(float(number) > 0 for number in row[1:3])
 
 

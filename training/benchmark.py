@@ -11,10 +11,11 @@ same function. Each is the median of several runs after one that does not count.
 
 import argparse
 import io
+import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -190,10 +191,11 @@ def measure_text(model, timer: Timer) -> dict:
     return {"twin": type(twin).__name__, "prompt": prompts, "token": tokens}
 
 
-def media_table(models: dict, timer: Timer) -> str:
-    """Rows are inputs; each preset has three columns."""
+def media_table(models: dict, timer: Timer) -> Iterator[str]:
+    """Rows are inputs; each preset has three columns. Line by line: the last ones take minutes on a CPU."""
     columns = [f"{preset}: {name}" for preset in models for name in ("tokens", "prepare, ms", "prompt, ms")]
-    lines = [f"| input | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    yield f"| input | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
     for name, (make, limits) in INPUTS.items():
         cells = []
         for model, processor in models.values():
@@ -202,21 +204,17 @@ def media_table(models: dict, timer: Timer) -> str:
                 continue
             found = measure(model, processor, make(), timer, **limits)
             cells += [f"{found['tokens']:,}", f"{found['prepare']:,.0f}", f"{found['prompt']:,.0f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
-def text_table(models: dict, timer: Timer) -> str:
+def text_table(models: dict, timer: Timer) -> Iterator[str]:
     """Rows are presets: their decoder's prompt and tokens, and the twin's."""
-    lines = [
-        f"| text alone | {TEXT_PROMPT} tokens read, ms | in transformers, ms | a token written, ms | in transformers, ms | its class |",
-        "|---|---|---|---|---|---|",
-    ]
+    yield f"| text alone | {TEXT_PROMPT} tokens read, ms | in transformers, ms | a token written, ms | in transformers, ms | its class |"
+    yield "|---|---|---|---|---|---|"
     for preset, (model, _) in models.items():
         found = measure_text(model, timer)
         numbers = [f"{value:,.1f}" for pair in (found["prompt"], found["token"]) for value in pair]
-        lines.append(f"| {preset} | {' | '.join(numbers)} | {found['twin']} |")
-    return "\n".join(lines)
+        yield f"| {preset} | {' | '.join(numbers)} | {found['twin']} |"
 
 
 def main() -> None:
@@ -230,7 +228,8 @@ def main() -> None:
     arguments = parser.parse_args()
     timer = Timer(torch.device(arguments.device), arguments.repeats)
     models = {preset: build(preset, timer.device, getattr(torch, arguments.dtype)) for preset in arguments.presets}
-    print(media_table(models, timer), text_table(models, timer), sep="\n\n", flush=True)
+    for line in itertools.chain(media_table(models, timer), [""], text_table(models, timer)):
+        print(line, flush=True)
     hardware = describe_hardware() if timer.device.type in ("cpu", "cuda") else timer.device.type
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"\n({hardware}; {versions}; {arguments.dtype}; median of {arguments.repeats})")

@@ -19,6 +19,10 @@ from training.recipe import ModelArguments, Recipe, RecipeError, check_keys, mer
 from training.train_tokenizer import texts_of, train_tokenizer
 
 
+# Fields that a model of transformers 5.17 reads and its config class does not declare.
+UNDECLARED = {"siglip_vision_model": ["vision_use_head"]}
+
+
 def build_model_and_processor(recipe: Recipe, rows: Dataset) -> tuple[MMGPTForConditionalGeneration, MMGPTProcessor]:
     """The recipe's model with its processor; `rows` are the training data, whose texts a new tokenizer is trained on."""
     if recipe.model.checkpoint is not None:
@@ -93,7 +97,8 @@ def check_config_keys(fields: dict, place: str) -> None:
         model_type = fields[key].get("model_type", MMGPTTextConfig.model_type)
         check_keys({model_type: None}, ["mmgpt_text", *CONFIG_MAPPING], f"config.{key}.model_type", place)
         config_class = CONFIG_MAPPING[model_type]
-        check_keys(fields[key], ["model_type", *field_names(config_class)], f"config.{key}", place)
+        known = ["model_type", *field_names(config_class), *UNDECLARED.get(model_type, [])]
+        check_keys(fields[key], known, f"config.{key}", place)
 
 
 def field_names(config_class: type) -> list[str]:
