@@ -35,6 +35,9 @@ TRAINING_DEFAULTS = {
 Stage = Literal["pretrain", "align", "finetune"]
 
 
+PROCESSOR_PARTS = ("image_processor", "video_processor", "feature_extractor")
+
+
 class RecipeError(ValueError):
     """What is wrong in a recipe, where it stands and the way out."""
 
@@ -47,6 +50,8 @@ class ModelArguments:
     checkpoint (`str`, *optional*): folder or Hub id of a saved model to continue from, in place of a preset.
     config (`dict`, *optional*): fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves a tower out.
     image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
+    video_processor (`dict`, *optional*): laid over the preset's; `fps` and `num_frames`, how many frames of a video are taken at
+        most. What is not said is as of images.
     prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/prompts_mmgpt.py, for pipeline().
     """
 
@@ -54,6 +59,7 @@ class ModelArguments:
     checkpoint: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     image_processor: dict[str, Any] = field(default_factory=dict)
+    video_processor: dict[str, Any] = field(default_factory=dict)
     feature_extractor: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
 
@@ -151,6 +157,7 @@ class AugmentationArguments:
     r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
     training/data/augmentation.py for what each one does.
 
+    audio_crop (`float`, *optional*, defaults to 0.0): up to this fraction of a sound is cut off, anywhere at its two ends.
     audio_shift (`float`, *optional*, defaults to 0.0): up to so many seconds of silence before a sound.
     audio_speed (`float`, *optional*, defaults to 0.0): up to this fraction faster or slower.
     audio_gain (`float`, *optional*, defaults to 0.0): up to so many decibels louder or softer.
@@ -160,9 +167,14 @@ class AugmentationArguments:
     spectrogram_spans (`int`, *optional*, defaults to 0): masked spans of time.
     spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
     image_flip (`bool`, *optional*, defaults to False): mirror every second image.
-    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down, edges repeated.
+    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down; here and in the next two edges
+        are repeated.
+    image_rotation (`float`, *optional*, defaults to 0.0): turned by up to so many degrees.
+    image_scale (`float`, *optional*, defaults to 0.0): up to this fraction larger or smaller.
+    image_light (`float`, *optional*, defaults to 0.0): brightness, contrast and saturation up to this fraction higher or lower.
     """
 
+    audio_crop: float = 0.0
     audio_shift: float = 0.0
     audio_speed: float = 0.0
     audio_gain: float = 0.0
@@ -173,6 +185,9 @@ class AugmentationArguments:
     spectrogram_span_width: int = 0
     image_flip: bool = False
     image_shift: int = 0
+    image_rotation: float = 0.0
+    image_scale: float = 0.0
+    image_light: float = 0.0
 
 
 @dataclass
@@ -270,7 +285,7 @@ def check_recipe(recipe: Recipe, place: str) -> None:
             f"{place}: set exactly one of model.preset (new weights) and model.checkpoint (saved weights)."
         )
     if recipe.model.checkpoint is not None:
-        laid_over = [key for key in ("config", "image_processor", "feature_extractor") if getattr(recipe.model, key)]
+        laid_over = [key for key in ("config", *PROCESSOR_PARTS) if getattr(recipe.model, key)]
         if laid_over:
             raise RecipeError(f"{place}: model.{laid_over[0]} can only change a preset; a checkpoint keeps its own.")
     if not recipe.data.train:
@@ -429,7 +444,7 @@ def read_preset(name: str) -> dict:
     folder = CONFIGURATION / "models"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     preset = read_yaml(path, listed_in=folder)
-    check_keys(preset, ["config", "image_processor", "feature_extractor"], "", str(path))
+    check_keys(preset, ["config", *PROCESSOR_PARTS], "", str(path))
     return preset
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, Video, load_dataset
 
-from modeling_mmgpt.media_mmgpt import load_image
+from modeling_mmgpt.media_mmgpt import load_image, load_video
 from training.data.augmentation import read_sound
 from training.data.rows import FEATURES, MEDIUM, complete_row
 from training.data.shapes import SHAPES, BrokenSample, MissingColumn, shape_options
@@ -166,7 +166,7 @@ class RowMaker:
             rows = [complete_row({**about, **row}) for row in (made if isinstance(made, list) else [made])]
             for number, row in enumerate(rows):
                 row["id"] = name if len(rows) == 1 else f"{name}-{number}"
-                for medium in (*row["images"], *row["audios"]):
+                for medium in (*row["images"], *row["audios"], *row["videos"]):
                     self.find_medium(medium)
                 check_media(row)
             return rows
@@ -241,7 +241,12 @@ def log_skipped(problem: str, count: int) -> None:
 
 
 def check_media(row: dict) -> None:
-    """Raises `BrokenSample` for a picture or sound that cannot be decoded or has nothing in it."""
+    """Raises `BrokenSample` for a picture, sound or video that cannot be decoded or has nothing in it."""
+    for index, video in enumerate(row["videos"]):
+        try:
+            load_video(video, fps=1.0, num_frames=1, name=f"video {index}")
+        except (ValueError, OSError) as error:
+            raise BrokenSample(str(error)) from error
     for index, image in enumerate(row["images"]):
         try:
             load_image(image, f"image {index}")

@@ -38,8 +38,8 @@ def make_blocks(rows: Dataset, tokenizer: PreTrainedTokenizerFast, length: int) 
 
 def document(row: dict) -> str:
     """What all turns of a row say, a line each: for a plain text, its one turn."""
-    if row.get("images") or row.get("audios"):
+    if row.get("images") or row.get("audios") or row.get("videos"):
         raise ValueError(
-            f"row {row.get('id')!r} has images or sounds, but pre-training reads text alone: leave it out."
+            f"row {row.get('id')!r} has images or sounds or videos, but pre-training reads text alone: leave it out."
         )
     return "\n".join(text_of(message) for message in row["messages"])
