@@ -213,6 +213,29 @@ class EvaluationArguments:
 
 
 @dataclass
+class PrepareArguments:
+    r"""What training/prepare_data.py leaves out of `data.train`, beside broken samples, blank media and equal samples.
+
+    min_characters, max_characters (`int`, *optional*): shortest and longest text of a sample, all its turns together.
+    max_repetition (`float`, *optional*, defaults to 0.3): largest share of runs of five words that stood in the text before.
+    similarity (`float`, *optional*, defaults to 0.8): texts that share at least so much of their runs of five words are nearly the
+        same; null keeps them.
+    image_distance (`int`, *optional*, defaults to 4): images look alike when so many bits of 64 differ in their hashes, or fewer.
+    contamination_words (`int`, *optional*, defaults to 13): a run of so many words in common with a sample of `data.validation` or
+        `data.test` is contamination.
+    languages (`list[str]`, *optional*): codes of the languages to keep, such as `en`; empty: all.
+    """
+
+    min_characters: int = 1
+    max_characters: int | None = None
+    max_repetition: float = 0.3
+    similarity: float | None = 0.8
+    image_distance: int = 4
+    contamination_words: int = 13
+    languages: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Recipe:
     r"""One training run.
 
@@ -235,6 +258,7 @@ class Recipe:
     tokenizer: TokenizerArguments = field(default_factory=TokenizerArguments)
     augment: AugmentationArguments = field(default_factory=AugmentationArguments)
     eval: EvaluationArguments = field(default_factory=EvaluationArguments)
+    prepare: PrepareArguments = field(default_factory=PrepareArguments)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -262,6 +286,7 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
         "training": TrainingArguments,
         "learning_rates": LearningRateArguments,
         "eval": EvaluationArguments,
+        "prepare": PrepareArguments,
     }
     check_keys(tree, [*section_classes, "stage", "peft"], "", place)
     values = {key: tree[key] for key in ("stage", "peft") if tree.get(key) is not None}

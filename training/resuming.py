@@ -20,7 +20,7 @@ from training.recipe import Recipe, RecipeError, recipe_tree
 
 # What may change between two parts of one run, for it changes nothing that is learnt.
 FREE_TO_CHANGE = re.compile(
-    r"name|data\.root|eval\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
+    r"name|data\.root|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
     r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
 
