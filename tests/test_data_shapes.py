@@ -215,4 +215,4 @@ class TestText:
 def test_every_shape_says_its_options(name):
     options = shape_options(name)
     assert "record" not in options and "options" not in options
-    assert ("prompt" in options) == (name not in ("messages", "llava", "cauldron", "text"))
+    assert ("prompt" in options) == (name not in ("messages", "llava", "cauldron", "text", "rows"))

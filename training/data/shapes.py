@@ -17,6 +17,7 @@ the names that are usual on the Hub as defaults. `a.b` names a field inside a co
     extractive_qa      context, question, answers.text (empty: there is no answer)               SQuAD
     instructions       instruction, input, output                                                Alpaca, Self-Instruct
     text               text: one assistant turn, without a question                              FineWeb, TinyStories
+    rows               rows of the sample format                                                 training/prepare_data.py
 """
 
 import difflib
@@ -27,7 +28,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from training.data.rows import assistant_turn, user_turn
+from training.data.rows import FEATURES, assistant_turn, user_turn
 
 
 NO_ANSWER = "unanswerable"  # what a model says where a text does not hold the answer
@@ -296,6 +297,11 @@ def text(record: dict, text: str = "text", window: int | None = None) -> list[di
     return [{"messages": [assistant_turn(whole[start : start + window])]} for start in range(0, len(whole), window)]
 
 
+def rows(record: dict) -> dict:
+    """Rows as training/prepare_data.py writes them: all they say of themselves stays."""
+    return {name: value for name, value in record.items() if name in FEATURES and value is not None}
+
+
 SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
     "messages": messages,
     "llava": llava,
@@ -312,6 +318,7 @@ SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
     ),
     "instructions": instructions,
     "text": text,
+    "rows": rows,
 }
 
 
