@@ -490,8 +490,17 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
             self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         if self.lm_head_bias is None:
             self.lm_head_bias = self.text_config.model_type == "mmgpt_text" and self.text_config.lm_head_bias
+        if self.audio_config is not None and not hasattr(self.audio_config, "max_source_positions"):
+            # vLLM sets aside memory for the longest sound by the attribute that Whisper's config has. Towers without an end of
+            # their own take what the decoder can hold.
+            self.audio_config.max_source_positions = self.text_config.max_position_embeddings
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
+
+    @property
+    def is_mm_prefix_lm(self) -> bool:
+        """vLLM's name for `bidirectional_images` (ModelArchConfig): it makes the masks for its attention kernels itself."""
+        return self.bidirectional_images
 
     def validate_architecture(self):
         """Refuses towers without a token, merges without a merging connector, and merges that do not fit the patches."""

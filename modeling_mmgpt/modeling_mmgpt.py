@@ -45,6 +45,7 @@ from .idle_towers_mmgpt import trains_with_others
 from .media_rows_mmgpt import EMBEDS, repeat_media
 from .modeling_mmgpt_text import keep_last, refuse_too_long
 from .saving_mmgpt import CompleteFolderMixin
+from .serving_mmgpt import part_windows, refuse_in_vllm, runs_in_vllm
 from .towers_mmgpt import build_tower, tower_width
 
 
@@ -125,6 +126,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
 class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
     def __init__(self, config: MMGPTConfig):
         super().__init__(config)
+        refuse_in_vllm(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
         width = text.hidden_size
         if vision is not None:
@@ -188,6 +190,7 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
             Number of frames of each video. `None`: each is of one.
         """
+        kwargs.pop("video_grid_thw", None)  # vLLM splits the frames by it
         outputs, features, is_image = self.encode_images(pixel_values_videos, **kwargs)
         return self.features_of_media(outputs, features, is_image, num_frames_per_video)
 
@@ -208,8 +211,13 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
             Number of windows that each sound was cut into. `None`: each is whole.
         """
-        outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
-        return self.features_of_media(outputs, features, is_sound, audio_windows)
+        if not runs_in_vllm(self.config):
+            outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
+            return self.features_of_media(outputs, features, is_sound, audio_windows)
+        rows, mask, audio_windows = part_windows(self.config, input_features, input_features_mask, audio_windows)
+        found = self.features_of_media(*self.encode_audio(rows, mask, **kwargs), audio_windows)
+        found.pooler_output = torch.cat(found.pooler_output)  # vLLM splits it by its own counts
+        return found
 
     def placeholder_mask(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:

@@ -494,11 +494,19 @@ class TestTextTemplate:
         return processor
 
     def test_it_is_kept_and_places_media(self, processor):
-        assert processor.chat_template == TEXT_TEMPLATE
+        assert processor.chat_template.endswith(TEXT_TEMPLATE)
         messages = rows(True, True)[0]["messages"]
         assert processor.apply_chat_template(messages, add_generation_prompt=True) == (
             "<|turn|>user\n<|image|>What is it?<|audio|><|end|>\n<|turn|>assistant\na red square<|end|>\n<|turn|>assistant\n"
         )
+
+    def test_it_places_media_also_where_only_the_template_is_known(self, processor):
+        """Serving engines (vLLM) render the saved template with the tokenizer alone."""
+        messages = [{"role": "system", "content": "Look."}, *rows(True, True)[0]["messages"]]
+        rendered = processor.tokenizer.apply_chat_template(
+            messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        assert rendered == processor.apply_chat_template(messages, add_generation_prompt=True)
 
     def test_media_in_messages_become_inputs(self, processor):
         row = rows(True, True)[0]
