@@ -492,8 +492,8 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
             self.lm_head_bias = self.text_config.model_type == "mmgpt_text" and self.text_config.lm_head_bias
         if self.audio_config is not None and not hasattr(self.audio_config, "max_source_positions"):
             # vLLM sets aside memory for the longest sound by the attribute that Whisper's config has. Towers without an end of
-            # their own take what the decoder can hold.
-            self.audio_config.max_source_positions = self.text_config.max_position_embeddings
+            # their own take what the decoder can hold; where that has none either, as much as a common decoder.
+            self.audio_config.max_source_positions = getattr(self.text_config, "max_position_embeddings", 4096)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
 

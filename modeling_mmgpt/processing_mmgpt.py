@@ -39,16 +39,8 @@ from .rows_mmgpt import (
     video_rows,
 )
 from .saving_mmgpt import written_whole
-from .serving_mmgpt import count_frames, fill_up_patches, in_vllm, join_windows, name_fields
-from .templates_mmgpt import (
-    CHAT_TEMPLATE,
-    assistant_spans,
-    flatten,
-    locate,
-    media_of,
-    with_media,
-    without_media,
-)
+from .serving_mmgpt import name_fields, one_row_each
+from .templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of, with_media, without_media
 
 
 # Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
@@ -118,8 +110,7 @@ class MMGPTProcessor(ProcessorMixin):
             "video_processor": video_processor,
         }
         present = {name: part for name, part in parts.items() if part is not None}
-        if in_vllm():
-            name_fields(present)
+        name_fields(present)
         # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
         self.get_attributes = partial(list, present)
         template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
@@ -325,13 +316,12 @@ class MMGPTProcessor(ProcessorMixin):
             )
         images = make_flat_list_of_images(images)
         processed = image_rows(self.image_processor, images, **kwargs)
-        texts = [self.replace_image_token(processed, index) for index in range(len(images))]
-        return fill_up_patches(processed, self.image_processor) if in_vllm() else processed, texts
+        return processed, [self.replace_image_token(processed, index) for index in range(len(images))]
 
     def _process_audio(self, audio, **kwargs):
         processed = audio_rows(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
         texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
-        return join_windows(processed) if in_vllm() else processed, texts
+        return one_row_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, **kwargs):
         fps, num_frames = sampling(self.video_processor, fps, num_frames)
@@ -339,7 +329,7 @@ class MMGPTProcessor(ProcessorMixin):
         processed = video_rows(self.video_processor, videos, **kwargs)
         processed["video_times"] = [video["times"] for video in videos]
         texts = [self.replace_video_token(processed, index) for index in range(len(videos))]
-        return count_frames(processed) if in_vllm() else processed, texts
+        return one_row_each(processed), texts
 
     @property
     def audio_window(self) -> int | None:

@@ -49,30 +49,32 @@ def refuse_in_vllm(config) -> None:
 def name_fields(parts: dict) -> None:
     """Makes each part of the processor name all the fields that come of it."""
     for name, fields in FIELDS.items():
-        if name in parts:
+        if in_vllm() and name in parts:
             known = parts[name].model_input_names
             parts[name].model_input_names = [*known, *(field for field in fields if field not in known)]
 
 
-def fill_up_patches(processed: dict, image_processor) -> dict:
-    """Images of any shape, each with as many patches as any may have: what vLLM keeps of one must not depend on its neighbours."""
-    if "spatial_shapes" in processed:
-        missing = image_processor.max_num_patches - processed["pixel_values"].shape[1]
-        processed["pixel_values"] = torch.nn.functional.pad(processed["pixel_values"], (0, 0, 0, missing))
+def one_row_each(processed: dict) -> dict:
+    """What the processor made of sounds or videos, so that vLLM can tell them apart; elsewhere as it is."""
+    if not in_vllm():
+        return processed
+    if "audio_windows" in processed:
+        return join_windows(processed)
+    if "num_frames_per_video" in processed:  # vLLM takes as many frames of each video as its grid has cells
+        frames = processed["num_frames_per_video"]
+        return {**processed, "video_grid_thw": torch.stack([frames, *[torch.ones_like(frames)] * 2], -1)}
     return processed
 
 
 def join_windows(processed: dict) -> dict:
     """The windows of each sound one behind the other, as one row `(M, W * F)` for each sound."""
-    if "audio_windows" not in processed:
-        return processed
     ends = np.cumsum(processed["audio_windows"])[:-1]
-    joined = {
-        name: [np.concatenate(list(rows), axis=-1) for rows in np.split(processed[name], ends)]
-        for name in ("input_features", "input_features_mask")
-    }
     longest = processed["audio_windows"].max() * processed["input_features"].shape[-1]
-    return {**processed, **{name: np.stack([fill_up(one, longest) for one in rows]) for name, rows in joined.items()}}
+    joined = {}
+    for name in ("input_features", "input_features_mask"):
+        rows = [np.concatenate(list(windows), axis=-1) for windows in np.split(processed[name], ends)]
+        joined[name] = np.stack([fill_up(row, longest) for row in rows])
+    return {**processed, **joined}
 
 
 def fill_up(row: np.ndarray, length: int) -> np.ndarray:
@@ -96,19 +98,4 @@ def part_windows(config, input_features, input_features_mask, audio_windows):
     return rows[is_window], mask[is_window], audio_windows.flatten()
 
 
-def count_frames(processed: dict) -> dict:
-    """`video_grid_thw`, of which vLLM takes the rows of each video: one for each frame."""
-    frames = processed["num_frames_per_video"]
-    return {**processed, "video_grid_thw": torch.stack([frames, torch.ones_like(frames), torch.ones_like(frames)], -1)}
-
-
-__all__ = [
-    "count_frames",
-    "fill_up_patches",
-    "in_vllm",
-    "join_windows",
-    "name_fields",
-    "part_windows",
-    "refuse_in_vllm",
-    "runs_in_vllm",
-]
+__all__ = ["in_vllm", "name_fields", "one_row_each", "part_windows", "refuse_in_vllm", "runs_in_vllm"]
