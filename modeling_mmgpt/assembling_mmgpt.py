@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from .configuration_mmgpt import MMGPTConfig
 from .lengths_mmgpt import ANY_SIZE_TOWERS, NATIVE_TOWERS, SPECTROGRAM_TOWERS, WAVEFORM_TOWERS, side
-from .modeling_mmgpt import MMGPTForConditionalGeneration
+from .modeling_mmgpt import MMGPTForConditionalGeneration, media_tokens
 from .processing_mmgpt import MMGPTProcessor
 from .rows_mmgpt import image_rows, tiling_processor_like
 from .towers_mmgpt import TOWERS, without_pooling
@@ -362,6 +362,7 @@ def carry_generation(model: MMGPTForConditionalGeneration, decoder: PreTrainedMo
     """The decoder's own generation configuration; with our chat template, the end of a turn ends the answer as well."""
     generation = copy.deepcopy(decoder.generation_config)
     generation.pad_token_id = tokenizer.pad_token_id
+    generation.suppress_tokens = [*(generation.suppress_tokens or []), *media_tokens(model.config).values()]
     if not keeps_cache(decoder):
         generation.use_cache = False
     if tokenizer.chat_template is None:

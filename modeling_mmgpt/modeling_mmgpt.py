@@ -43,7 +43,7 @@ from .grids_mmgpt import (
 )
 from .idle_towers_mmgpt import trains_with_others
 from .media_rows_mmgpt import EMBEDS, repeat_media
-from .modeling_mmgpt_text import keep_last, refuse_too_long
+from .modeling_mmgpt_text import check_generation, keep_last
 from .saving_mmgpt import CompleteFolderMixin
 from .serving_mmgpt import part_windows, refuse_in_vllm, runs_in_vllm
 from .towers_mmgpt import build_tower, tower_width
@@ -369,6 +369,12 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         )
 
 
+def media_tokens(config: MMGPTConfig) -> dict[str, int]:
+    """The placeholder of each kind of media that the model has one for."""
+    tokens = {kind: getattr(config, f"{kind}_token_id") for kind in ("image", "video", "audio")}
+    return {kind: token for kind, token in tokens.items() if token is not None}
+
+
 @auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and sounds in, text out.")
 class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -380,6 +386,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
         self._tied_weights_keys = tied_head(self)
+        # A placeholder in an answer would stand for no medium. What is saved with the checkpoint may say otherwise.
+        self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
@@ -398,7 +406,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
         # Media go in with the prompt only: transformers drops pixel_values and input_features after the first step, but not
         # what is encoded already, which not all of its models take in the place of pixels.
-        refuse_too_long(self.config.text_config, input_ids.shape[1])
+        check_generation(self.config.text_config, input_ids, inputs_embeds, is_first_iteration)
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in EMBEDS.values():
                 kwargs.pop(name, None)
@@ -412,11 +420,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         if expand_size > 1:
             has_ids = input_ids is not None and input_ids.shape[1] > 0
             embeds = model_kwargs.get("inputs_embeds")
-            tokens = {kind: getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")}
             placeholders = {
                 kind: self.model.placeholder_mask(input_ids if has_ids else None, embeds, token)
-                for kind, token in tokens.items()
-                if token is not None
+                for kind, token in media_tokens(self.config).items()
             }
             media = repeat_media(model_kwargs, self.config, placeholders, expand_size)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(

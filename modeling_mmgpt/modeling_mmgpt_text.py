@@ -39,7 +39,7 @@ from .layers_mmgpt import (
     make_norm,
     sinusoidal_positions,
 )
-from .requests_mmgpt import bad_request
+from .requests_mmgpt import bad_request, check_length, longest_input
 from .saving_mmgpt import CompleteFolderMixin
 
 
@@ -354,6 +354,15 @@ def refuse_too_long(text_config, length: int) -> None:
     )
 
 
+def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: bool) -> None:
+    """Refuses a prompt without room for an answer, and every step beyond the positions that were learned. Servers and pipelines hand
+    some texts straight to `generate()`. For more than a decoder was made for, raise its `max_position_embeddings`."""
+    length = input_ids.shape[1]
+    if is_first_iteration:
+        check_length(longest_input(text_config), length or inputs_embeds.shape[1])
+    refuse_too_long(text_config, length)
+
+
 @auto_docstring(custom_intro="The GPT decoder with its language-modelling head softmax(W h + b): text in, text out.")
 class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -366,9 +375,11 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        refuse_too_long(self.config, input_ids.shape[1])
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        check_generation(self.config, input_ids, inputs_embeds, is_first_iteration)
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
 
     @can_return_tuple
     @auto_docstring

@@ -23,7 +23,7 @@ from .lengths_mmgpt import (
 )
 from .media_mmgpt import flatten_videos, load_audio, load_image, load_video
 from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
-from .requests_mmgpt import check_length, requests_refused
+from .requests_mmgpt import check_length, longest_input, requests_refused
 from .rows_mmgpt import (
     audio_rows,
     check_image_processor,
@@ -151,7 +151,7 @@ class MMGPTProcessor(ProcessorMixin):
             feature_extractor=feature_extractor,
             video_processor=video_processor,
             max_tiles=config.vision_max_tiles,
-            context_length=getattr(config.text_config, "max_position_embeddings", None),
+            context_length=longest_input(config.text_config),
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
             fixed_audio_window=takes_fixed_window(config.audio_config),

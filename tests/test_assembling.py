@@ -447,6 +447,11 @@ def test_new_tokens_are_the_mean_of_the_old(tmp_path):
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model.generation_config.eos_token_id == [end, 256]
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
+    assert set(model.generation_config.suppress_tokens) == {
+        model.config.image_token_id,
+        model.config.audio_token_id,
+        model.config.video_token_id,
+    }
 
 
 def test_closed_gated_blocks_leave_a_decoder_as_it_is_and_look_at_media_when_they_open(tmp_path):
