@@ -279,9 +279,8 @@ def has_gated_blocks(decoder: PreTrainedModel) -> bool:
 
 
 def keeps_cache(decoder: PreTrainedModel) -> bool:
-    return (
-        "past_key_values" in signature(decoder.base_model.forward).parameters
-    )  # GPT-1 reads the whole text each time
+    names = signature(decoder.base_model.forward).parameters.keys()
+    return not names.isdisjoint({"past_key_values", "cache"})  # GPT-1 reads the whole text each time
 
 
 def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_tower) -> MMGPTForConditionalGeneration:

@@ -144,7 +144,7 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
 
     model_type = "mmgpt_text"
     base_config_key = "text_config"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     _auto_class = "AutoConfig"
     base_model_tp_plan = {
         "layers.*.self_attn.q_proj": "colwise",
@@ -444,6 +444,7 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig, "audio_config": AutoConfig}
     keys_to_ignore_at_inference = [
         "past_key_values",
+        "cache",
         "image_hidden_states",
         "audio_hidden_states",
         "video_hidden_states",

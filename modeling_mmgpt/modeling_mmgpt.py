@@ -44,6 +44,7 @@ from .grids_mmgpt import (
 from .idle_towers_mmgpt import trains_with_others
 from .media_rows_mmgpt import EMBEDS, repeat_media
 from .modeling_mmgpt_text import check_generation, keep_last
+from .releases_mmgpt import CACHE, takes_cache
 from .saving_mmgpt import CompleteFolderMixin
 from .serving_mmgpt import part_windows, refuse_in_vllm, runs_in_vllm
 from .towers_mmgpt import build_tower, tower_width
@@ -91,7 +92,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -272,6 +273,7 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         places = torch.arange(length, device=blocks.device) + past_length
         return blocks.new_full((blocks.shape[0], size), -1).index_copy(1, places, blocks)
 
+    @takes_cache
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -295,6 +297,8 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTModelOutputWithPast:
         r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
         tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
             Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
         spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
@@ -352,14 +356,14 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE: past_key_values},
             **kwargs,
         )
         return MMGPTModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.get("past_key_values"),  # GPT-1 keeps none
+            **{CACHE: outputs.get(CACHE)},  # GPT-1 keeps none
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.get("router_logits"),
@@ -436,6 +440,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             return attention_mask  # forward knows which tokens are images, and makes the masks of the prompt
         return create_masks_for_generate(config=config, attention_mask=attention_mask, **kwargs)
 
+    @takes_cache
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -461,6 +466,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTCausalLMOutputWithPast:
         r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
         tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
             Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
         spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
@@ -510,7 +517,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,

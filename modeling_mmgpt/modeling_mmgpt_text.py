@@ -39,6 +39,7 @@ from .layers_mmgpt import (
     make_norm,
     sinusoidal_positions,
 )
+from .releases_mmgpt import CACHE, takes_cache
 from .requests_mmgpt import bad_request, check_length, longest_input
 from .saving_mmgpt import CompleteFolderMixin
 
@@ -197,7 +198,7 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     input_modalities = ("text",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -245,6 +246,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
@@ -261,6 +263,8 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeModelOutputWithPast:
         r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
         block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
             Tokens with the same number see one another in both directions, as the patches of an image do; -1: only backwards.
         media (`MMGPTMedia`, *optional*):
@@ -292,7 +296,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
                 use_cache=use_cache,
                 **kwargs,
             )  # (B, L, D)
-        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: past_key_values})
 
     def prepare_media(self, media, past_key_values, inputs_embeds) -> tuple[torch.Tensor | None, MMGPTSight | None]:
         """New media as the gated blocks take them `(B, S, D)`, and what each new token sees of these and of earlier ones.
@@ -324,7 +328,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             "config": self.config,
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            CACHE: past_key_values,
             "position_ids": position_ids,
             "block_sequence_ids": block_sequence_ids,
         }
@@ -381,6 +385,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
 
+    @takes_cache
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -395,6 +400,10 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeCausalLMOutputWithPast:
+        r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
+        """
         outputs: MoeModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -417,7 +426,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
