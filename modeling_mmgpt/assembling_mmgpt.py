@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from .configuration_mmgpt import MMGPTConfig
 from .lengths_mmgpt import ANY_SIZE_TOWERS, NATIVE_TOWERS, SPECTROGRAM_TOWERS, WAVEFORM_TOWERS, side
-from .modeling_mmgpt import MMGPTForConditionalGeneration
+from .modeling_mmgpt import MMGPTForConditionalGeneration, media_tokens
 from .processing_mmgpt import MMGPTProcessor
 from .rows_mmgpt import image_rows, tiling_processor_like
 from .towers_mmgpt import TOWERS, without_pooling
@@ -279,9 +279,8 @@ def has_gated_blocks(decoder: PreTrainedModel) -> bool:
 
 
 def keeps_cache(decoder: PreTrainedModel) -> bool:
-    return (
-        "past_key_values" in signature(decoder.base_model.forward).parameters
-    )  # GPT-1 reads the whole text each time
+    names = signature(decoder.base_model.forward).parameters.keys()
+    return not names.isdisjoint({"past_key_values", "cache"})  # GPT-1 reads the whole text each time
 
 
 def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_tower) -> MMGPTForConditionalGeneration:
@@ -362,6 +361,7 @@ def carry_generation(model: MMGPTForConditionalGeneration, decoder: PreTrainedMo
     """The decoder's own generation configuration; with our chat template, the end of a turn ends the answer as well."""
     generation = copy.deepcopy(decoder.generation_config)
     generation.pad_token_id = tokenizer.pad_token_id
+    generation.suppress_tokens = [*(generation.suppress_tokens or []), *media_tokens(model.config).values()]
     if not keeps_cache(decoder):
         generation.use_cache = False
     if tokenizer.chat_template is None:

@@ -24,7 +24,6 @@ from transformers.utils import logging
 
 from .card_mmgpt import part_sizes
 from .media_mmgpt import load_audio, load_image, load_video
-from .requests_mmgpt import check_length
 from .rows_mmgpt import sampling
 from .saving_mmgpt import push_folder
 
@@ -119,7 +118,6 @@ class Session:
         messages = [*self.messages, {"role": "user", "content": content}]
         inputs = self.prepare(messages)
         length = inputs["input_ids"].shape[1]
-        check_length(getattr(self.model.config.get_text_config(), "max_position_embeddings", None), length)
         speaker = Speaker(self.tokenizer)
         try:
             output = self.model.generate(**inputs, **settings, streamer=speaker)

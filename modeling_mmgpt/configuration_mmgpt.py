@@ -144,7 +144,7 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
 
     model_type = "mmgpt_text"
     base_config_key = "text_config"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     _auto_class = "AutoConfig"
     base_model_tp_plan = {
         "layers.*.self_attn.q_proj": "colwise",
@@ -444,6 +444,7 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig, "audio_config": AutoConfig}
     keys_to_ignore_at_inference = [
         "past_key_values",
+        "cache",
         "image_hidden_states",
         "audio_hidden_states",
         "video_hidden_states",
@@ -490,8 +491,17 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
             self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         if self.lm_head_bias is None:
             self.lm_head_bias = self.text_config.model_type == "mmgpt_text" and self.text_config.lm_head_bias
+        if self.audio_config is not None and not hasattr(self.audio_config, "max_source_positions"):
+            # vLLM sets aside memory for the longest sound by the attribute that Whisper's config has. Towers without an end of
+            # their own take what the decoder can hold; where that has none either, as much as a common decoder.
+            self.audio_config.max_source_positions = getattr(self.text_config, "max_position_embeddings", 4096)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
+
+    @property
+    def is_mm_prefix_lm(self) -> bool:
+        """vLLM's name for `bidirectional_images` (ModelArchConfig): it makes the masks for its attention kernels itself."""
+        return self.bidirectional_images
 
     def validate_architecture(self):
         """Refuses towers without a token, merges without a merging connector, and merges that do not fit the patches."""

@@ -43,8 +43,10 @@ from .grids_mmgpt import (
 )
 from .idle_towers_mmgpt import trains_with_others
 from .media_rows_mmgpt import EMBEDS, repeat_media
-from .modeling_mmgpt_text import keep_last, refuse_too_long
+from .modeling_mmgpt_text import check_generation, keep_last
+from .releases_mmgpt import CACHE, takes_cache
 from .saving_mmgpt import CompleteFolderMixin
+from .serving_mmgpt import part_windows, refuse_in_vllm, runs_in_vllm
 from .towers_mmgpt import build_tower, tower_width
 
 
@@ -90,7 +92,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -125,6 +127,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
 class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
     def __init__(self, config: MMGPTConfig):
         super().__init__(config)
+        refuse_in_vllm(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
         width = text.hidden_size
         if vision is not None:
@@ -188,6 +191,7 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
             Number of frames of each video. `None`: each is of one.
         """
+        kwargs.pop("video_grid_thw", None)  # vLLM splits the frames by it
         outputs, features, is_image = self.encode_images(pixel_values_videos, **kwargs)
         return self.features_of_media(outputs, features, is_image, num_frames_per_video)
 
@@ -208,8 +212,13 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
             Number of windows that each sound was cut into. `None`: each is whole.
         """
-        outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
-        return self.features_of_media(outputs, features, is_sound, audio_windows)
+        if not runs_in_vllm(self.config):
+            outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
+            return self.features_of_media(outputs, features, is_sound, audio_windows)
+        rows, mask, audio_windows = part_windows(self.config, input_features, input_features_mask, audio_windows)
+        found = self.features_of_media(*self.encode_audio(rows, mask, **kwargs), audio_windows)
+        found.pooler_output = torch.cat(found.pooler_output)  # vLLM splits it by its own counts
+        return found
 
     def placeholder_mask(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:
@@ -264,6 +273,7 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         places = torch.arange(length, device=blocks.device) + past_length
         return blocks.new_full((blocks.shape[0], size), -1).index_copy(1, places, blocks)
 
+    @takes_cache
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -287,6 +297,8 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTModelOutputWithPast:
         r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
         tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
             Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
         spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
@@ -344,14 +356,14 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE: past_key_values},
             **kwargs,
         )
         return MMGPTModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.get("past_key_values"),  # GPT-1 keeps none
+            **{CACHE: outputs.get(CACHE)},  # GPT-1 keeps none
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.get("router_logits"),
@@ -359,6 +371,12 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
             audio_hidden_states=hidden["audio"],
             video_hidden_states=hidden["video"],
         )
+
+
+def media_tokens(config: MMGPTConfig) -> dict[str, int]:
+    """The placeholder of each kind of media that the model has one for."""
+    tokens = {kind: getattr(config, f"{kind}_token_id") for kind in ("image", "video", "audio")}
+    return {kind: token for kind, token in tokens.items() if token is not None}
 
 
 @auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and sounds in, text out.")
@@ -372,6 +390,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
         self._tied_weights_keys = tied_head(self)
+        # A placeholder in an answer would stand for no medium. What is saved with the checkpoint may say otherwise.
+        self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
@@ -390,7 +410,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
         # Media go in with the prompt only: transformers drops pixel_values and input_features after the first step, but not
         # what is encoded already, which not all of its models take in the place of pixels.
-        refuse_too_long(self.config.text_config, input_ids.shape[1])
+        check_generation(self.config.text_config, input_ids, inputs_embeds, is_first_iteration)
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in EMBEDS.values():
                 kwargs.pop(name, None)
@@ -404,11 +424,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         if expand_size > 1:
             has_ids = input_ids is not None and input_ids.shape[1] > 0
             embeds = model_kwargs.get("inputs_embeds")
-            tokens = {kind: getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")}
             placeholders = {
                 kind: self.model.placeholder_mask(input_ids if has_ids else None, embeds, token)
-                for kind, token in tokens.items()
-                if token is not None
+                for kind, token in media_tokens(self.config).items()
             }
             media = repeat_media(model_kwargs, self.config, placeholders, expand_size)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
@@ -422,6 +440,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             return attention_mask  # forward knows which tokens are images, and makes the masks of the prompt
         return create_masks_for_generate(config=config, attention_mask=attention_mask, **kwargs)
 
+    @takes_cache
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -447,6 +466,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTCausalLMOutputWithPast:
         r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
         tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
             Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
         spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
@@ -496,7 +517,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,

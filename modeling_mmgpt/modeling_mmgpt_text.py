@@ -39,7 +39,8 @@ from .layers_mmgpt import (
     make_norm,
     sinusoidal_positions,
 )
-from .requests_mmgpt import bad_request
+from .releases_mmgpt import CACHE, takes_cache
+from .requests_mmgpt import bad_request, check_length, longest_input
 from .saving_mmgpt import CompleteFolderMixin
 
 
@@ -197,7 +198,7 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     input_modalities = ("text",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -245,6 +246,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
@@ -261,6 +263,8 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeModelOutputWithPast:
         r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
         block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
             Tokens with the same number see one another in both directions, as the patches of an image do; -1: only backwards.
         media (`MMGPTMedia`, *optional*):
@@ -292,7 +296,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
                 use_cache=use_cache,
                 **kwargs,
             )  # (B, L, D)
-        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: past_key_values})
 
     def prepare_media(self, media, past_key_values, inputs_embeds) -> tuple[torch.Tensor | None, MMGPTSight | None]:
         """New media as the gated blocks take them `(B, S, D)`, and what each new token sees of these and of earlier ones.
@@ -324,7 +328,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             "config": self.config,
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            CACHE: past_key_values,
             "position_ids": position_ids,
             "block_sequence_ids": block_sequence_ids,
         }
@@ -354,6 +358,15 @@ def refuse_too_long(text_config, length: int) -> None:
     )
 
 
+def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: bool) -> None:
+    """Refuses a prompt without room for an answer, and every step beyond the positions that were learned. Servers and pipelines hand
+    some texts straight to `generate()`. For more than a decoder was made for, raise its `max_position_embeddings`."""
+    length = input_ids.shape[1]
+    if is_first_iteration:
+        check_length(longest_input(text_config), length or inputs_embeds.shape[1])
+    refuse_too_long(text_config, length)
+
+
 @auto_docstring(custom_intro="The GPT decoder with its language-modelling head softmax(W h + b): text in, text out.")
 class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -366,10 +379,13 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        refuse_too_long(self.config, input_ids.shape[1])
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        check_generation(self.config, input_ids, inputs_embeds, is_first_iteration)
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
 
+    @takes_cache
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -384,6 +400,10 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeCausalLMOutputWithPast:
+        r"""
+        past_key_values (`Cache`, *optional*):
+            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
+        """
         outputs: MoeModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -406,7 +426,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,

@@ -21,7 +21,6 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .media_mmgpt import load_audio, load_image
 from .prompts_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
-from .requests_mmgpt import check_length
 
 
 # An answer ends by itself; this bounds one that does not.
@@ -84,8 +83,6 @@ class MMGPTTaskPipeline(ChunkPipeline):
     def answer(self, requests: list[Request], generate_kwargs: dict) -> list[list[dict]]:
         """For each request its answers: `text`, and where the task wants it `score`."""
         inputs = self.tensors(requests)
-        text_config = self.model.config.get_text_config()
-        check_length(getattr(text_config, "max_position_embeddings", None), inputs["input_ids"].shape[1])
         settings = {**self.generation_defaults(generate_kwargs), **generate_kwargs}
         output = self.model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=self.scored)
         new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]

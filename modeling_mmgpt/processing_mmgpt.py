@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
-from transformers.utils import auto_docstring
+from transformers.utils import auto_docstring, is_torchvision_available
 
 from .configuration_mmgpt import AUTO_MAP
 from .grids_mmgpt import tiles_per_image
@@ -23,7 +23,7 @@ from .lengths_mmgpt import (
 )
 from .media_mmgpt import flatten_videos, load_audio, load_image, load_video
 from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
-from .requests_mmgpt import check_length, requests_refused
+from .requests_mmgpt import check_length, longest_input, requests_refused
 from .rows_mmgpt import (
     audio_rows,
     check_image_processor,
@@ -39,7 +39,8 @@ from .rows_mmgpt import (
     video_rows,
 )
 from .saving_mmgpt import written_whole
-from .templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of
+from .serving_mmgpt import name_fields, one_row_each
+from .templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of, with_media, without_media
 
 
 # Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
@@ -109,9 +110,21 @@ class MMGPTProcessor(ProcessorMixin):
             "video_processor": video_processor,
         }
         present = {name: part for name, part in parts.items() if part is not None}
+        name_fields(present)
         # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
         self.get_attributes = partial(list, present)
-        super().__init__(**present, chat_template=chat_template or tokenizer.chat_template or CHAT_TEMPLATE)
+        template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
+        if len(present) > 1 and not self.places_media(template):
+            template = with_media(template, self.placeholders)
+        super().__init__(**present, chat_template=template)
+
+    @property
+    def placeholders(self) -> dict[str, str]:
+        """What stands in the text for each kind of part of a message."""
+        return {"image": self.image_token, "audio": self.audio_token, "video": self.video_token}
+
+    def places_media(self, template) -> bool:
+        return not isinstance(template, str) or any(token in template for token in self.placeholders.values())
 
     @classmethod
     def from_config(
@@ -138,7 +151,7 @@ class MMGPTProcessor(ProcessorMixin):
             feature_extractor=feature_extractor,
             video_processor=video_processor,
             max_tiles=config.vision_max_tiles,
-            context_length=getattr(config.text_config, "max_position_embeddings", None),
+            context_length=longest_input(config.text_config),
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
             fixed_audio_window=takes_fixed_window(config.audio_config),
@@ -156,6 +169,8 @@ class MMGPTProcessor(ProcessorMixin):
             "video_processor": AutoVideoProcessor,
         }
         present = {"tokenizer", *(processor_dict or {})}
+        if not is_torchvision_available():  # in some environments of serving engines: all but videos go without it
+            present.discard("video_processor")
         return [
             loader.from_pretrained(pretrained_model_name_or_path, **kwargs) if name in present else None
             for name, loader in loaders.items()
@@ -190,7 +205,8 @@ class MMGPTProcessor(ProcessorMixin):
         if videos is not None:
             if not hasattr(self, "video_processor"):
                 raise ValueError(
-                    "Videos were given but the model takes none (no vision tower, or no video_token_id in its config): leave them out."
+                    "Videos were given but the model takes none (no vision tower, no video_token_id in its config, or torchvision "
+                    "is not installed here): leave them out."
                 )
             videos = flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
@@ -304,14 +320,16 @@ class MMGPTProcessor(ProcessorMixin):
 
     def _process_audio(self, audio, **kwargs):
         processed = audio_rows(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
-        return processed, [self.replace_audio_token(processed, index) for index in range(len(audio))]
+        texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
+        return one_row_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, **kwargs):
         fps, num_frames = sampling(self.video_processor, fps, num_frames)
         videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
         processed = video_rows(self.video_processor, videos, **kwargs)
         processed["video_times"] = [video["times"] for video in videos]
-        return processed, [self.replace_video_token(processed, index) for index in range(len(videos))]
+        texts = [self.replace_video_token(processed, index) for index in range(len(videos))]
+        return one_row_each(processed), texts
 
     @property
     def audio_window(self) -> int | None:
@@ -338,9 +356,8 @@ class MMGPTProcessor(ProcessorMixin):
 
     def render_conversation(self, conversation, chat_template=None, **kwargs):
         template = self.chat_template
-        media_tokens = (self.image_token, self.audio_token, self.video_token)
-        places_media = not isinstance(template, str) or any(token in template for token in media_tokens)
-        if chat_template is not None or (places_media and LIBRARY_TAKES_MEDIA):
+        template = without_media(template) if isinstance(template, str) else template
+        if chat_template is not None or (self.places_media(template) and LIBRARY_TAKES_MEDIA):
             return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
         return self.apply_text_template(conversation, template, **kwargs)
 
@@ -358,8 +375,7 @@ class MMGPTProcessor(ProcessorMixin):
         """`apply_chat_template` with templates that know only text: the message's parts become one string first."""
         is_batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if is_batched else [conversation]
-        placeholders = {"image": self.image_token, "audio": self.audio_token, "video": self.video_token}
-        flat = [[flatten(message, placeholders) for message in messages] for messages in conversations]
+        flat = [[flatten(message, self.placeholders) for message in messages] for messages in conversations]
         render = partial(super().apply_chat_template, chat_template=chat_template, **kwargs)
         texts = [render(messages) for messages in flat]
         if not tokenize:

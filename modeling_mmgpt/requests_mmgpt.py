@@ -34,6 +34,14 @@ def requests_refused():
         raise refused from error
 
 
+def longest_input(text_config) -> int | None:
+    """The most tokens that a decoder reads, its answer counted; `None`: nothing says so."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":  # stretched while the text grows
+        return None
+    return getattr(text_config, "max_position_embeddings", None)
+
+
 def check_length(longest: int | None, length: int) -> None:
     """Refuses a prompt of `length` tokens that leaves a model of `longest` tokens no room for an answer."""
     if longest is not None and length >= longest:
@@ -43,4 +51,4 @@ def check_length(longest: int | None, length: int) -> None:
         )
 
 
-__all__ = ["bad_request", "check_length", "requests_refused"]
+__all__ = ["bad_request", "check_length", "longest_input", "requests_refused"]

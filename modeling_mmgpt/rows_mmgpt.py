@@ -8,6 +8,7 @@ import torch
 from transformers.image_utils import get_image_size
 
 from .lengths_mmgpt import NATIVE_TOWERS, audio_windows, most_tiles
+from .serving_mmgpt import in_vllm
 
 
 FPS, NUM_FRAMES = 1.0, 32  # of videos, where their processor names none
@@ -60,7 +61,8 @@ def image_rows(image_processor, images: list, **kwargs) -> dict:
     """`pixel_values`, with `tile_positions` of a processor that cuts tiles and `spatial_shapes` of one that takes any size."""
     if takes_any_size(image_processor):
         processed = image_processor(images, **{**kwargs, "return_tensors": "pt"})
-        longest = int(processed["spatial_shapes"].prod(-1).max())  # the processor fills up to its own maximum
+        # The processor fills up to its own maximum. In vLLM it stays so: an image must not depend on its neighbours there.
+        longest = None if in_vllm() else int(processed["spatial_shapes"].prod(-1).max())
         return {
             "pixel_values": processed["pixel_values"][:, :longest],
             "spatial_shapes": processed["spatial_shapes"],

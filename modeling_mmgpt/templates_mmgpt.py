@@ -1,5 +1,7 @@
 """Chat templates: those of text-only decoders, which know nothing of media, get placeholders in the text before rendering (one
-that names our placeholders places the media itself); and where, among the tokens, the assistant speaks and media stand."""
+that names our placeholders places the media itself); and where, among the tokens, the assistant speaks and media stand.
+
+Serving engines such as vLLM render a template without our processor: for them the same is written in front of it, in Jinja."""
 
 import bisect
 import re
@@ -39,6 +41,35 @@ CHAT_TEMPLATE = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
+
+
+# {placeholders} is a Jinja dictionary from kinds of parts to what stands for them in the text.
+PLACING = """\
+{%- set flat = namespace(messages=[]) %}
+{%- for message in messages %}
+    {%- if message['content'] is string or not message['content'] %}
+        {%- set flat.messages = flat.messages + [message] %}
+    {%- else %}
+        {%- set words = namespace(text='') %}
+        {%- for part in message['content'] %}
+            {%- set words.text = words.text + ({placeholders}[part['type'] | replace('_url', '')] or part['text']) %}
+        {%- endfor %}
+        {%- set flat.messages = flat.messages + [dict(message, content=words.text)] %}
+    {%- endif %}
+{%- endfor %}
+{%- set messages = flat.messages %}
+"""
+PLACED = "{#- Media are placed; the decoder's own template follows. #}"
+
+
+def with_media(template: str, placeholders: dict[str, str]) -> str:
+    """`template`, which knows only text, behind the Jinja lines that make one string of each message's parts."""
+    return PLACING.replace("{placeholders}", str(placeholders)) + PLACED + template
+
+
+def without_media(template: str) -> str:
+    """The decoder's own template again; any other as it is."""
+    return template.partition(PLACED)[2] if PLACED in template else template
 
 
 def flatten(message: dict, placeholders: dict[str, str]) -> dict:
@@ -126,4 +157,4 @@ def locate(offsets: np.ndarray, replacements: list[dict], spans: list[tuple[int,
     return mask, found
 
 
-__all__ = ["CHAT_TEMPLATE", "assistant_spans", "flatten", "locate", "media_of"]
+__all__ = ["CHAT_TEMPLATE", "assistant_spans", "flatten", "locate", "media_of", "with_media", "without_media"]

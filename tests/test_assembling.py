@@ -447,6 +447,11 @@ def test_new_tokens_are_the_mean_of_the_old(tmp_path):
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model.generation_config.eos_token_id == [end, 256]
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
+    assert set(model.generation_config.suppress_tokens) == {
+        model.config.image_token_id,
+        model.config.audio_token_id,
+        model.config.video_token_id,
+    }
 
 
 def test_closed_gated_blocks_leave_a_decoder_as_it_is_and_look_at_media_when_they_open(tmp_path):
@@ -494,11 +499,19 @@ class TestTextTemplate:
         return processor
 
     def test_it_is_kept_and_places_media(self, processor):
-        assert processor.chat_template == TEXT_TEMPLATE
+        assert processor.chat_template.endswith(TEXT_TEMPLATE)
         messages = rows(True, True)[0]["messages"]
         assert processor.apply_chat_template(messages, add_generation_prompt=True) == (
             "<|turn|>user\n<|image|>What is it?<|audio|><|end|>\n<|turn|>assistant\na red square<|end|>\n<|turn|>assistant\n"
         )
+
+    def test_it_places_media_also_where_only_the_template_is_known(self, processor):
+        """Serving engines (vLLM) render the saved template with the tokenizer alone."""
+        messages = [{"role": "system", "content": "Look."}, *rows(True, True)[0]["messages"]]
+        rendered = processor.tokenizer.apply_chat_template(
+            messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        assert rendered == processor.apply_chat_template(messages, add_generation_prompt=True)
 
     def test_media_in_messages_become_inputs(self, processor):
         row = rows(True, True)[0]

@@ -36,7 +36,6 @@ CACHES = {
 if torch.accelerator.is_available():  # this one moves between an accelerator and the CPU
     CACHES["offloaded"] = {"cache_implementation": "offloaded"}
 LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6}
-PLACEHOLDERS = [4, 5, 6]  # random weights would say them; without a cache they would ask for media
 
 
 def text_prompts():
@@ -51,7 +50,7 @@ def text_prompts():
 
 def generate(model, prompts, **options) -> list:
     torch.manual_seed(7)
-    return model.generate(**prompts, **LENGTH, suppress_tokens=PLACEHOLDERS, **options).tolist()
+    return model.generate(**prompts, **LENGTH, **options).tolist()
 
 
 @pytest.fixture(params=["text", "encoder-free", "towers", "cross-attention", "cross-attention, last"])
@@ -227,3 +226,42 @@ def test_compiled_is_eager(kind, tokenizer, rows):
         is_text = prompts["attention_mask"].bool()
         results.append(torch.cat((first[is_text], second.flatten(0, 1))))
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
+
+
+def test_no_placeholder_is_said(tmp_path):
+    """It would stand for no medium: without a cache the model would ask for one, and so would the next turn of a conversation."""
+    model = make_model(lm_head_bias=True)
+    placeholders = [model.config.image_token_id, model.config.audio_token_id, model.config.video_token_id]
+    torch.nn.init.zeros_(model.lm_head.bias)
+    model.lm_head.bias.data[placeholders] = 50.0
+    model.save_pretrained(tmp_path)
+    model = type(model).from_pretrained(tmp_path)
+    ids = torch.randint(10, 320, (2, 7))
+    assert torch.isin(model(ids).logits.argmax(-1), torch.tensor(placeholders)).all()
+    for options in METHODS.values():
+        assert not torch.isin(model.generate(ids, **LENGTH, **options), torch.tensor(placeholders)).any()
+
+
+@pytest.mark.parametrize("kind", ["text", "multimodal"])
+def test_a_prompt_longer_than_the_model_reads_is_refused(kind):
+    """Servers and pipelines hand some texts straight to generate()."""
+    text = {"max_position_embeddings": 8}
+    model = MMGPTForCausalLM(MMGPTTextConfig(**{**TEXT, **text})) if kind == "text" else make_model(text=text)
+    assert model.generate(torch.randint(10, 320, (1, 7)), max_new_tokens=4, min_new_tokens=4).shape[1] == 11
+    ids = torch.randint(10, 320, (1, 8))
+    embeds = model.get_input_embeddings()(ids)
+    for prompt in ({"input_ids": ids}, {"inputs_embeds": embeds}):
+        with pytest.raises(
+            ValueError, match="The input has 8 tokens, but the model reads at most 8 together with its answer"
+        ):
+            model.generate(**prompt, max_new_tokens=1)
+
+
+def test_a_dynamic_rotation_reads_on(tokenizer):
+    text = {
+        "max_position_embeddings": 8,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    }
+    model = make_model(text=text)
+    assert model.generate(torch.randint(10, 320, (1, 12)), max_new_tokens=2, min_new_tokens=2).shape[1] == 14
+    assert make_processor(model.config, tokenizer).context_length is None

@@ -75,6 +75,8 @@ attempt("description", describe, image("blue"))
 attempt("descriptions", describe, [image("red"), image("blue")], batch_size=2)
 attempt("text named png", describe, str(media / "text.png"))
 attempt("scheme", describe, "ftp://example.org/a.png")
+attempt("broken", describe, (media / "red.png").read_bytes()[:60])
+attempt("bomb", describe, image("bomb"))
 attempt("after bad ones", describe, image("blue"))
 
 hear = load("automatic-speech-recognition")
@@ -144,6 +146,8 @@ class TestPictures:
     def test_a_bad_picture_is_named_and_the_next_one_answered(self, tasks):
         assert "is not an image that can be read" in tasks["text named png"]
         assert "give a path, an http(s) or data URL" in tasks["scheme"]
+        assert "the image is damaged" in tasks["broken"]
+        assert "10000 x 10000 pixels, more than the 89,478,485" in tasks["bomb"]
         assert tasks["after bad ones"] == tasks["description"]
 
 
@@ -187,10 +191,14 @@ def texts(outputs):
     return [texts(output) if isinstance(output, list) else output["generated_text"] for output in outputs]
 
 write = load("text-generation")
+attempt("text-generation too long", write, ask("word " * 200))
+attempt("text-generation too long without a template", write, "word " * 200)
 attempt("text-generation", lambda: texts(write([once, ask("In French: the dog")], batch_size=2, return_full_text=False)))
 for task in ("image-text-to-text", "any-to-any"):
     pipe = load(task)
     chat = lambda chats, **options: texts(pipe(text=chats, return_full_text=False, **options))
+    attempt(f"{task} bad", chat, [ask("Colour?", {"type": "image", "path": image("bomb")})])
+    attempt(f"{task} too long", chat, ask("word " * 200))
     attempt(f"{task} one", chat, red, max_new_tokens=8)
     attempt(f"{task} batch", chat, [red, blue, once], batch_size=3)
     attempt(f"{task} alone", chat, [red, blue, once])
@@ -232,6 +240,14 @@ class TestTransformersOwnTasks:
         assert "batch_size=1" in built_in[f"{task} mixed"]
         assert built_in[f"{task} mixed alone"] == [["red"], ["ed"]]
         assert set(built_in[f"{task} plain"]) == {"input_text", "generated_text"}
+
+    def test_what_is_too_long_is_refused(self, built_in):
+        longer = [said for name, said in built_in.items() if "too long" in name]
+        assert len(longer) == 4 and all("the model reads at most 256" in said for said in longer)
+
+    @pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
+    def test_a_bad_picture_is_named(self, built_in, task):
+        assert "10000 x 10000 pixels, more than" in built_in[f"{task} bad"]
 
     @pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
     def test_streaming(self, built_in, task):

@@ -488,3 +488,31 @@ class TestWhatIsRefused:
             processor(images=b"no picture", text="<|image|>")
         assert isinstance(error.value, ValueError) and error.value.status_code == 400
         assert str(error.value) == error.value.detail and "is not an image that can be read" in error.value.detail
+
+
+def test_what_serving_engines_read(processor):
+    """The contract with vLLM's Transformers backend (multimodal.py of vLLM 0.32), which makes its inputs from these."""
+    images, sounds = [picture(0), picture(1, 40, 9)], [sound(0)["array"], sound(1, 1800)["array"]]
+    inputs = processor(
+        text="<|image|><|audio|> <|audio|><|image|>",
+        images=images,
+        audio=sounds,
+        return_tensors="pt",
+        return_text_replacement_offsets=True,
+    )
+    counts = processor._get_num_multimodal_tokens(
+        image_sizes=[(image.height, image.width) for image in images], audio_lengths=[len(one) for one in sounds]
+    )
+    replaced = [(entry["type"], entry["replacement"]) for entry in inputs["text_replacement_offsets"][0]]
+    assert [text for kind, text in replaced if kind == "image"] == [
+        processor.image_token * count for count in counts["num_image_tokens"]
+    ]
+    assert [text for kind, text in replaced if kind == "audio"] == [
+        processor.audio_token * count for count in counts["num_audio_tokens"]
+    ]
+    assert len(inputs["pixel_values"]) == sum(counts["num_image_patches"])  # rows, split among the images
+    assert len(inputs["input_features"]) == len(inputs["input_features_mask"]) == len(sounds)  # a row for each
+    assert processor.image_processor.size == {"height": 16, "width": 16}
+    assert processor.feature_extractor.sampling_rate == 16000
+    assert make_config().audio_config.max_source_positions == 512  # no sound is longer than what the decoder takes
+    assert make_config(audio=WHISPER).audio_config.max_source_positions == 50

@@ -207,6 +207,30 @@ class TestBadRequests:
             ask(content if isinstance(content, str) else [*content, text("?")], stream=stream)
         assert message in error.value.body["detail"]
 
+    def test_a_picture_of_100_megapixels(self, ask, assistant):
+        with pytest.raises(openai.BadRequestError) as error:
+            ask([image(assistant.parent / "bomb.png"), text("Colour?")])
+        assert "10000 x 10000 pixels, more than the 89,478,485 that are decoded" in error.value.body["detail"]
+
+    def test_a_text_too_long_to_be_continued(self, client, assistant):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.completions.create(model=str(assistant), prompt="word " * 200, max_tokens=4)
+        assert "reads at most 256" in error.value.body["detail"]
+
+    def test_a_text_too_long_to_be_continued_in_a_stream(self, client, assistant):
+        """The server has answered 200 before it begins: what is wrong comes in the stream."""
+        with pytest.raises(openai.APIError) as error:
+            list(client.completions.create(model=str(assistant), prompt="word " * 200, max_tokens=4, stream=True))
+        assert "reads at most 256" in error.value.body
+
+    @transcribes
+    @pytest.mark.parametrize(("seconds", "message"), [(0, "it has no samples"), (12, "reads at most 256")])
+    def test_a_recording(self, client, assistant, tmp_path, seconds, message):
+        soundfile.write(tmp_path / "sound.wav", np.zeros(seconds * RATE, dtype=np.float32), RATE)
+        with (tmp_path / "sound.wav").open("rb") as file, pytest.raises(openai.BadRequestError) as error:
+            client.audio.transcriptions.create(model=str(assistant), file=file)
+        assert message in error.value.body["detail"]
+
     def test_an_empty_sound(self, ask, tmp_path):
         soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), RATE)
         with pytest.raises(openai.BadRequestError) as error:

@@ -80,6 +80,7 @@ def teach_assistant(folder: Path) -> Path:
 
 
 def write_media(folder: Path) -> None:
+    PIL.Image.new("1", (10_000, 10_000)).save(folder / "bomb.png")  # 100 megapixels in 12 KB
     for colour in COLOURS:
         square(colour).save(folder / f"{colour}.png")
     for word in PITCHES:

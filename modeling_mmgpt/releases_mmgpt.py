@@ -1,0 +1,27 @@
+"""What differs between the releases of transformers that the model works with (5.17 to 5.24).
+
+From 5.24 on the cache of keys and values is called `cache`, before it was `past_key_values`: as an argument that `generate()` gives
+a model, as a field of outputs, and as an argument of the functions that make masks.
+"""
+
+from functools import wraps
+
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def takes_cache(forward):
+    """`forward`, whose argument `past_key_values` may also be called `cache`."""
+
+    @wraps(forward)
+    def renamed(*args, **kwargs):
+        if "cache" in kwargs:
+            kwargs["past_key_values"] = kwargs.pop("cache")
+        return forward(*args, **kwargs)
+
+    return renamed
+
+
+__all__ = ["CACHE", "takes_cache"]
