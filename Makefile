@@ -8,7 +8,7 @@ VENV := .venv-$(TRANSFORMERS)
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help demo test conformance lint format clean
+.PHONY: help demo test conformance bench lint format clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -35,6 +35,10 @@ conformance: $(VENV)/.installed   ## run transformers' own test suites on our cl
 	$(BIN)/python -m tests.conformance.reporting --forget
 	$(BIN)/python -m pytest -m "" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py tests/test_quantising.py \
 		tests/test_packing.py tests/test_distribution.py
+
+DEVICE ?= cpu
+bench: $(VENV)/.installed   ## what media cost in tokens and milliseconds; DEVICE=cuda: on a GPU
+	$(BIN)/python -m training.benchmark --device $(DEVICE)
 
 lint: $(VENV)/.installed   ## ruff check and format check
 	$(BIN)/ruff check .

@@ -156,8 +156,10 @@ def video_rows(video_processor, videos: list[dict], **kwargs) -> dict:
     }
 
 
-def video_processor_like(image_processor):
-    """A video processor whose frames look to the tower as the images of `image_processor` do, each as a whole."""
+def video_processor_like(image_processor, **choices):
+    """A video processor whose frames look to the tower as the images of `image_processor` do, each as a whole.
+
+    `choices` are settings of its own, such as `fps` and `num_frames`, the most frames of a second and of a video."""
     from transformers import LlavaOnevisionVideoProcessor
 
     settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
@@ -165,7 +167,7 @@ def video_processor_like(image_processor):
         side = int(image_processor.max_num_patches**0.5) * image_processor.patch_size
         settings["size"] = {"height": side, "width": side}
     settings = {name: value for name, value in settings.items() if value is not None}
-    return LlavaOnevisionVideoProcessor(**settings, fps=FPS, num_frames=NUM_FRAMES)
+    return LlavaOnevisionVideoProcessor(**settings | {"fps": FPS, "num_frames": NUM_FRAMES} | choices)
 
 
 def tiling_processor_like(image_processor, max_tiles: int):

@@ -16,6 +16,7 @@ import soundfile
 from datasets import Audio, ClassLabel, Dataset, Features, Image, List, Value
 
 from tests.conftest import picture
+from tests.test_media import clip
 from training.data.conversation import png_bytes, wav_bytes
 from training.data.loading import find_files, make_rows, reader_of
 from training.data.mixture import load_source
@@ -197,6 +198,15 @@ class TestBrokenSamples:
         Dataset.from_dict({"audio": [data], "text": ["hello"]}).to_parquet(tmp_path / "train.parquet")
         with pytest.raises(BrokenSample, match=message):
             make_rows(source("train.parquet", "asr", strict=True), tmp_path)
+
+    def test_videos(self, tmp_path):
+        videos = [clip("mp4", "mpeg4"), b"no film"]
+        Dataset.from_dict({"film": videos, "label": ["rise", "fall"]}).to_parquet(tmp_path / "train.parquet")
+        options = {"video": "film", "prompt": "What happens?"}
+        (row,) = make_rows(source("train.parquet", "labelled_media", options=options), tmp_path)
+        assert row["videos"] == [{"bytes": videos[0], "path": None}] and answer_of(row) == "rise"
+        with pytest.raises(BrokenSample, match="video 0 is not a video that can be read"):
+            make_rows(source("train.parquet", "labelled_media", strict=True, options=options), tmp_path)
 
     def test_many_are_counted_rather_than_listed(self, tmp_path, caplog):
         write_labelled(tmp_path / "train.parquet", 40, dict.fromkeys(range(39), b"no picture"))

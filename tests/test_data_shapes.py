@@ -16,7 +16,7 @@ def kinds(turn: dict) -> list[str]:
 
 def said(row: dict) -> list[tuple[str, str]]:
     """(role, parts as text, a medium as its mark)."""
-    texts = {"image": "<image>", "audio": "<audio>"}
+    texts = {"image": "<image>", "audio": "<audio>", "video": "<video>"}
     return [
         (turn["role"], "|".join(texts.get(part["type"], part["text"]) for part in turn["content"]))
         for turn in row["messages"]
@@ -95,6 +95,17 @@ class TestConversations:
         turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hi!"}]
         assert SHAPES["llava"]({"conversations": turns, "image": None})["images"] == []
         assert SHAPES["llava"]({"conversations": turns})["images"] == []
+
+    def test_videos_stand_where_their_marks_and_parts_are(self):
+        turns = [{"from": "human", "value": "Here: <video> What happens?"}, {"from": "gpt", "value": "A fall."}]
+        row = SHAPES["llava"]({"conversations": turns, "clip": "1.mp4"}, video="clip")
+        assert said(row)[0] == ("user", "Here:|<video>|What happens?")
+        assert row["videos"] == [{"bytes": None, "path": "1.mp4"}] and row["images"] == []
+        part = {"type": "video", "text": None}
+        messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A fall."}]
+        assert SHAPES["messages"]({"messages": messages, "videos": ["1.mp4"]})["videos"] == row["videos"]
+        row = SHAPES["labelled_media"]({"clip": "1.mp4", "label": "fall"}, video="clip", prompt="What happens?")
+        assert said(row) == [("user", "<video>|What happens?"), ("assistant", "fall")] and len(row["videos"]) == 1
 
     def test_cauldron(self):
         texts = [{"user": "1?", "assistant": "a", "source": "x"}, {"user": "2?", "assistant": "b", "source": "x"}]
@@ -204,4 +215,4 @@ class TestText:
 def test_every_shape_says_its_options(name):
     options = shape_options(name)
     assert "record" not in options and "options" not in options
-    assert ("prompt" in options) == (name not in ("messages", "llava", "cauldron", "text"))
+    assert ("prompt" in options) == (name not in ("messages", "llava", "cauldron", "text", "rows"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modeling_mmgpt import save_checkpoint
-from tests.conftest import picture, row, sound
+from tests.conftest import film, picture, row, sound
 from tests.test_grounding import image_rows
 from training import data, evaluate
 from training.data.rows import answer_of, assistant_turn, make_dataset, user_turn
@@ -121,6 +121,7 @@ class TestRows:
 
     def test_media_exchanged_and_blank_unless_left_out(self, model, processor):
         rows = [row("?", "yes", images=[picture(seed)], audios=[sound(seed)]) for seed in (0, 1)]
+        rows += [row("?", "no", videos=[film(seed)]) for seed in (0, 1)]
         score = evaluate.evaluate_rows(model, processor, rows, EvaluationArguments(max_new_tokens=1))["tasks"]["all"]
         assert score["shuffled_media"] is not None and score["blank_media"] is not None
         fast = EvaluationArguments(max_new_tokens=1, baselines=False)

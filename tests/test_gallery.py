@@ -6,7 +6,7 @@ import re
 import PIL.Image
 import pytest
 
-from tests.conftest import picture, sound
+from tests.conftest import film, picture, sound
 from training.data.rows import assistant_turn, medium, user_turn
 from training.evaluate import make_records, score_tasks
 from training.gallery import write_gallery
@@ -57,3 +57,9 @@ def test_media_are_inside_the_page(tmp_path):
     assert page.count("data:image/png;base64,") == 3, "two pictures and a spectrogram"
     assert page.count("data:audio/wav;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_video_is_shown_by_a_few_of_its_frames(tmp_path):
+    rows = [question("?", "a", videos=[{"frames": [picture(index) for index in range(9)], "fps": 1}, film(0)])]
+    page = make_page(tmp_path / "errors.html", rows, ["b"])
+    assert page.count("data:image/png;base64,") == 4 + 3

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import soundfile
 
+from tests.conftest import film, row
 from training.data.rows import assistant_turn, medium, user_turn
 from training.grounding import blank_media, exchange_media
 
@@ -47,9 +48,24 @@ class TestBlankMedia:
             "images": [medium(picture.getvalue())],
             "audios": [medium(sound.getvalue())],
         }
-        (blank,) = blank_media([row])
+        (blank,) = blank_media([row], processor=None)
         assert blank["images"][0].size == (7, 5)
         assert (np.asarray(blank["images"][0]) == 128).all()
         assert blank["audios"][0]["sampling_rate"] == 8000
         assert blank["audios"][0]["array"].tolist() == [0.0] * 800
         assert blank["messages"] == row["messages"] and row["images"][0]["bytes"] == picture.getvalue()
+
+    def test_videos_are_grey_frames_at_their_times(self, processor):
+        (blank,) = blank_media([row("?", "x", videos=[{"frames": film(0), "fps": 2}])], processor)
+        (video,) = blank["videos"]
+        assert (video["frames"] == 128).all() and video["frames"].shape[3] == 3
+        given = ({"frames": film(0), "fps": 2}, video)
+        texts = [processor(text=["<|video|>"], videos=[one], fps=1)["input_ids"] for one in given]
+        assert texts[0] == texts[1]
+
+
+def test_videos_are_exchanged():
+    rows = [row("?", "x", videos=[film(index)]) for index in range(3)]
+    exchanged = exchange_media(rows)
+    assert all(one["videos"] is not other["videos"] for one, other in zip(rows, exchanged, strict=True))
+    assert sorted(id(one["videos"]) for one in exchanged) == sorted(id(one["videos"]) for one in rows)

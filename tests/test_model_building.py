@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from modeling_mmgpt.rows_mmgpt import row_size, sampling
 from training.data.rows import assistant_turn, make_dataset, user_turn
 from training.model_building import build_model, build_model_and_processor, load_checkpoint
 from training.recipe import CONFIGURATION, ModelArguments, RecipeError, build_recipe, load_recipe
@@ -50,6 +51,16 @@ def test_changes_are_laid_over_the_preset(tokenizer):
     assert model.config.text_config.hidden_size == 192
     assert model.config.vision_config is None and not hasattr(processor, "image_processor")
     assert processor.feature_extractor.sampling_rate == 8000
+
+
+def test_how_many_frames_of_a_video_are_taken_is_the_recipes_choice(tokenizer):
+    arguments = ModelArguments(preset="nano", video_processor={"num_frames": 2, "fps": 0.5})
+    model, processor = build_model(arguments, tokenizer)
+    assert model.config.video_token_id == tokenizer.video_token_id
+    assert sampling(processor.video_processor) == (0.5, 2)
+    assert row_size(processor.video_processor) == row_size(processor.image_processor)
+    with pytest.raises(RecipeError, match=r"`video_processor\.frames`; the nearest valid name is"):
+        build_model(ModelArguments(preset="nano", video_processor={"frames": 2}), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +109,11 @@ def test_tokenizer_from_the_rows_or_from_a_folder(tokenizer, tmp_path):
     assert len(processor.tokenizer("quagga").input_ids) > 1
 
 
-@pytest.mark.parametrize("recipe", ["demo", "easy_vqa"])
+@pytest.mark.parametrize("recipe", ["demo", "easy_vqa", "esc10", "fashion_mnist_small", "sign_digits"])
 def test_a_recipe_takes_the_other_way_of_fusing(recipe, tokenizer):
     changes = ["model.config.fusion=cross_attention", "model.config.text_config.cross_attention_every=2"]
     model, processor = build_model(load_recipe(f"configuration/recipes/{recipe}.yaml", changes).model, tokenizer)
     blocks = [layer.cross_block is not None for layer in model.model.language_model.layers]
     assert blocks == [index % 2 == 0 for index in range(len(blocks))]
-    assert processor.image_geometry["tokens_per_row"] == 1
+    geometries = [one for one in (processor.image_geometry, processor.audio_geometry) if one]
+    assert geometries and all(geometry["tokens_per_row"] == 1 for geometry in geometries)

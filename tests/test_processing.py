@@ -13,6 +13,7 @@ from transformers import GotOcr2ImageProcessor, Siglip2ImageProcessor, SiglipIma
 
 from modeling_mmgpt import MMGPTProcessor
 from tests.conftest import (
+    CONVOLUTIONS,
     FRAMES,
     NAFLEX,
     PATCHES,
@@ -186,6 +187,7 @@ SEEING = {
         "vision_num_queries": 5,
         "vision_max_tiles": 6,
     },
+    "one size, convolutions": {"vision": CONVOLUTIONS},
     "any size, encoder-free": {"vision": PATCHES, "vision_connector": "pixel_shuffle"},
 }
 HEARING = {
@@ -258,13 +260,54 @@ def test_placeholders_are_features_for_videos(kind, counts, bound, side, tokeniz
     check_forward(model, inputs)
 
 
+SIGHTS = {
+    "tiles, windows": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4},
+    "any size, any length": {"vision": NAFLEX, "audio": FRAMES},
+    "resamplers": {
+        "vision": SIGLIP,
+        "audio": WHISPER,
+        "vision_max_tiles": 4,
+        "vision_connector": "resampler",
+        "vision_num_queries": 3,
+        "audio_connector": "resampler",
+        "audio_num_queries": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SIGHTS)
+@given(
+    sizes=st.lists(st.tuples(SIDES, SIDES), max_size=2),
+    lengths=st.lists(st.integers(1, 40000), max_size=2),
+    counts=st.lists(st.integers(1, 4), max_size=2),
+)
+@FEW
+def test_with_cross_attention_placeholders_are_rows_whatever_the_media(kind, sizes, lengths, counts, tokenizer):
+    model = make_model(**SIGHTS[kind], fusion="cross_attention")
+    processor = make_processor(model.config, tokenizer, any_size=kind.startswith("any"))
+    media = {
+        "images": [picture(index, *size) for index, size in enumerate(sizes)] or None,
+        "audio": [sound(index, length) for index, length in enumerate(lengths)] or None,
+        "videos": [film(index, count) for index, count in enumerate(counts)] or None,
+    }
+    text = "<|video|>" * len(counts) + "a<|image|>" * len(sizes) + "b" + "<|audio|>c" * len(lengths)
+    inputs = processor(text=[text], return_tensors="pt", **media)
+    rows = [len(inputs.get(name, [])) for name in ("pixel_values", "input_features", "pixel_values_videos")]
+    assert [placeholders(inputs, token) for token in (4, 5, 6)] == rows
+    planned = processor._get_num_multimodal_tokens(
+        image_sizes=sizes, audio_lengths=lengths, video_sizes=[(count, 16, 16) for count in counts]
+    )
+    assert [sum(planned[f"num_{name}_tokens"]) for name in ("image", "audio", "video")] == rows
+    check_forward(model, inputs)
+
+
 def test_with_cross_attention_each_row_has_one_placeholder(tokenizer):
     model = make_model(
         vision=SIGLIP,
         audio=WHISPER,
         vision_max_tiles=4,
         fusion="cross_attention",
-        text={"cross_attention_interval": 1},
+        text={"cross_attention_every": 1},
     )
     processor = make_processor(model.config, tokenizer)
     sizes = [(20, 30), (90, 40), (5, 5)]

@@ -7,11 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from modeling_mmgpt import cli
+from tests.conftest import film
 from tests.hub_server import publishing_to, running_hub
 from tests.test_saving import in_a_fresh_process
+from training.model_building import build_model
+from training.recipe import ModelArguments
+from training.train_tokenizer import train_tokenizer
 
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -72,10 +78,8 @@ class TestUseIt:
     """Every snippet is run; that of the server by tests/test_serve.py."""
 
     def test_no_snippet_is_left_out(self):
-        assert len(SNIPPETS) == 5
-        assert all(
-            snippet(words) for words in ("AutoProcessor", "pipeline(", "openai", "push_checkpoint", "media_cache")
-        )
+        words = ("AutoProcessor", "pipeline(", "openai", "push_checkpoint", "media_cache", "limits =")
+        assert len(SNIPPETS) == 6 and all(map(snippet, words))
 
     def test_without_the_package(self, place):
         hidden = "import sys\nsys.modules['modeling_mmgpt'] = None\n"
@@ -97,6 +101,16 @@ class TestUseIt:
                 assert done.exit_code == 0, done.output
                 assert "a red one" in done.output or command.startswith(("info", "push"))
             assert "README.md" in hub.repositories["me/my-model"][-1]["files"]
+
+    def test_limits_of_one_call(self):
+        """A large photograph and a long video, through the processor of the size `small`."""
+        with torch.device("meta"):
+            _, processor = build_model(ModelArguments(preset="small"), train_tokenizer(["?"], 320))
+        content = [{"type": "image", "image": Image.new("RGB", (400, 300))}, {"type": "video", "video": film(0, 20)}]
+        names = {"processor": processor, "messages": [{"role": "user", "content": content}]}
+        exec(compile(snippet("limits ="), "README.md", "exec"), names)
+        assert names["inputs"]["num_frames_per_video"].tolist() == [8]
+        assert len(names["inputs"]["pixel_values"]) == 5, "as many tiles as cover it, and the overview"
 
     def test_publishing(self, place):
         with running_hub() as hub, publishing_to(hub):

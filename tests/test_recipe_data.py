@@ -27,6 +27,9 @@ def load_rows(name: str, split: str) -> list[dict]:
         ("squad2_devhalf", "squad", 4425, 903),
         ("gsm8k", "number_match", 7000, 1319),
         ("tinyshakespeare", "perplexity", 1, 1),
+        ("sign_digits", None, 1662, 200),
+        ("esc10", None, 238, 80),
+        ("fashion_mnist_small", None, 1600, 1770),
     ],
 )
 def test_every_sample_is_there_with_its_metric(name, metric, train, test):
@@ -56,3 +59,9 @@ def test_questions_without_an_answer_are_said_to_have_none():
 
 def test_the_text_is_whole():
     assert len(answer_of(load_rows("tinyshakespeare", "test")[0])) == 111_540 - 1  # without the line end
+
+
+def test_recordings_are_asked_for_by_what_makes_them():
+    row = load_rows("esc10", "test")[0]
+    assert text_of(row["messages"][0]) == "What makes this sound?" and len(row["audios"]) == 1
+    assert {answer_of(row) for row in load_rows("esc10", "test")} >= {"dog bark", "rain", "sea waves", "rooster"}

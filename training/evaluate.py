@@ -26,7 +26,7 @@ from modeling_mmgpt import MMGPTCollator
 from training.data.mixture import load_mixture
 from training.data.rows import answer_of, references_of, text_of
 from training.gallery import write_gallery
-from training.grounding import blank_media, exchange_media
+from training.grounding import MEDIA, blank_media, exchange_media
 from training.likelihood import WindowLoss, text_losses
 from training.metrics import DEFAULT_METRIC, METRICS, find_metric
 from training.model_building import load_checkpoint
@@ -34,7 +34,7 @@ from training.recipe import EvaluationArguments, RecipeError, load_recipe
 
 
 TEXT_METRIC = "perplexity"  # of rows that are text to be predicted, not a question to be answered
-GROUNDING = {"shuffled_media": exchange_media, "blank_media": blank_media}
+GROUNDING = ("shuffled_media", "blank_media")
 
 
 def evaluate_rows(model, processor, rows: Iterable[dict], arguments: EvaluationArguments) -> dict:
@@ -47,19 +47,18 @@ def evaluate_rows(model, processor, rows: Iterable[dict], arguments: EvaluationA
     check_metrics(rows)
     texts = [index for index, row in enumerate(rows) if row.get("metric") == TEXT_METRIC]
     asked = [index for index, row in enumerate(rows) if row.get("metric") != TEXT_METRIC]
-    seeing = [index for index in asked if rows[index].get("images") or rows[index].get("audios")]
+    seeing = [index for index in asked if any(rows[index].get(key) for key in MEDIA)]
 
     def answer(indices: list[int], changed: list[dict], label: str) -> list[str | None]:
         given = answer_rows(model, processor, changed, arguments.batch_size, arguments.max_new_tokens, label)
         return spread(given, indices, len(rows))
 
     predictions = answer(asked, [rows[index] for index in asked], "answers")
-    grounding = {
-        name: answer(seeing, change([rows[index] for index in seeing]), name.replace("_", " "))
-        if arguments.baselines
-        else [None] * len(rows)
-        for name, change in GROUNDING.items()
-    }
+    grounding = {name: [None] * len(rows) for name in GROUNDING}
+    if arguments.baselines:
+        shown = [rows[index] for index in seeing]
+        changed = dict(zip(GROUNDING, (exchange_media(shown), blank_media(shown, processor)), strict=True))
+        grounding = {name: answer(seeing, others, name.replace("_", " ")) for name, others in changed.items()}
     losses: list[list[WindowLoss] | None] = spread([[] for _ in texts], texts, len(rows))
     if texts:
         for loss in text_losses(

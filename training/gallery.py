@@ -1,13 +1,15 @@
-"""The gallery of an evaluation: one HTML file with the worst answers of each task, their questions, pictures and sounds."""
+"""The gallery of an evaluation: one HTML file with the worst answers of each task, their questions, pictures, sounds and frames of videos."""
 
 import io
 import re
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import soundfile
+from PIL import Image
 
-from modeling_mmgpt.media_mmgpt import load_image
+from modeling_mmgpt.media_mmgpt import load_image, load_video
 from training.data.augmentation import read_sound
 from training.metrics import METRICS
 from training.report import TEMPLATE as REPORT_TEMPLATE
@@ -17,6 +19,7 @@ from training.report import data_uri, spectrogram_png
 TEMPLATE = Path(__file__).with_name("gallery.html.jinja")
 WORST = 12  # answers of each task that are shown
 SECONDS = 30  # of a sound that are kept
+FRAMES = 4  # of a video that are shown, evenly spread
 
 
 def write_gallery(path: Path, title: str, rows: list[dict], evaluation: dict, worst: int = WORST) -> None:
@@ -64,10 +67,12 @@ def is_wrong(record: dict, metric: type) -> bool:
 def card(row: dict, record: dict) -> dict:
     """An answer with its media as data URIs; texts are escaped by the template engine."""
     sounds = [mono_wav(audio) for audio in row.get("audios") or []]
+    videos = [load_video(video, 1.0, FRAMES) for video in row.get("videos") or []]
+    frames = [Image.fromarray(np.asarray(frame)) for video in videos for frame in video["frames"]]
     return {
         **{key: record[key] for key in ("id", "question", "references", "prediction")},
         "score": f"{record['score']:.3g}",
-        "images": [data_uri(png(image), "image/png") for image in row.get("images") or []],
+        "images": [data_uri(png(image), "image/png") for image in [*(row.get("images") or []), *frames]],
         "sounds": [
             {"sound": data_uri(wav, "audio/wav"), "spectrogram": data_uri(spectrogram_png(wav), "image/png")}
             for wav in sounds

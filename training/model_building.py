@@ -11,10 +11,16 @@ from typing import Any
 import transformers
 from datasets import Dataset
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.processing_utils import VideosKwargs
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor, MMGPTTextConfig
+from modeling_mmgpt.rows_mmgpt import video_processor_like
 from training.recipe import ModelArguments, Recipe, RecipeError, check_keys, merge, read_preset
 from training.train_tokenizer import texts_of, train_tokenizer
+
+
+# Fields that a model of transformers 5.17 reads and its config class does not declare.
+UNDECLARED = {"siglip_vision_model": ["vision_use_head"]}
 
 
 def build_model_and_processor(recipe: Recipe, rows: Dataset) -> tuple[MMGPTForConditionalGeneration, MMGPTProcessor]:
@@ -52,6 +58,10 @@ def build_model(
     for part, tower in (("image_processor", config.vision_config), ("feature_extractor", config.audio_config)):
         if tower is not None:
             parts[part] = build_processor_part(part, merge(preset.get(part, {}), getattr(arguments, part)), place)
+    if config.vision_config is not None:
+        frames = merge(preset.get("video_processor", {}), arguments.video_processor)
+        check_keys(frames, VideosKwargs.__annotations__, "video_processor", place)
+        parts["video_processor"] = video_processor_like(parts["image_processor"], **frames)
     processor = MMGPTProcessor.from_config(config, tokenizer, prompts=arguments.prompts, **parts)
 
     model = MMGPTForConditionalGeneration(config)
@@ -71,7 +81,8 @@ def token_fields(fields: dict, tokenizer: PreTrainedTokenizerFast) -> dict:
         "eos_token_id": tokenizer.eos_token_id,
     }
     ids = {"text_config": text}
-    for tower, name in (("vision_config", "image_token"), ("audio_config", "audio_token")):
+    tokens = (("vision_config", "image_token"), ("vision_config", "video_token"), ("audio_config", "audio_token"))
+    for tower, name in tokens:
         if fields.get(tower) is not None:
             ids[f"{name}_id"] = tokenizer.convert_tokens_to_ids(getattr(tokenizer, name))
     return ids
@@ -86,7 +97,8 @@ def check_config_keys(fields: dict, place: str) -> None:
         model_type = fields[key].get("model_type", MMGPTTextConfig.model_type)
         check_keys({model_type: None}, ["mmgpt_text", *CONFIG_MAPPING], f"config.{key}.model_type", place)
         config_class = CONFIG_MAPPING[model_type]
-        check_keys(fields[key], ["model_type", *field_names(config_class)], f"config.{key}", place)
+        known = ["model_type", *field_names(config_class), *UNDECLARED.get(model_type, [])]
+        check_keys(fields[key], known, f"config.{key}", place)
 
 
 def field_names(config_class: type) -> list[str]:

@@ -35,6 +35,9 @@ TRAINING_DEFAULTS = {
 Stage = Literal["pretrain", "align", "finetune"]
 
 
+PROCESSOR_PARTS = ("image_processor", "video_processor", "feature_extractor")
+
+
 class RecipeError(ValueError):
     """What is wrong in a recipe, where it stands and the way out."""
 
@@ -47,6 +50,8 @@ class ModelArguments:
     checkpoint (`str`, *optional*): folder or Hub id of a saved model to continue from, in place of a preset.
     config (`dict`, *optional*): fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves a tower out.
     image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
+    video_processor (`dict`, *optional*): laid over the preset's; `fps` and `num_frames`, how many frames of a video are taken at
+        most. What is not said is as of images.
     prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/prompts_mmgpt.py, for pipeline().
     """
 
@@ -54,6 +59,7 @@ class ModelArguments:
     checkpoint: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     image_processor: dict[str, Any] = field(default_factory=dict)
+    video_processor: dict[str, Any] = field(default_factory=dict)
     feature_extractor: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
 
@@ -69,7 +75,8 @@ class SourceArguments:
     dataset (`str`, *optional*): for a shape, in place of `files`: id of a data set of the Hub.
     load (`dict`, *optional*): further arguments of `datasets.load_dataset`, such as the `name` of a subset.
     name (`str`, *optional*): what the samples are called in tables; defaults to the name of the folder or data set.
-    weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it.
+    weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it. Streamed:
+        its share of the samples, in proportion to the other weights.
     limit (`int`, *optional*): random sample of so many rows, the same at every run.
     metric (`str`, *optional*): name of what its answers are judged by; it stands in each row.
     strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
@@ -96,12 +103,17 @@ class DataArguments:
     train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
     validation, test (`list[SourceArguments]`, *optional*): what training/evaluate.py can measure on.
     root (`str`, *optional*): folder with one folder per data set.
+    streaming (`bool`, *optional*, defaults to False): read `train` as it is needed, without a copy on the disk and without end
+        (training/data/streaming.py); `training.max_steps` says how long.
+    shuffle_buffer (`int`, *optional*, defaults to 1000): streamed records of a source that are shuffled at a time.
     """
 
     train: list[SourceArguments]
     validation: list[SourceArguments] = field(default_factory=list)
     test: list[SourceArguments] = field(default_factory=list)
     root: str | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
 
 
 @dataclass
@@ -151,6 +163,7 @@ class AugmentationArguments:
     r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
     training/data/augmentation.py for what each one does.
 
+    audio_crop (`float`, *optional*, defaults to 0.0): up to this fraction of a sound is cut off, anywhere at its two ends.
     audio_shift (`float`, *optional*, defaults to 0.0): up to so many seconds of silence before a sound.
     audio_speed (`float`, *optional*, defaults to 0.0): up to this fraction faster or slower.
     audio_gain (`float`, *optional*, defaults to 0.0): up to so many decibels louder or softer.
@@ -160,9 +173,14 @@ class AugmentationArguments:
     spectrogram_spans (`int`, *optional*, defaults to 0): masked spans of time.
     spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
     image_flip (`bool`, *optional*, defaults to False): mirror every second image.
-    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down, edges repeated.
+    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down; here and in the next two edges
+        are repeated.
+    image_rotation (`float`, *optional*, defaults to 0.0): turned by up to so many degrees.
+    image_scale (`float`, *optional*, defaults to 0.0): up to this fraction larger or smaller.
+    image_light (`float`, *optional*, defaults to 0.0): brightness, contrast and saturation up to this fraction higher or lower.
     """
 
+    audio_crop: float = 0.0
     audio_shift: float = 0.0
     audio_speed: float = 0.0
     audio_gain: float = 0.0
@@ -173,6 +191,9 @@ class AugmentationArguments:
     spectrogram_span_width: int = 0
     image_flip: bool = False
     image_shift: int = 0
+    image_rotation: float = 0.0
+    image_scale: float = 0.0
+    image_light: float = 0.0
 
 
 @dataclass
@@ -189,6 +210,29 @@ class EvaluationArguments:
     batch_size: int = 64
     max_new_tokens: int = 16
     baselines: bool = True
+
+
+@dataclass
+class PrepareArguments:
+    r"""What training/prepare_data.py leaves out of `data.train`, beside broken samples, blank media and equal samples.
+
+    min_characters, max_characters (`int`, *optional*): shortest and longest text of a sample, all its turns together.
+    max_repetition (`float`, *optional*, defaults to 0.3): largest share of runs of five words that stood in the text before.
+    similarity (`float`, *optional*, defaults to 0.8): texts that share at least so much of their runs of five words are nearly the
+        same; null keeps them.
+    image_distance (`int`, *optional*, defaults to 4): images look alike when so many bits of 64 differ in their hashes, or fewer.
+    contamination_words (`int`, *optional*, defaults to 13): a run of so many words in common with a sample of `data.validation` or
+        `data.test` is contamination.
+    languages (`list[str]`, *optional*): codes of the languages to keep, such as `en`; empty: all.
+    """
+
+    min_characters: int = 1
+    max_characters: int | None = None
+    max_repetition: float = 0.3
+    similarity: float | None = 0.8
+    image_distance: int = 4
+    contamination_words: int = 13
+    languages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -214,6 +258,7 @@ class Recipe:
     tokenizer: TokenizerArguments = field(default_factory=TokenizerArguments)
     augment: AugmentationArguments = field(default_factory=AugmentationArguments)
     eval: EvaluationArguments = field(default_factory=EvaluationArguments)
+    prepare: PrepareArguments = field(default_factory=PrepareArguments)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -241,6 +286,7 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
         "training": TrainingArguments,
         "learning_rates": LearningRateArguments,
         "eval": EvaluationArguments,
+        "prepare": PrepareArguments,
     }
     check_keys(tree, [*section_classes, "stage", "peft"], "", place)
     values = {key: tree[key] for key in ("stage", "peft") if tree.get(key) is not None}
@@ -248,6 +294,8 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
     tree["training"] = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"} | tree.get("training", {})
     plain_training_arguments(bool(tree["training"]["use_cpu"]))  # before the recipe's own
     data = tree.setdefault("data", {})
+    if data.get("streaming"):  # the checkpoint knows the place in the stream: nothing is read again to get there
+        tree["training"] = {"ignore_data_skip": True} | tree["training"]
     for split in ("train", "validation", "test"):
         sources = data.get(split) or []
         data[split] = [
@@ -270,11 +318,17 @@ def check_recipe(recipe: Recipe, place: str) -> None:
             f"{place}: set exactly one of model.preset (new weights) and model.checkpoint (saved weights)."
         )
     if recipe.model.checkpoint is not None:
-        laid_over = [key for key in ("config", "image_processor", "feature_extractor") if getattr(recipe.model, key)]
+        laid_over = [key for key in ("config", *PROCESSOR_PARTS) if getattr(recipe.model, key)]
         if laid_over:
             raise RecipeError(f"{place}: model.{laid_over[0]} can only change a preset; a checkpoint keeps its own.")
     if not recipe.data.train:
         raise RecipeError(f"{place}: data.train lists no source: add at least `- adapter: NAME`.")
+    if recipe.data.streaming and recipe.training.max_steps <= 0:
+        raise RecipeError(f"{place}: data.streaming has no end: set training.max_steps.")
+    if recipe.data.shuffle_buffer < 1:
+        raise RecipeError(
+            f"{place}: data.shuffle_buffer is {recipe.data.shuffle_buffer}; 1 keeps the order, more shuffle."
+        )
     if recipe.eval.split not in ("test", "validation"):
         raise RecipeError(f"{place}: eval.split is {recipe.eval.split!r}; it is 'test' or 'validation'.")
     if recipe.training.remove_unused_columns:
@@ -429,7 +483,7 @@ def read_preset(name: str) -> dict:
     folder = CONFIGURATION / "models"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     preset = read_yaml(path, listed_in=folder)
-    check_keys(preset, ["config", "image_processor", "feature_extractor"], "", str(path))
+    check_keys(preset, ["config", *PROCESSOR_PARTS], "", str(path))
     return preset
 
 

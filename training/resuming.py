@@ -2,7 +2,8 @@ r"""A run that was interrupted goes on when the same command is given again, and
 
 Trainer's checkpoints hold everything a run needs: weights, optimizer, schedule, place in the data, random states. Two things are
 added: a checkpoint that was being written when the process was killed is passed over, and output_dir/recipe.yaml tells
-whether the checkpoints beside it belong to the recipe that is to be run.
+whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its place in
+the stream to the checkpoint.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import re
 from pathlib import Path
 
+import torch
 import yaml
 from transformers.trainer_callback import TrainerCallback
 
@@ -18,7 +20,7 @@ from training.recipe import Recipe, RecipeError, recipe_tree
 
 # What may change between two parts of one run, for it changes nothing that is learnt.
 FREE_TO_CHANGE = re.compile(
-    r"name|data\.root|eval\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
+    r"name|data\.root|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
     r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
 
@@ -33,7 +35,7 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
             raise FileNotFoundError(f"training.resume_from_checkpoint={wish} does not exist.")
         return wish
     folder = Path(recipe.training.output_dir)
-    last = last_checkpoint(folder)
+    last = last_checkpoint(folder, recipe.data.streaming)
     if last is None:
         return None
     if not wish:
@@ -47,21 +49,29 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
             f"{folder} holds checkpoints of another run ({last.name}): it differs in {', '.join(changed)}. Remove them, choose "
             f"another training.output_dir, or name the checkpoint: training.resume_from_checkpoint={last}."
         )
+    processes = len(list(last.glob("rng_state*.pth")))
+    if recipe.data.streaming and processes != recipe.training.world_size:
+        raise RecipeError(
+            f"{last} was written by {processes} processes, each of which had its own part of the stream; "
+            f"{recipe.training.world_size} cannot go on from there: start as many, or another training.output_dir."
+        )
     return str(last)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: its last file is trainer_state.json."""
+def last_checkpoint(folder: Path, streaming: bool = False) -> Path | None:
+    """The newest checkpoint that was written to its end."""
     found = [(int(path.name.split("-")[1]), path) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
-    return next((path for _, path in sorted(found, reverse=True) if is_whole(path)), None)
+    return next((path for _, path in sorted(found, reverse=True) if is_whole(path, streaming)), None)
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: Path, streaming: bool) -> bool:
+    """Trainer's last file is there, trainer_state.json, and of a stream the place of each process."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    return True
+    places, processes = list(checkpoint.glob("stream_*.pt")), list(checkpoint.glob("rng_state*.pth"))
+    return not streaming or len(places) == len(processes)
 
 
 def changed_keys(recipe: Recipe, written: Path) -> list[str]:
@@ -69,7 +79,10 @@ def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     before = flatten(yaml.safe_load(written.read_text(encoding="utf-8"))) if written.is_file() else {}
     now = flatten(yaml.safe_load(yaml.safe_dump(recipe_tree(recipe))))
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    return [key for key in keys if not FREE_TO_CHANGE.fullmatch(key)]
+    bound = (
+        {"training.dataloader_num_workers"} if recipe.data.streaming else set()
+    )  # each worker has its part of a stream
+    return [key for key in keys if key in bound or not FREE_TO_CHANGE.fullmatch(key)]
 
 
 def flatten(tree, prefix: str = "") -> dict:
@@ -91,6 +104,20 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     unfinished = path.with_suffix(".part")
     unfinished.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
     os.replace(unfinished, path)
+
+
+class PlaceInStream(TrainerCallback):
+    """Adds the place of this process in its stream to each checkpoint."""
+
+    def on_save(self, args, state, control, train_dataloader=None, **kwargs):
+        path = place_in_stream(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.process_index)
+        unfinished = path.with_suffix(".part")
+        torch.save(train_dataloader.state_dict(), unfinished)
+        os.replace(unfinished, path)
+
+
+def place_in_stream(checkpoint: Path, process: int) -> Path:
+    return checkpoint / f"stream_{process}.pt"
 
 
 class EpochOfCollator(TrainerCallback):

@@ -14,6 +14,8 @@ import os
 import platform
 import sys
 import time
+import warnings
+from functools import partial
 from pathlib import Path
 
 
@@ -29,14 +31,16 @@ from modeling_mmgpt.saving_mmgpt import written_whole
 from training.data.augmentation import AugmentingCollator
 from training.data.mixture import load_mixture
 from training.data.numbering import NumberedRows, SeededCollator
-from training.data.text_blocks import make_blocks
+from training.data.streaming import StreamingMixture, stream_packs
+from training.data.text_blocks import make_blocks, stream_blocks
 from training.evaluate import evaluate_rows
 from training.metrics import find_metric
 from training.model_building import build_model_and_processor
 from training.recipe import EvaluationArguments, Recipe, RecipeError, format_recipe, load_recipe
-from training.resuming import EpochOfCollator, checkpoint_to_resume, write_recipe
+from training.resuming import EpochOfCollator, PlaceInStream, checkpoint_to_resume, place_in_stream, write_recipe
 from training.stages import merge_adapter, prepare_model, split_learning_rates
 from training.throughput import Throughput
+from training.train_tokenizer import load_rows
 
 
 ROWS_AT_ONCE = 64  # while their tokens are counted for packing
@@ -45,20 +49,42 @@ ROWS_AT_ONCE = 64  # while their tokens are counted for packing
 class RecipeTrainer(Trainer):
     """Trainer with a learning rate for each part of the model, and random changes to the samples it trains on alone."""
 
-    def __init__(self, *, recipe: Recipe, **kwargs):
+    def __init__(self, *, recipe: Recipe, checkpoint: str | None, **kwargs):
         super().__init__(**kwargs)
+        self.checkpoint = checkpoint
         self.learning_rates = recipe.learning_rates.given()
         augmenting = AugmentingCollator(self.data_collator, recipe.augment)
         self.train_collator = SeededCollator(augmenting, recipe.training.seed)
         self.add_callback(EpochOfCollator(self.train_collator))
 
     def get_train_dataloader(self):
+        if isinstance(self.train_dataset, StreamingMixture):
+            return self.stream_loader()
         plain = self.data_collator
         self.data_collator = self.train_collator
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = plain
+
+    def stream_loader(self):
+        """It knows its place, and its data set which part of the stream belongs to this process: nothing is left to Accelerate."""
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 with torch 2.14
+        loader = StatefulDataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.train_collator,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator(),  # else it draws from the one of dropout, which a checkpoint puts back before
+        )
+        if self.checkpoint is not None:
+            place = place_in_stream(Path(self.checkpoint), self.args.process_index)
+            loader.load_state_dict(torch.load(place, weights_only=True))
+        return loader
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
@@ -97,7 +123,7 @@ def train(recipe: Recipe) -> dict:
     """Run the recipe, or what is left of it; returns what is also written to training.json."""
     checkpoint = checkpoint_to_resume(recipe)
     set_seed(recipe.training.seed)
-    rows = load_mixture(recipe.data.train, recipe.data.root)
+    rows = load_rows(recipe)
     validation = None
     if recipe.training.eval_strategy != "no":
         validation = load_mixture(recipe.data.validation, recipe.data.root)
@@ -108,7 +134,8 @@ def train(recipe: Recipe) -> dict:
         recipe=recipe,
         model=model,
         args=recipe.training,
-        train_dataset=NumberedRows(prepare_rows(rows, recipe, processor, text_config)),
+        checkpoint=checkpoint,
+        train_dataset=rows_to_train_on(rows, recipe, processor, text_config),
         eval_dataset=None if validation is None else prepare_rows(validation, recipe, processor, text_config),
         data_collator=make_collator(recipe, processor),
         processing_class=processor,
@@ -118,27 +145,55 @@ def train(recipe: Recipe) -> dict:
         trainer.add_callback(LossProgress)
     if validation is not None and recipe.stage != "pretrain":
         trainer.add_callback(AnswerMetrics(trainer, validation, recipe.eval))
+    if recipe.data.streaming:
+        trainer.add_callback(PlaceInStream)
     # First of all, so that whatever else reads the log finds its numbers there.
     trainer.callback_handler.callbacks.insert(0, Throughput())
     if trainer.is_world_process_zero():
         write_recipe(recipe, Path(recipe.training.output_dir) / "recipe.yaml")
 
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        if recipe.data.streaming:
+            trainer.train_dataset.close()
     report = {
         "recipe": recipe.name,
         "train_seconds": round(time.monotonic() - started, 1),
         "parameters": parameters,
         "trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
-        "samples": len(rows),
+        "samples": None if recipe.data.streaming else len(rows),
         "steps": trainer.state.global_step,
-        "epochs": round(trainer.state.epoch, 3),
+        "epochs": None if recipe.data.streaming else round(trainer.state.epoch, 3),
         "loss": last_loss(trainer.state.log_history),
         "hardware": describe_hardware(),
         "log": trainer.state.log_history,
     }
     save(trainer, recipe, report)
     return report
+
+
+def rows_to_train_on(rows, recipe: Recipe, processor, text_config):
+    if not recipe.data.streaming:
+        return NumberedRows(prepare_rows(rows, recipe, processor, text_config))
+    finish, budget = None, recipe.sequence.pack_to
+    if recipe.stage == "pretrain":
+        length = budget or text_config.max_position_embeddings
+        finish = partial(stream_blocks, tokenizer=processor.tokenizer, length=length)
+    elif budget is not None:
+        collator = MMGPTCollator(processor, max_length=recipe.sequence.max_length)
+        finish = partial(stream_packs, collator=collator, pack_to=budget)
+    arguments = recipe.training
+    return StreamingMixture(
+        recipe.data.train,
+        recipe.data.root,
+        seed=arguments.seed,
+        shuffle_buffer=recipe.data.shuffle_buffer,
+        rank=arguments.process_index,
+        world_size=arguments.world_size,
+        finish=finish,
+    )
 
 
 def make_collator(recipe: Recipe, processor):
@@ -176,12 +231,16 @@ def save(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
             model.save_pretrained(temporary, state_dict=state_dict)
         model, state_dict = merge_adapter(recipe.model.checkpoint, folder / "adapter"), None
     card = {
-        "data": f"{report['samples']:,} samples, as the recipe `{report['recipe']}` mixes them.",
+        "data": f"{described_rows(report)}, as the recipe `{report['recipe']}` mixes them.",
         "training": f"{report['steps']:,} steps in {report['train_seconds']:,.0f} s on {report['hardware']}.",
     }
     save_checkpoint(folder / "model", model, trainer.processing_class, card=card, state_dict=state_dict)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_curves(report["log"], folder / "loss.png")
+
+
+def described_rows(report: dict) -> str:
+    return "A stream" if report["samples"] is None else f"{report['samples']:,} samples"
 
 
 def last_loss(log: list[dict]) -> float | None:

@@ -15,12 +15,14 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from training.data.mixture import load_mixture
 from training.data.rows import text_of
-from training.recipe import RecipeError, load_recipe
+from training.data.streaming import first_rows
+from training.recipe import Recipe, RecipeError, load_recipe
 
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -28,6 +30,7 @@ MEDIA_TOKENS = {"image_token": "<|image|>", "audio_token": "<|audio|>", "video_t
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, TURN_START, TURN_END, *MEDIA_TOKENS.values()]
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY_MULTIPLE = 64
+STREAMED_ROWS = 10_000
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -58,6 +61,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def load_rows(recipe: Recipe) -> Dataset | Iterator[dict]:
+    """All rows of the training data, or of a stream the first ones, which are enough for a tokenizer."""
+    if recipe.data.streaming:
+        return first_rows(recipe.data, recipe.training.seed, STREAMED_ROWS)
+    return load_mixture(recipe.data.train, recipe.data.root)
+
+
 def texts_of(rows: Iterable[dict]) -> Iterator[str]:
     """Roles and texts as the chat template writes them, so that the words around a turn become tokens too."""
     for row in rows:
@@ -74,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        rows = load_mixture(recipe.data.train, recipe.data.root)
+        rows = load_rows(recipe)
     except (RecipeError, FileNotFoundError) as error:
         parser.error(str(error))
     tokenizer = train_tokenizer(texts_of(rows), recipe.tokenizer.vocab_size)

@@ -1,17 +1,23 @@
 r"""Random changes to training samples, as a wrapper around any collator.
 
-Sounds are changed as waveforms, before the feature extractor, and spectrograms and images as tensors of the batch, so
-that all of it works with any tower. Randomness is torch's global generator: Trainer seeds it and saves its state.
+Images and sounds are changed as people see and hear them, before they are cut into tiles, patches or windows, and spectrograms as
+tensors of the batch, so that all of it works with any tower. Videos stay as they are. Randomness is torch's global generator:
+Trainer seeds it and saves its state.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 import soundfile
 import torch
+from torchvision.transforms import v2
+
+from modeling_mmgpt.media_mmgpt import load_image
 
 
 if TYPE_CHECKING:
@@ -27,25 +33,32 @@ class AugmentingCollator:
     def __init__(self, collator, augment: AugmentationArguments):
         self.collator = collator
         self.augment = augment
-        self.changes_sounds = any((augment.audio_shift, augment.audio_speed, augment.audio_gain, augment.audio_noise))
+        amounts = {kind: [] for kind in ("audio", "image", "spectrogram")}
+        for name, amount in dataclasses.asdict(augment).items():
+            amounts[name.partition("_")[0]].append(amount)
+        self.changes_sounds, self.changes_images = any(amounts["audio"]), any(amounts["image"])
 
     def __call__(self, rows: list[dict]) -> dict:
         batch = self.collator([self.augment_row(row) for row in rows])
         if batch.get("input_features") is not None:
             batch["input_features"] = self.augment_spectrograms(batch["input_features"])
-        if batch.get("pixel_values") is not None:
-            batch["pixel_values"] = self.augment_images(batch["pixel_values"])
         return batch
 
     def augment_row(self, row: dict) -> dict:
         if self.changes_sounds and row.get("audios"):
             row = {**row, "audios": [self.augment_sound(audio) for audio in row["audios"]]}
+        if self.changes_images and row.get("images"):
+            row = {**row, "images": [self.augment_image(image) for image in row["images"]]}
         return row
 
     def augment_sound(self, audio: dict) -> dict:
-        """Another speed (and with it pitch), a later start, another level, and noise."""
+        """A stretch of it, another speed (and with it pitch), a later start, another level, and noise."""
         augment = self.augment
         wave, rate = read_sound(audio)
+        if augment.audio_crop:
+            length = max(1, round(len(wave) * (1 - uniform(0, augment.audio_crop))))
+            start = int(uniform(0, len(wave) - length + 1))
+            wave = wave[start : start + length]
         if augment.audio_speed:
             wave = change_speed(wave, 1 + uniform(-augment.audio_speed, augment.audio_speed))
         if augment.audio_shift:
@@ -71,14 +84,18 @@ class AugmentingCollator:
                 spectrogram[:, start:stop] = mean
         return spectrograms
 
-    def augment_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Mirrored and moved images, (N, channels, height, width); what moves in repeats the edge."""
-        changed = []
-        for image in images:
-            if self.augment.image_flip and uniform(0, 1) < 0.5:
-                image = image.flip(-1)
-            changed.append(move_image(image, self.augment.image_shift) if self.augment.image_shift else image)
-        return torch.stack(changed)
+    def augment_image(self, image) -> PIL.Image.Image:
+        """Mirrored, turned, nearer or farther, moved, and in another light."""
+        augment = self.augment
+        image = load_image(image)
+        if augment.image_flip and uniform(0, 1) < 0.5:
+            image = v2.functional.horizontal_flip(image)
+        shift = [round(uniform(-augment.image_shift, augment.image_shift)) for _ in ("sideways", "up or down")]
+        angle = uniform(-augment.image_rotation, augment.image_rotation)
+        scale = 1 + uniform(-augment.image_scale, augment.image_scale)
+        image = move_image(image, shift, angle, scale)
+        light = augment.image_light
+        return v2.ColorJitter(brightness=light, contrast=light, saturation=light)(image) if light else image
 
 
 def uniform(low: float, high: float) -> float:
@@ -107,10 +124,15 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     return np.interp(places, np.arange(len(wave)), wave)
 
 
-def move_image(image: torch.Tensor, furthest: int) -> torch.Tensor:
-    """The image moved by -furthest to furthest pixels in each direction."""
-    for dim in (1, 2):
-        size = image.shape[dim]
-        shift = round(uniform(-furthest, furthest))
-        image = image.index_select(dim, (torch.arange(size) + shift).clamp(0, size - 1))
-    return image
+def move_image(image: PIL.Image.Image, shift: list[int], angle: float = 0.0, scale: float = 1.0) -> PIL.Image.Image:
+    """The image moved by so many pixels to the right and down, turned by `angle` degrees and enlarged about its centre. What moves
+    in repeats the edge."""
+    turns = bool(angle) or scale != 1
+    margin = max(map(abs, shift)) + (max(image.size) // 2 if turns else 0)
+    if not margin:
+        return image
+    wide = v2.functional.pad(image, margin, padding_mode="edge")
+    moved = v2.functional.affine(
+        wide, angle, shift, scale, shear=[0.0, 0.0], interpolation=v2.InterpolationMode.BILINEAR
+    )
+    return v2.functional.center_crop(moved, [image.height, image.width])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, Video, load_dataset
 
-from modeling_mmgpt.media_mmgpt import load_image
+from modeling_mmgpt.media_mmgpt import load_image, load_video
 from training.data.augmentation import read_sound
 from training.data.rows import FEATURES, MEDIUM, complete_row
 from training.data.shapes import SHAPES, BrokenSample, MissingColumn, shape_options
@@ -43,8 +43,12 @@ READERS = {
 }
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 NAMED_IN_LOG = 5  # broken samples of a source that are named one by one
-RECORDS_AT_ONCE = 100
+IN_BATCHES = {"batched": True, "batch_size": 100, "with_indices": True}
+STREAMED_AT_ONCE = 10  # few: a run that goes on in their midst makes their rows again
 PROBLEM = "problem"
+MADE = "rows"
+NUMBER = "\0number"  # of a record in a stream that is shuffled
+TRIED = 1000  # records of a stream, all of them broken, after which it is given up
 
 
 def load_records(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
@@ -131,7 +135,8 @@ def undecoded(feature: Any) -> Any:
 class RowMaker:
     r"""Maps a batch of records to rows of the sample format, for `Dataset.map` and `IterableDataset.map` with indices.
 
-    A broken sample becomes a row with its `problem`, or is left out at once with `drop`, or is an error with `strict`.
+    A broken sample becomes a row with its `problem`, or is an error with `strict`. With `drop` it is left out, and the result is
+    one column, `rows`: the list of rows of each record.
     """
 
     def __init__(self, source: SourceArguments, root: Path, features: Features | None, drop: bool):
@@ -149,14 +154,20 @@ class RowMaker:
             name: item.names for name, item in (features or {}).items() if isinstance(item, ClassLabel)
         }
         self.code = code_version()  # `map` keeps its results by this object's content: other code, other results
-        self.skipped = 0
+        self.broken: set[str] = set()
+        self.tried, self.is_used = 0, False
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        rows = []
-        for place, index in enumerate(indices):
-            rows += self.rows_of({name: values[place] for name, values in batch.items()}, index)
-        columns = [*FEATURES, *([] if self.drop else [PROBLEM])]
-        return {name: [row[name] for row in rows] for name in columns}
+        records = ({name: values[place] for name, values in batch.items()} for place in range(len(indices)))
+        made = [self.rows_of(record, index) for record, index in zip(records, indices, strict=True)]
+        if self.drop:
+            self.tried += len(made)
+            self.is_used = self.is_used or any(made)
+            if not self.is_used and self.tried >= TRIED:
+                raise ValueError(f"{self.task}, split {self.split}: no sample can be used of the first {self.tried}.")
+            return {MADE: made}
+        rows = [row for rows in made for row in rows]
+        return {name: [row[name] for row in rows] for name in (*FEATURES, PROBLEM)}
 
     def rows_of(self, record: dict, index: int) -> list[dict]:
         name = self.name_of(record, index)
@@ -166,7 +177,7 @@ class RowMaker:
             rows = [complete_row({**about, **row}) for row in (made if isinstance(made, list) else [made])]
             for number, row in enumerate(rows):
                 row["id"] = name if len(rows) == 1 else f"{name}-{number}"
-                for medium in (*row["images"], *row["audios"]):
+                for medium in (*row["images"], *row["audios"], *row["videos"]):
                     self.find_medium(medium)
                 check_media(row)
             return rows
@@ -178,15 +189,16 @@ class RowMaker:
                 raise BrokenSample(problem) from error
             if not self.drop:
                 return [complete_row({**about, PROBLEM: problem})]
-            self.skipped += 1
-            log_skipped(problem, self.skipped)
+            if name not in self.broken:  # it comes again in the next pass
+                self.broken.add(name)
+                log_skipped(problem, len(self.broken))
             return []
 
     def name_of(self, record: dict, index: int) -> str:
         for column in (self.id_column, "__key__"):
             if record.get(column) is not None:
                 return str(record[column])
-        return f"{self.split}-{index}"
+        return f"{self.split}-{record.get(NUMBER, index)}"
 
     def prepared(self, record: dict) -> dict:
         """The record with the names of its classes, and Moses-tokenised text as people write it."""
@@ -204,20 +216,28 @@ class RowMaker:
             medium["path"] = str(Path(self.media_folder) / medium["path"])
 
 
+def stream_rows(
+    source: SourceArguments, root: Path, records: IterableDataset, features: Features | None
+) -> IterableDataset:
+    """The rows of records that are streamed, which had `features` when they were read; broken samples are left out."""
+    maker = RowMaker(source, root, features, drop=True)
+    # A stream may not know its columns, and may meet new ones: what is made of each record goes into one of its own.
+    made = records.map(maker, batched=True, batch_size=STREAMED_AT_ONCE, with_indices=True).select_columns([MADE])
+    return made.map(unfold, batched=True, batch_size=1, remove_columns=[MADE], features=FEATURES)
+
+
+def unfold(batch: dict[str, list]) -> dict[str, list]:
+    """The rows of some records, column by column."""
+    rows = [row for rows in batch[MADE] for row in rows]
+    return {name: [row[name] for row in rows] for name in FEATURES}
+
+
 def make_rows(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
-    """The rows of a source. Read whole, `datasets` keeps them in its cache and reads them from there the next time."""
-    records = load_records(source, root, streaming)
-    maker = RowMaker(source, root, records.features, drop=streaming)
-    how = {
-        "batched": True,
-        "batch_size": RECORDS_AT_ONCE,
-        "with_indices": True,
-        "remove_columns": records.column_names,
-    }
+    """The rows of a source; broken samples are left out, counted and named in the log."""
     if streaming:
-        return records.map(maker, features=FEATURES, **how)
-    features = Features({**FEATURES, PROBLEM: Value("string")})
-    rows = records.map(maker, features=features, desc=task_of(source), **how)
+        records = load_records(source, root, streaming)
+        return stream_rows(source, root, records, records.features)
+    rows = make_rows_and_problems(source, root)
     problems = rows[PROBLEM]
     for count, problem in enumerate((problem for problem in problems if problem is not None), start=1):
         log_skipped(problem, count)
@@ -232,6 +252,16 @@ def make_rows(source: SourceArguments, root: Path, streaming: bool = False) -> D
     return rows.remove_columns(PROBLEM)
 
 
+def make_rows_and_problems(source: SourceArguments, root: Path) -> Dataset:
+    """The rows of a source, and in the column `problem` why a sample is broken, or None. `datasets` keeps them in its cache and
+    reads them from there the next time."""
+    records = load_records(source, root)
+    maker = RowMaker(source, root, records.features, drop=False)
+    features = Features({**FEATURES, PROBLEM: Value("string")})
+    how = {"features": features, "remove_columns": records.column_names, "desc": task_of(source)}
+    return records.map(maker, **how, **IN_BATCHES)
+
+
 def log_skipped(problem: str, count: int) -> None:
     """The first ones by name, then ever rarer: a stream of a million broken samples is no log of a million lines."""
     if count <= NAMED_IN_LOG:
@@ -241,7 +271,12 @@ def log_skipped(problem: str, count: int) -> None:
 
 
 def check_media(row: dict) -> None:
-    """Raises `BrokenSample` for a picture or sound that cannot be decoded or has nothing in it."""
+    """Raises `BrokenSample` for a picture, sound or video that cannot be decoded or has nothing in it."""
+    for index, video in enumerate(row["videos"]):
+        try:
+            load_video(video, fps=1.0, num_frames=1, name=f"video {index}")
+        except (ValueError, OSError) as error:
+            raise BrokenSample(str(error)) from error
     for index, image in enumerate(row["images"]):
         try:
             load_image(image, f"image {index}")
@@ -264,6 +299,8 @@ def task_of(source: SourceArguments) -> str:
         return source.name
     if source.dataset is not None:
         return source.dataset.rpartition("/")[2]
+    if source.files is None:
+        return source.adapter
     path = Path(source.files if isinstance(source.files, str) else source.files[0])
     return path.parent.name or path.stem
 

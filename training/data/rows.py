@@ -45,7 +45,7 @@ def complete_row(row: dict) -> dict:
 
 
 def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:
-    """A question: first the media, named by kind ("image", "audio"), then the text."""
+    """A question: first the media, named by kind ("image", "audio", "video"), then the text."""
     items = [{"type": kind, "text": None} for kind in media]
     return {"role": "user", "content": [*items, {"type": "text", "text": text}]}
 
@@ -56,7 +56,7 @@ def assistant_turn(text: str) -> dict:
 
 
 def medium(data: bytes) -> dict:
-    """The bytes of an image or sound file."""
+    """The bytes of an image, sound or video file."""
     return {"bytes": data, "path": None}
 
 

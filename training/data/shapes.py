@@ -4,11 +4,11 @@ A shape is a function `shape(record, **options) -> row`, or a list of rows; the 
 the names that are usual on the Hub as defaults. `a.b` names a field inside a column, also of each entry of a list.
 
     adapter            a record                                                                  data sets of this kind
-    messages           messages (text or parts), images, audios                                  TRL, LLaMA-Factory
-    llava              conversations of {from, value} with <image> and <audio> marks, image      LLaVA, ShareGPT
+    messages           messages (text or parts), images, audios, videos                          TRL, LLaMA-Factory
+    llava              conversations of {from, value} with <image>, <audio>, <video> marks       LLaVA, ShareGPT
     cauldron           texts of {user, assistant}, images                                        the_cauldron, FineVision
     prompt_answer      any columns, written into a prompt, and an answer; media before it        GSM8K, anything
-    labelled_media     image or audio, label (the classes in `words`)                            imagefolder, ESC, MNIST
+    labelled_media     image, audio or video, label (the classes in `words`)                     imagefolder, ESC, MNIST
     captions           image, caption (one or several)                                           COCO, Flickr
     vqa                image, question, answer (one or several)                                  VQAv2, GQA
     asr                audio, text                                                               LibriSpeech, LJSpeech
@@ -17,6 +17,7 @@ the names that are usual on the Hub as defaults. `a.b` names a field inside a co
     extractive_qa      context, question, answers.text (empty: there is no answer)               SQuAD
     instructions       instruction, input, output                                                Alpaca, Self-Instruct
     text               text: one assistant turn, without a question                              FineWeb, TinyStories
+    rows               rows of the sample format                                                 training/prepare_data.py
 """
 
 import difflib
@@ -27,12 +28,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from training.data.rows import assistant_turn, user_turn
+from training.data.rows import FEATURES, assistant_turn, user_turn
 
 
 NO_ANSWER = "unanswerable"  # what a model says where a text does not hold the answer
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-MARK = re.compile(r"\s*<(image|audio)>\s*")
+MARK = re.compile(r"\s*<(image|audio|video)>\s*")
 FIELD = re.compile(r"{([^{}]+)}")
 
 
@@ -97,14 +98,18 @@ def as_words(label: Any, words: list | dict | None) -> str:
 # ---- conversations
 
 
-def messages(record: dict, messages: str = "messages", images: str | None = None, audios: str | None = None) -> dict:
+def messages(
+    record: dict,
+    messages: str = "messages",
+    images: str | None = None,
+    audios: str | None = None,
+    videos: str | None = None,
+) -> dict:
     """Conversations as TRL has them. Media without a part of their own stand before the first question.
 
-    images, audios (`str`, *optional*): columns; by default `images` and `audios`, where the record has them."""
-    images, audios = (
-        name or (kind if kind in record else None) for name, kind in ((images, "images"), (audios, "audios"))
-    )
-    found = {"image": media_or_none(record, images), "audio": media_or_none(record, audios)}
+    images, audios, videos (`str`, *optional*): columns; by default of these names, where the record has them."""
+    columns = {"image": images or "images", "audio": audios or "audios", "video": videos or "videos"}
+    found = {kind: media_or_none(record, column) for kind, column in columns.items()}
     turns = []
     for message in lookup(record, messages):
         content = message.get("content")
@@ -125,7 +130,7 @@ def messages(record: dict, messages: str = "messages", images: str | None = None
             else:
                 raise BrokenSample(f"a part of a message is of type {kind!r}, which the sample format does not have")
         turns.append({"role": message["role"], "content": parts})
-    return conversation_row(turns, found["image"], found["audio"])
+    return conversation_row(turns, found)
 
 
 def llava(
@@ -133,6 +138,7 @@ def llava(
     conversations: str = "conversations",
     image: str | None = "image",
     audio: str | None = None,
+    video: str | None = None,
     role: str = "from",
     value: str = "value",
 ) -> dict:
@@ -141,7 +147,8 @@ def llava(
         {"role": ROLES.get(turn[role], turn[role]), "content": split_marks(turn[value])}
         for turn in lookup(record, conversations)
     ]
-    return conversation_row(turns, media_or_none(record, image), media_or_none(record, audio))
+    columns = {"image": image, "audio": audio, "video": video}
+    return conversation_row(turns, {kind: media_or_none(record, column) for kind, column in columns.items()})
 
 
 def cauldron(record: dict, texts: str = "texts", images: str = "images") -> dict:
@@ -149,7 +156,7 @@ def cauldron(record: dict, texts: str = "texts", images: str = "images") -> dict
     turns = []
     for text in lookup(record, texts):
         turns += [user_turn(text["user"]), assistant_turn(text["assistant"])]
-    return conversation_row(turns, media_or_none(record, images), [])
+    return conversation_row(turns, {"image": media_or_none(record, images)})
 
 
 def media_or_none(record: dict, column: str | None) -> list[dict]:
@@ -158,7 +165,7 @@ def media_or_none(record: dict, column: str | None) -> list[dict]:
 
 
 def split_marks(text: str) -> list[dict]:
-    """The parts of a text with <image> and <audio> marks."""
+    """The parts of a text with <image>, <audio> and <video> marks."""
     parts = []
     for index, piece in enumerate(MARK.split(text)):
         if index % 2:
@@ -168,9 +175,10 @@ def split_marks(text: str) -> list[dict]:
     return parts
 
 
-def conversation_row(turns: list[dict], images: list[dict], audios: list[dict]) -> dict:
-    """The row of a conversation; media that no part stands for come before the first question."""
-    for kind, media in (("image", images), ("audio", audios)):
+def conversation_row(turns: list[dict], found: dict[str, list[dict]]) -> dict:
+    """The row of a conversation and its media by kind; those that no part stands for come before the first question."""
+    for kind in ("image", "audio", "video"):
+        media = found.get(kind, [])
         count = sum(part["type"] == kind for turn in turns for part in turn["content"])
         if not count and media:
             first = next((turn for turn in turns if turn["role"] == "user"), None)
@@ -181,7 +189,7 @@ def conversation_row(turns: list[dict], images: list[dict], audios: list[dict]) 
             raise BrokenSample(f"its messages have {count} {kind} parts, but it comes with {len(media)}")
     if not any(turn["role"] == "assistant" for turn in turns):
         raise BrokenSample("it has no assistant turn: there is nothing to learn from it")
-    return {"messages": turns, "images": images, "audios": audios}
+    return {"messages": turns, **{f"{kind}s": media for kind, media in found.items()}}
 
 
 # ---- one question, one answer
@@ -194,6 +202,7 @@ def prompt_answer(
     references: list[str] | None = None,
     image: str | None = None,
     audio: str | None = None,
+    video: str | None = None,
     words: list | dict | None = None,
     no_answer: str | None = None,
     choices: str | None = None,
@@ -202,7 +211,7 @@ def prompt_answer(
     prompt (`str`): the question; `{column}` stands for a value of the record.
     answer (`str`): column of the answer, or of a list of right ones: the commonest is learnt, all are references.
     references (`list[str]`, *optional*): columns of all right answers, where they stand in several.
-    image, audio (`str`, *optional*): column of one medium or a list of them, put before the question.
+    image, audio, video (`str`, *optional*): column of one medium or a list of them, put before the question.
     words (`list` or `dict`, *optional*): what each label in the answer's column is called.
     no_answer (`str`, *optional*): the answer where the list of answers is empty; without it the sample is broken.
     choices (`str`, *optional*): column of a list of choices, put after the question as A, B, C ...; the answer's column
@@ -223,13 +232,12 @@ def prompt_answer(
     learnt = Counter(answers).most_common(1)[0][0]
     if references is not None:
         answers = [str(lookup(record, column)) for column in references]
-    images, audios = media_of(record, image), media_of(record, audio)
-    media = ("image",) * len(images) + ("audio",) * len(audios)
+    found = {"image": media_of(record, image), "audio": media_of(record, audio), "video": media_of(record, video)}
+    media = tuple(kind for kind, items in found.items() for _ in items)
     return {
         "messages": [user_turn(question, media), assistant_turn(learnt)],
         "references": answers if len(answers) > 1 else [],
-        "images": images,
-        "audios": audios,
+        **{f"{kind}s": items for kind, items in found.items()},
     }
 
 
@@ -289,6 +297,11 @@ def text(record: dict, text: str = "text", window: int | None = None) -> list[di
     return [{"messages": [assistant_turn(whole[start : start + window])]} for start in range(0, len(whole), window)]
 
 
+def rows(record: dict) -> dict:
+    """Rows as training/prepare_data.py writes them: all they say of themselves stays."""
+    return {name: value for name, value in record.items() if name in FEATURES and value is not None}
+
+
 SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
     "messages": messages,
     "llava": llava,
@@ -305,6 +318,7 @@ SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
     ),
     "instructions": instructions,
     "text": text,
+    "rows": rows,
 }
 
 
