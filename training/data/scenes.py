@@ -28,10 +28,8 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 NUMBERS = ("one", "two", "three", "four", "five")
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-SIDES = {
-    "left of": ("on the left", "on the right"),
-    "above": ("at the top", "at the bottom"),
-}  # where the two of a pair stand
+# Where the two of a pair stand.
+SIDES = {"left of": ("on the left", "on the right"), "above": ("at the top", "at the bottom")}
 TASKS = {  # task: the kinds of scene that it asks about; two pairs to each other kind where one has to tell things apart
     "scene_caption": ("single", "pair", "pair", "group"),
     "scene_colour": ("single", "pair", "pair", "group"),

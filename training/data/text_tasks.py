@@ -101,9 +101,6 @@ TASKS: dict[str, Callable[[random.Random], Draw]] = {
     "text_summarise": summarise,
 }
 
-# Training reads more often than the test: finding what a question is about takes longest to learn.
-PRACTICE = (*TASKS, "text_read", "text_read", "text_read")
-
 
 def is_held_out(about: str) -> bool:
     return zlib.crc32(about.encode()) % 10 == 0
@@ -119,7 +116,7 @@ def draw_exchange(rng: random.Random, task: str, held_out: bool) -> Exchange:
 def text_row(split: str, index: int, seed: int, exchanges: int) -> dict:
     """Row `index` of a split: its first task goes round all tasks, the others are any."""
     rng = random.Random(f"text/{seed}/{split}/{index}")
-    tasks = PRACTICE if split == "train" else tuple(TASKS)
+    tasks = list(TASKS)
     chosen = [tasks[index % len(tasks)], *rng.choices(tasks, k=exchanges - 1)]
     rng.shuffle(chosen)
     drawn = [draw_exchange(rng, task, held_out=split == "test") for task in chosen]
