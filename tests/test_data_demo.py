@@ -4,6 +4,7 @@ import io
 import random
 import re
 from collections import Counter
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from training.data import digits, scenes, sounds, text_tasks
 from training.data.conversation import Exchange, ask, conversation
-from training.data.demo import ROW_MAKERS, TASKS, load_demo
+from training.data.demo import BLOCK, ROW_MAKERS, TASKS, load_course, load_demo
 from training.data.rows import answer_of, text_of
 
 
@@ -59,6 +60,17 @@ class TestEverySource:
     def test_ids_are_unique(self, source):
         ids = [row["id"] for split in ("train", "test") for row in rows_of(source, split, 30)]
         assert len(set(ids)) == len(ids)
+
+
+def test_course_spreads_its_sources_in_blocks_and_keeps_the_order_of_each():
+    rows = {"digits": 40, "text": 80}
+    course = load_course(None, "train", rows, {"digits": 1, "text": 2})["id"]
+    sources = [name.partition("-")[0] for name in course]
+    for source, count in rows.items():
+        assert [name for name in course if name.startswith(source)] == [f"{source}-train-{i}" for i in range(count)]
+    blocks = [(source, len(list(rows))) for source, rows in groupby(sources)]
+    assert {length for _, length in blocks} <= {8, BLOCK, 2 * BLOCK, 3 * BLOCK}
+    assert abs(sources[:60].count("digits") - 20) <= BLOCK  # a third of the course, wherever one looks
 
 
 def test_unknown_source_and_split_are_refused():
@@ -159,6 +171,12 @@ class TestScenes:
             low, high = {"single": (1, 1), "pair": (2, 2), "group": (2, 5)}[kind]
             assert low <= len(cells) <= high
 
+    def test_training_meets_single_things_first_and_every_question_that_the_test_asks(self):
+        first = {row["task"] for row in rows_of("scenes", "train", 100, exchanges=1)}
+        assert first == {"scene_caption", "scene_colour", "scene_position", "scene_shape"}
+        assert {kind for _, kind in scenes.FIRST_PRACTICE} == {"single"}
+        assert set(scenes.PRACTICE) == {(task, kind) for task, kinds in scenes.TASKS.items() for kind in kinds}
+
     def test_answers_agree_with_the_caption(self):
         """The caption alone, read by other code, answers every other question."""
         shapes, checked = "|".join(scenes.SHAPES), Counter()
@@ -170,8 +188,9 @@ class TestScenes:
             things = {
                 shape: (count, colour) for count, colour, shape in re.findall(rf"(\w+) (\w+) ({shapes})", caption)
             }
-            ((first, (count, colour)), *_), last = things.items(), list(things)[-1]
+            ((first, (count, colour)), *_), (_, other) = things.items(), list(things.values())[-1]
             side = "left" if " left of " in caption else "above"
+            near, far = ("on the left", "on the right") if side == "left" else ("at the top", "at the bottom")
             expected = {
                 "How many shapes are there?": count,
                 "Which shape is this?": first,
@@ -180,16 +199,15 @@ class TestScenes:
                 "What colour are the shapes?": colour,
                 "Where is the shape?": caption.partition(" at the ")[2],
                 "Where in the picture is the shape?": caption.partition(" at the ")[2],
-                f"Where is the {first} from the {last}?": side,
-                f"Where is the {last} from the {first}?": {"left": "right", "above": "below"}[side],
-                **{f"What colour is the {shape}?": colour for shape, (_, colour) in things.items()},
+                f"What colour is the shape {near}?": colour,
+                f"What colour is the shape {far}?": other,
                 **{f"Which shape is {colour}?": shape for shape, (_, colour) in things.items()},
                 **dict.fromkeys(CAPTION_QUESTIONS, caption),
             }
             for question, answer in exchanges:
                 assert answer == expected[question]
                 checked[re.sub(rf"\b({shapes}|{'|'.join(scenes.COLOURS)})\b", "X", question)] += 1
-        assert len(checked) == 12 and min(checked.values()) > 5
+        assert len(checked) == 14 and min(checked.values()) > 5
 
     @pytest.mark.parametrize("shape", scenes.SHAPES)
     @pytest.mark.parametrize("cell", [(0, 0), (1, 2), (2, 1)])

@@ -6,7 +6,7 @@ format; `training/data/rows.py` says what a row is.
 """
 
 from training.data.boxes import load_boxes
-from training.data.demo import load_demo
+from training.data.demo import load_course, load_demo
 from training.data.easy_vqa import load_easy_vqa
 from training.data.fsdd import load_fsdd
 
@@ -14,6 +14,7 @@ from training.data.fsdd import load_fsdd
 ADAPTERS = {
     "boxes": load_boxes,
     "demo": load_demo,
+    "demo_course": load_course,
     "easy_vqa": load_easy_vqa,
     "fsdd": load_fsdd,
 }
