@@ -3,7 +3,7 @@
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-from transformers.utils import is_torchao_available
+from transformers.utils import is_bitsandbytes_available, is_torchao_available
 
 from modeling_mmgpt import MMGPTCollator, save_checkpoint
 from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, row
@@ -73,17 +73,17 @@ def test_the_cost_is_measured_on_the_same_rows(assistant):
     assert known_line == ["known", str(len(known)), "exact_match", *(f"{score:.4f}" for score in scores.values())]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA and bitsandbytes")
+@pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs bitsandbytes: make quantised")
 def test_bitsandbytes_leaves_the_towers_whole(saved):
-    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install bitsandbytes")
     model, folder = saved
     config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=WHOLE)
-    small = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=config, device_map="cuda")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    small = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=config, device_map=device)
     kinds = {name: parameter.dtype for name, parameter in small.named_parameters() if name.endswith("_proj.weight")}
     assert {kind for name, kind in kinds.items() if "language_model" in name} == {torch.int8}
     assert {kind for name, kind in kinds.items() if "tower" in name}.isdisjoint({torch.int8})
     ids = torch.randint(10, 320, (2, 9))
     with torch.no_grad():
-        expected, logits = model(ids).logits, small(ids.cuda()).logits.float().cpu()
+        expected, logits = model(ids).logits, small(ids.to(device)).logits.float().cpu()
     difference = (logits - expected).abs().max()
     assert 0 < difference < 0.05 * expected.abs().max()
