@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # TRANSFORMERS=5.17.0 works in an environment of its own with that release.
 TRANSFORMERS ?=
+# ONLY="is_fsdp_test" runs a part of the suites (a pytest -m expression) and lays it over what the others gave.
+ONLY ?=
 ifneq ($(TRANSFORMERS),)
 VENV := .venv-$(TRANSFORMERS)
 endif
@@ -13,7 +15,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 MODEL ?= outputs/demo/model
 
-.PHONY: help demo test conformance bench vllm-check lint format clean
+.PHONY: help demo test conformance quantised bench vllm-check lint format clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -37,9 +39,20 @@ test: $(VENV)/.installed   ## run the tests: offline, on the CPU
 	$(BIN)/python -m pytest
 
 conformance: $(VENV)/.installed   ## run transformers' own test suites on our classes; TRANSFORMERS=5.17.0: on that release
-	$(BIN)/python -m tests.conformance.reporting --forget
-	$(BIN)/python -m pytest -m "" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py tests/test_quantising.py \
-		tests/test_packing.py tests/test_distribution.py
+	$(if $(ONLY),,$(BIN)/python -m tests.conformance.reporting --forget)
+	$(BIN)/python -m pytest -m "$(ONLY)" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py \
+		tests/test_quantising.py tests/test_packing.py tests/test_distribution.py
+	$(BIN)/python -m tests.conformance.reporting --readme
+
+.venv-torchao/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-torchao
+	.venv-torchao/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,quantise]'
+	touch $@
+
+RECIPE ?= configuration/recipes/demo.yaml
+quantised: .venv-torchao/.installed   ## what 8-bit and 4-bit weights cost: MODEL=outputs/demo/model RECIPE=configuration/recipes/demo.yaml
+	.venv-torchao/bin/python -m pytest -m "" -k quanti tests/test_quantising.py tests/conformance
+	.venv-torchao/bin/python -m training.quantise $(MODEL) $(RECIPE)
 
 DEVICE ?= cpu
 bench: $(VENV)/.installed   ## what media cost in tokens and milliseconds; DEVICE=cuda: on a GPU

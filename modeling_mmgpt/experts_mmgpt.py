@@ -23,6 +23,7 @@ class MMGPTRouter(nn.Module):
     def __init__(self, config: MMGPTTextConfig):
         super().__init__()
         self.top_k = config.num_experts_per_tok
+        self.num_experts = config.num_experts  # transformers 5.17 shares the experts out by it (expert parallelism)
         self.norm_topk_prob = config.norm_topk_prob
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
 

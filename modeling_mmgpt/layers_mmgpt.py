@@ -45,8 +45,12 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
 
 
-class ResidualProjection(nn.Linear):
-    """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3)."""
+def residual_projection(in_features: int, out_features: int, bias: bool) -> nn.Linear:
+    """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3). Marked, not
+    of a class of its own: bitsandbytes takes nothing but nn.Linear itself."""
+    matrix = nn.Linear(in_features, out_features, bias=bias)
+    matrix.writes_residual = True
+    return matrix
 
 
 class AttentionProjections(nn.Module):
@@ -61,7 +65,7 @@ class AttentionProjections(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
-        self.o_proj = ResidualProjection(query_width, config.hidden_size, bias=config.attention_output_bias)
+        self.o_proj = residual_projection(query_width, config.hidden_size, bias=config.attention_output_bias)
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
@@ -73,7 +77,7 @@ class MMGPTMLP(nn.Module):
     def __init__(self, config: MMGPTTextConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = ResidualProjection(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj = residual_projection(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.gate_proj = None
         if config.mlp_type == "gated":
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
@@ -88,8 +92,8 @@ class MMGPTMLP(nn.Module):
 __all__ = [
     "MMGPTMLP",
     "AttentionProjections",
-    "ResidualProjection",
     "eager_attention_forward",
     "make_norm",
+    "residual_projection",
     "sinusoidal_positions",
 ]

@@ -155,10 +155,11 @@ def resample(waveform: np.ndarray, rate: int, sampling_rate: int, name: str) -> 
     return resampled if len(resampled) else np.zeros(1, dtype=np.float32)  # less than half a sample is left of it
 
 
-def load_video(source, fps: float, num_frames: int, name: str = "video") -> dict:
+def load_video(source, fps: float, num_frames: int | None, name: str = "video") -> dict:
     """Frames of `source` and the second that each of them stands at: `{"frames": (num_frames, height, width, 3), "times": [...]}`.
 
-    `fps` frames a second are taken, evenly spread over the whole where that would be more than `num_frames`.
+    `fps` frames a second are taken, evenly spread over the whole where that would be more than `num_frames`; every frame
+    where `num_frames` is `None`.
 
     Args:
         source: a file, as path, URL, base64 or bytes; a list of images or an array `(num_frames, height, width, channels)`
@@ -175,8 +176,11 @@ def load_video(source, fps: float, num_frames: int, name: str = "video") -> dict
     rate, frames = (source.get("fps") or fps, source["frames"]) if isinstance(source, dict) else (fps, source)
     if not len(frames):
         raise ValueError(f"{name} has no frames.")
-    times = video_frame_times(len(frames) / rate, fps, num_frames)
-    places = [min(len(frames) - 1, int(time * rate + 1e-6)) for time in times]
+    if num_frames is None:
+        places = [*range(len(frames))]
+    else:
+        times = video_frame_times(len(frames) / rate, fps, num_frames)
+        places = [min(len(frames) - 1, int(time * rate + 1e-6)) for time in times]
     if isinstance(frames, (list, tuple)):
         images = [np.asarray(load_image(frames[place], f"frame {place} of {name}")) for place in places]
         if len({image.shape for image in images}) > 1:
@@ -187,7 +191,14 @@ def load_video(source, fps: float, num_frames: int, name: str = "video") -> dict
     return {"frames": frames, "times": [place / rate for place in places]}
 
 
-def decode_video(source: str | bytes | Path, fps: float, num_frames: int, name: str) -> dict:
+def open_frames(video):
+    """A video of a message: frames, of anything that is an image, become images; any other form stays as it is."""
+    if not isinstance(video, (list, tuple)):
+        return video
+    return [load_image(frame, f"frame {index} of a video") for index, frame in enumerate(video)]
+
+
+def decode_video(source: str | bytes | Path, fps: float, num_frames: int | None, name: str) -> dict:
     """Frames by the time they are shown at: rates vary within a file, and some formats do not say how many frames they hold."""
     try:
         import av
@@ -206,17 +217,17 @@ def decode_video(source: str | bytes | Path, fps: float, num_frames: int, name: 
             if limit is not None and stream.width * stream.height > limit:
                 raise ValueError(f"{name} has frames of {stream.width} x {stream.height} pixels, more than {limit:,}.")
             stream.thread_type = "AUTO"
-            wanted = video_frame_times(duration_of(container, stream), fps, num_frames)
+            wanted = None if num_frames is None else video_frame_times(duration_of(container, stream), fps, num_frames)
             first = None
             for frame in container.decode(stream):
                 if frame.time is None:
                     raise ValueError(f"{name} does not say when its frames are shown: save it as MP4, MKV or WebM.")
                 first = frame.time if first is None else first
-                if frame.time - first >= wanted[len(times)] - 1e-3:
+                if wanted is None or frame.time - first >= wanted[len(times)] - 1e-3:
                     picture = frame.to_ndarray(format="rgb24")
                     frames.append(np.rot90(picture, frame.rotation // 90))  # as it was held
                     times.append(frame.time - first)
-                    if len(times) == len(wanted):
+                    if wanted is not None and len(times) == len(wanted):
                         break
     except av.error.FFmpegError as error:
         raise ValueError(f"{name} is not a video that can be read (wrong format or damaged file): {error}") from error

@@ -34,7 +34,6 @@ from .experts_mmgpt import MMGPTExperts, MMGPTMixture, MMGPTRouter, add_balancin
 from .layers_mmgpt import (
     MMGPTMLP,
     AttentionProjections,
-    ResidualProjection,
     eager_attention_forward,
     make_norm,
     sinusoidal_positions,
@@ -219,7 +218,7 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
         if self.config.scale_residual_init:
             residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
         # Marked on the matrix itself: transformers passes over modules of remote code that own no parameters.
-        if isinstance(module, ResidualProjection):
+        if isinstance(module, nn.Linear) and getattr(module, "writes_residual", False):
             init.normal_(module.weight, mean=0.0, std=residual_std)
         elif isinstance(module, MMGPTRouter):
             init.normal_(module.weight, mean=0.0, std=std)

@@ -21,7 +21,7 @@ from .lengths_mmgpt import (
     shortest_sound,
     takes_fixed_window,
 )
-from .media_mmgpt import flatten_videos, load_audio, load_image, load_video
+from .media_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
 from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
 from .requests_mmgpt import check_length, longest_input, requests_refused
 from .rows_mmgpt import (
@@ -323,8 +323,15 @@ class MMGPTProcessor(ProcessorMixin):
         texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
         return one_row_each(processed), texts
 
-    def _process_videos(self, videos, fps=None, num_frames=None, **kwargs):
+    def _process_videos(self, videos, fps=None, num_frames=None, do_sample_frames=None, **kwargs):
         fps, num_frames = sampling(self.video_processor, fps, num_frames)
+        if do_sample_frames is False:
+            num_frames = None
+        elif do_sample_frames and any(isinstance(video, (list, tuple)) for video in videos):
+            raise ValueError(
+                "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`, or say how many of them "
+                'make a second: {"frames": [...], "fps": 2}.'
+            )
         videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
         processed = video_rows(self.video_processor, videos, **kwargs)
         processed["video_times"] = [video["times"] for video in videos]
@@ -385,7 +392,7 @@ class MMGPTProcessor(ProcessorMixin):
             arguments.setdefault("add_special_tokens", False)  # the template wrote it
         images = [media_of(messages, "image") for messages in conversations]
         sounds = [sound for messages in conversations for sound in media_of(messages, "audio")]
-        videos = [media_of(messages, "video") for messages in conversations]
+        videos = [[open_frames(video) for video in media_of(messages, "video")] for messages in conversations]
         if return_assistant_tokens_mask:
             arguments |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
         outputs = self(
@@ -439,10 +446,7 @@ class MMGPTProcessor(ProcessorMixin):
             if kind == "audio" and key is not None:
                 part = {"type": "audio", "audio": load_audio(part[key], audio_loading_params["sampling_rate"], name)}
             elif kind == "video" and key is not None:
-                frames = part[key]
-                if isinstance(frames, (list, tuple)):  # of anything that is an image
-                    frames = [load_image(frame, f"frame {index} of a video") for index, frame in enumerate(frames)]
-                part = {"type": "video", "video": frames}
+                part = {"type": "video", "video": open_frames(part[key])}
             content.append(part)
         return {**message, "content": content}
 

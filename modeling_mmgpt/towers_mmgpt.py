@@ -46,7 +46,7 @@ class MMGPTPatchTower(PreTrainedModel):
             Rows and columns of patches of each image.
         """
         if spatial_shapes is not None:
-            return self.embed_patches(pixel_values, spatial_shapes)
+            return embedded(self.config, self.embed_patches(pixel_values, spatial_shapes), **kwargs)
         p = self.config.patch_size
         items, channels, height, width = pixel_values.shape
         rows, columns = height // p, width // p
@@ -59,9 +59,9 @@ class MMGPTPatchTower(PreTrainedModel):
         patches = patches.reshape(items, rows, columns, channels * p * p)
         hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))  # (N, rows, columns, C)
         hidden_states = hidden_states + self.row_embedding.weight[:rows, None] + self.column_embedding.weight[:columns]
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states.flatten(1, 2)))  # (N, T, C)
+        return embedded(self.config, self.norm(hidden_states.flatten(1, 2)), **kwargs)  # (N, T, C)
 
-    def embed_patches(self, patches: torch.Tensor, spatial_shapes: torch.Tensor) -> BaseModelOutput:
+    def embed_patches(self, patches: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.Tensor:
         """The same of `(N, T, p * p * channels)`. An image of more rows or columns than have a vector shares them out evenly."""
         p = self.config.patch_size
         pixels = (
@@ -75,7 +75,7 @@ class MMGPTPatchTower(PreTrainedModel):
             known = embedding.num_embeddings
             index = place * known // size.clamp(min=known)[:, None]
             hidden_states = hidden_states + embedding(index.clamp(max=known - 1))  # padding may lie outside
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+        return self.norm(hidden_states)
 
 
 @auto_docstring(custom_intro="Encoder-free audio: each group of mel frames becomes one vector by one matrix.")
@@ -101,7 +101,20 @@ class MMGPTFrameTower(PreTrainedModel):
         frames = nn.functional.pad(input_features, (0, -input_features.shape[-1] % f)).transpose(1, 2)
         frames = frames.reshape(frames.shape[0], -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
         hidden_states = self.frame_embedding(frames.to(self.frame_embedding.weight.dtype))
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))  # (N, T, C)
+        return embedded(self.config, self.norm(hidden_states), **kwargs)  # (N, T, C)
+
+
+def embedded(config, hidden_states: torch.Tensor, output_hidden_states=None, output_attentions=None, **kwargs):
+    """What a tower without layers gives: its embedding is the only hidden state, and there is no attention to show."""
+    if output_hidden_states is None:
+        output_hidden_states = config.output_hidden_states
+    if output_attentions is None:
+        output_attentions = config.output_attentions
+    return BaseModelOutput(
+        last_hidden_state=hidden_states,
+        hidden_states=(hidden_states,) if output_hidden_states else None,
+        attentions=() if output_attentions else None,
+    )
 
 
 # Whisper's config describes an encoder and a decoder; only the encoder hears.

@@ -237,6 +237,9 @@ def test_frames_without_a_file_always_work(make, without):
     known = load_video({"frames": make(frames), "fps": 5}, 1.0, 32)
     assert known["times"] == [0, 1] and (np.asarray(known["frames"]) == np.stack(frames)[[0, 5]]).all()
     assert load_video(video, 1.0, 1) is video
+    whole = load_video({"frames": make(frames), "fps": 5}, 1.0, None)
+    assert whole["times"] == [index / 5 for index in range(10)]
+    assert (np.asarray(whole["frames"]) == np.stack(frames)).all()
 
 
 def test_frames_may_be_files(tmp_path):

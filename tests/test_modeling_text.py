@@ -204,6 +204,13 @@ def test_exactly_one_kind_of_input():
         decoder()
 
 
+@pytest.mark.parametrize("switches", [{}, {"num_experts": 4, "mlp_layer_types": ["dense", "sparse"]}])
+def test_every_matrix_is_an_ordinary_one(switches):
+    """bitsandbytes passes over a matrix of a class of its own, without a word."""
+    matrices = [module for module in make_decoder(**switches).modules() if isinstance(module, torch.nn.Linear)]
+    assert {type(module) for module in matrices} == {torch.nn.Linear}
+
+
 def test_residual_projections_start_smaller():
     """GPT-2, section 2.3: weights of residual layers are scaled by 1 / sqrt(N) with N residual layers."""
     model = MMGPTTextModel(MMGPTTextConfig(**{**TEXT, "hidden_size": 128, "num_hidden_layers": 8}))

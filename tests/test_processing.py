@@ -394,6 +394,18 @@ def test_each_frame_of_a_video_stands_behind_its_time(processor, tokenizer):
     torch.testing.assert_close(inputs["pixel_values_videos"][1], image)  # a frame is seen as an image is
 
 
+def test_every_frame_is_seen_where_no_sampling_is_wanted(processor, tokenizer):
+    videos = [film(0, 40)]
+    bounded = processor(text=["<|video|>"], videos=videos)
+    assert bounded["num_frames_per_video"].tolist() == [32]
+    whole = processor(text=["<|video|>"], videos=videos, do_sample_frames=False)
+    assert whole["num_frames_per_video"].tolist() == [40] and len(whole["pixel_values_videos"]) == 40
+    with pytest.raises(ValueError, match="Sampling frames from a list of images is not supported"):
+        processor(text=["<|video|>"], videos=videos, do_sample_frames=True)
+    timed = processor(text=["<|video|>"], videos=[{"frames": videos[0], "fps": 8}], do_sample_frames=True)
+    assert timed["num_frames_per_video"].tolist() == [5]
+
+
 def test_a_video_of_a_conversation_may_be_frames_or_their_files(processor, tmp_path):
     for index, frame in enumerate(film(0)):
         frame.save(tmp_path / f"{index}.png")

@@ -103,15 +103,17 @@ def test_a_text_model_loads_as_one(tmp_path, tokenizer):
     assert set(os.listdir(tmp_path / "text")) >= CODE
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("position", ["rope", "sinusoidal", "learned"])
-def test_buffers_are_intact_after_reload(tmp_path, dtype, position):
+@pytest.mark.parametrize("options", [{}, {"device_map": "auto"}], ids=["as it is", "device_map"])
+def test_buffers_are_intact_after_reload(tmp_path, dtype, position, options):
     """Non-persistent buffers are not in the file: they must be made again, not left as whatever memory held."""
     model = make_model(text={"position_embedding_type": position}, vision=SIGLIP, audio=WHISPER)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     model.save_pretrained(tmp_path / "model")
-    loaded = MMGPTForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=dtype).eval()
+    loaded = MMGPTForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=dtype, **options).eval()
+    loaded = loaded.cpu()
     buffers = dict(loaded.named_buffers())
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(buffers[name].to(buffer.dtype), buffer, msg=name)

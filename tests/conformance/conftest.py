@@ -7,7 +7,7 @@ import transformers
 
 from . import skips
 from .fetching import fetch
-from .reporting import Result, add, matrix
+from .reporting import Result, add, by_tester, matrix
 
 
 collect_ignore = ["stand_ins"]  # modules for the suites to import, no tests
@@ -16,12 +16,14 @@ collect_ignore = ["stand_ins"]  # modules for the suites to import, no tests
 MARKS = """accelerate_tests flash_attn_test flash_attn_3_test flash_attn_4_test generate is_expert_parallel_test is_fsdp_test
 is_pipeline_test is_tensor_parallel_test is_training_test order slow torch_compile_test"""
 
-# Our tests of what two modules test that the source distribution does not have, and of loading.
+# Our tests of what two modules test that the source distribution does not have, of loading, and of several processes.
 OURS = {
     "test_generation.py": "generation (ours)",
     "test_export.py": "export (ours)",
     "test_loading.py": "loading (ours)",
     "test_quantising.py": "quantised loading (ours)",
+    "test_packing.py": "packing (ours)",
+    "test_distribution.py": "several processes (ours)",
 }
 
 try:
@@ -49,7 +51,7 @@ def pytest_collection_modifyitems(items):
         suite = next(cls for cls in reversed(item.cls.mro()) if item.name in vars(cls))
         name = suite.__name__ if suite.__module__.startswith("transformers_tests") else "ConfigTester"
         item.user_properties += [("suite", name), ("tester", item.cls.__name__.removeprefix("Test"))]
-        if any(item.get_closest_marker(mark) for mark in ("is_fsdp_test", "is_tensor_parallel_test")):
+        if any(item.get_closest_marker(f"is_{kind}_test") for kind in ("fsdp", "tensor_parallel", "expert_parallel")):
             item.add_marker("conformance")  # minutes of starting processes
 
 
@@ -71,5 +73,5 @@ def pytest_terminal_summary(terminalreporter, config):
     if results:
         add(results)
     terminalreporter.section("transformers' own suites: passed / failed / skipped")
-    for line in matrix():
+    for line in [*by_tester(), "", *matrix()]:
         terminalreporter.write_line(line)

@@ -2,8 +2,8 @@
 
     .cache/conformance/report-5.23.0.json   {test id: [suite, tester, outcome, seconds]}, with the day and the machine
 
-Runs of a part of the suites add to the file; `make conformance` begins with an empty one. `python -m tests.conformance.reporting`
-prints the table, which is the README's.
+Runs of a part of the suites add to the file; `make conformance` begins with an empty one and ends with the table in the README,
+where the columns of releases that were not run here stay as they are.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import platform
 from collections import Counter, defaultdict
 from datetime import date
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,10 @@ from packaging.version import Version
 from tests.conformance.fetching import CACHE
 
 
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- written by make conformance -->\n", "<!-- end -->\n"
+
+
 class Result(NamedTuple):
     suite: str
     tester: str
@@ -28,7 +33,12 @@ class Result(NamedTuple):
     seconds: float
 
 
-def path(version: str = transformers.__version__):
+class Report(NamedTuple):
+    cells: dict[str, str]  # for each suite
+    circumstances: str
+
+
+def path(version: str = transformers.__version__) -> Path:
     return CACHE / f"report-{version}.json"
 
 
@@ -43,38 +53,75 @@ def add(results: dict[str, Result]) -> None:
     written.replace(path())
 
 
-def matrix() -> list[str]:
-    """Rows: suites; columns: releases, oldest first; cells: passed / failed / skipped."""
-    files = sorted(CACHE.glob("report-*.json"), key=lambda file: Version(file.stem.removeprefix("report-")))
-    reports = {file.stem.removeprefix("report-"): json.loads(file.read_text(encoding="utf-8")) for file in files}
-    counts = defaultdict(Counter)
-    for release, report in reports.items():
-        for result in map(Result._make, report["tests"].values()):
-            for suite in (result.suite, "all"):
-                counts[suite, release][result.outcome] += 1
-    suites = [*sorted({suite for suite, _ in counts} - {"all"}), "all"]
-    lines = ["| suite | " + " | ".join(f"transformers {release}" for release in reports) + " |"]
-    lines.append("|---" * (len(reports) + 1) + "|")
-    for suite in suites:
-        cells = [cell(counts[suite, release]) for release in reports]
-        lines.append(f"| {suite} | " + " | ".join(cells) + " |")
-    lines.append("")
-    for release, report in reports.items():
-        slow = sum(result[3] for result in report["tests"].values())
-        lines.append(
-            f"{release}: {report['date']}, torch {report['torch']}, {report['machine']}, {slow / 60:.0f} minutes of tests"
+def measured() -> dict[str, Report]:
+    """Of each release that was run here."""
+    reports = {}
+    for file in CACHE.glob("report-*.json"):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        results = [Result._make(result) for result in report["tests"].values()]
+        counts = defaultdict(Counter)
+        for result in results:
+            counts[result.suite][result.outcome] += 1
+            counts["all"][result.outcome] += 1
+        minutes = sum(result.seconds for result in results) / 60
+        reports[file.stem.removeprefix("report-")] = Report(
+            {suite: cell(count) for suite, count in counts.items()},
+            f"{report['date']}, torch {report['torch']}, {report['machine']}, {minutes:.0f} minutes of tests",
         )
-    return lines
+    return reports
 
 
 def cell(count: Counter) -> str:
     ours = f" + {count['ours']} ours" if count["ours"] else ""
-    return f"{count['passed']} / {count['failed']} / {count['skipped']}{ours}" if count else ""
+    return f"{count['passed']} / {count['failed']} / {count['skipped']}{ours}"
+
+
+def matrix(reports: dict[str, Report] | None = None) -> list[str]:
+    """Rows: suites; columns: releases, oldest first; cells: passed / failed / skipped."""
+    reports = measured() if reports is None else reports
+    reports = {release: reports[release] for release in sorted(reports, key=Version)}
+    suites = [*sorted({suite for report in reports.values() for suite in report.cells} - {"all"}), "all"]
+    lines = ["| suite | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
+    lines += [
+        f"| {suite} | " + " | ".join(report.cells.get(suite, "") for report in reports.values()) + " |"
+        for suite in suites
+    ]
+    return [*lines, "", *(f"- {release}: {report.circumstances}" for release, report in reports.items())]
+
+
+def read_matrix(lines: list[str]) -> dict[str, Report]:
+    """What `matrix` wrote."""
+    table = [[part.strip() for part in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    circumstances = dict(line.removeprefix("- ").split(": ", 1) for line in lines if line.startswith("- "))
+    return {
+        release: Report({row[0]: row[column] for row in table[1:] if row[column]}, circumstances[release])
+        for column, release in enumerate(table[0][1:] if table else [], start=1)
+    }
+
+
+def by_tester() -> list[str]:
+    """The installed release's counts for each suite and tester."""
+    counts = defaultdict(Counter)
+    for result in map(Result._make, json.loads(path().read_text(encoding="utf-8"))["tests"].values()):
+        counts[result.suite, result.tester][result.outcome] += 1
+    return [f"{suite:<28}{tester:<30}{cell(count)}" for (suite, tester), count in sorted(counts.items())]
+
+
+def write_readme() -> None:
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    written, _, after = rest.partition(END)
+    reports = read_matrix(written.splitlines()) | measured()
+    README.write_text(before + BEGIN + "\n".join(matrix(reports)) + "\n" + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Prints what transformers' suites gave on each release.")
     parser.add_argument("--forget", action="store_true", help="delete the installed release's results first")
-    if parser.parse_args().forget:
+    parser.add_argument("--readme", action="store_true", help="write the table into the README, too")
+    arguments = parser.parse_args()
+    if arguments.forget:
         path().unlink(missing_ok=True)
+    if arguments.readme:
+        write_readme()
     print("\n".join(matrix()))

@@ -18,6 +18,18 @@ from . import skips
 from .testers import Source, TextTester
 
 
+try:
+    from transformers_tests.test_expert_parallel_mixin import (
+        EP_DISTRIBUTED_TEST_MODEL_TYPES,
+        ExpertParallelTesterMixin,
+    )
+except ImportError:  # transformers 5.17 has these tests among those of tensor parallelism
+    EP_DISTRIBUTED_TEST_MODEL_TYPES = set()
+
+    class ExpertParallelTesterMixin:
+        pass
+
+
 # The suites look class names up in these tables, which AutoModel.register does not fill; a class that is not found there is
 # passed over in silence.
 modeling_auto.MODEL_MAPPING_NAMES.update(mmgpt="MMGPTModel", mmgpt_text="MMGPTTextModel")
@@ -27,6 +39,7 @@ modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.update(mmgpt="MMGPTForC
 # The library runs its multi-process tests on a choice of its models only.
 test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES |= {"mmgpt", "mmgpt_text"}
 test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES |= {"mmgpt", "mmgpt_text"}
+EP_DISTRIBUTED_TEST_MODEL_TYPES |= {"mmgpt_text"}
 
 
 class ModelSuite(ModelTesterMixin, GenerationTesterMixin):
@@ -68,9 +81,23 @@ class ShardedTextSuite(TextSuite, TensorParallelTesterMixin, FSDPTesterMixin):
         """The suite wants a core for each rank; ranks that share one are slow, not wrong."""
 
 
+class ShardedMixtureSuite(ShardedTextSuite, ExpertParallelTesterMixin):
+    pass
+
+
 class MultimodalSuite(ModelSuite):
     _is_composite = True
     config_arguments = {"has_text_modality": False, "common_properties": ["image_token_id", "audio_token_id"]}
+
+
+class EncoderFreeSuite(MultimodalSuite):
+    """One matrix stands in the place of a tower: its output is the only hidden state, and there are no attentions."""
+
+    def _image_features_get_expected_num_attentions(self, model_tester=None):
+        return 0
+
+    _audio_features_get_expected_num_attentions = _image_features_get_expected_num_attentions
+    _video_features_get_expected_num_attentions = _image_features_get_expected_num_attentions
 
 
 class ShardedMultimodalSuite(MultimodalSuite, TensorParallelTesterMixin):

@@ -5,7 +5,7 @@ import unittest
 import pytest
 
 from . import testers
-from .suites import FromFolder, MultimodalSuite, ShardedMultimodalSuite
+from .suites import EncoderFreeSuite, FromFolder, MultimodalSuite, ShardedMultimodalSuite
 
 
 @pytest.mark.conformance
@@ -23,7 +23,7 @@ class TestImageAudio(ShardedMultimodalSuite, unittest.TestCase):
 
 
 @pytest.mark.conformance
-class TestEncoderFree(MultimodalSuite, unittest.TestCase):
+class TestEncoderFree(EncoderFreeSuite, unittest.TestCase):
     model_tester_class = testers.EncoderFreeTester
 
 
@@ -38,7 +38,7 @@ class TestImageAudioFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
 
 
 @pytest.mark.conformance
-class TestEncoderFreeFromFolder(FromFolder, MultimodalSuite, unittest.TestCase):
+class TestEncoderFreeFromFolder(FromFolder, EncoderFreeSuite, unittest.TestCase):
     model_tester_class = testers.EncoderFreeTester
 
 

@@ -6,7 +6,7 @@ import pytest
 from transformers_tests.test_tensor_parallel_mixin import TensorParallelTesterMixin
 
 from . import testers
-from .suites import FromFolder, ShardedTextSuite, TextSuite
+from .suites import FromFolder, ShardedMixtureSuite, ShardedTextSuite, TextSuite
 
 
 class TestText(ShardedTextSuite, unittest.TestCase):
@@ -24,7 +24,7 @@ class TestSliding(TextSuite, unittest.TestCase):
 
 
 @pytest.mark.conformance
-class TestMixture(TextSuite, unittest.TestCase):
+class TestMixture(ShardedMixtureSuite, unittest.TestCase):
     model_tester_class = testers.MixtureTester
 
 
