@@ -114,7 +114,8 @@ class MMGPTProcessor(ProcessorMixin):
         # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
         self.get_attributes = partial(list, present)
         template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
-        if len(present) > 1 and not self.places_media(template):
+        # A template that is given stays as it is: a saved one must come back the same.
+        if chat_template is None and len(present) > 1 and not self.places_media(template):
             template = with_media(template, self.placeholders)
         super().__init__(**present, chat_template=template)
 
