@@ -5,6 +5,7 @@ a model, as a field of outputs, and as an argument of the functions that make ma
 """
 
 from functools import wraps
+from inspect import Parameter, signature
 
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -21,6 +22,11 @@ def takes_cache(forward):
             kwargs["past_key_values"] = kwargs.pop("cache")
         return forward(*args, **kwargs)
 
+    if CACHE == "cache":  # `generate()` refuses arguments that the signature does not name
+        taken = signature(forward)
+        cache = taken.parameters["past_key_values"].replace(name="cache", kind=Parameter.KEYWORD_ONLY)
+        *named, rest = taken.parameters.values()
+        renamed.__signature__ = taken.replace(parameters=[*named, cache, rest])
     return renamed
 
 
