@@ -498,7 +498,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             audio_embeds=audio_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,

@@ -407,7 +407,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,

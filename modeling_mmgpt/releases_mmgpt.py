@@ -4,6 +4,7 @@ From 5.24 on the cache of keys and values is called `cache`, before it was `past
 a model, as a field of outputs, and as an argument of the functions that make masks.
 """
 
+import warnings
 from functools import wraps
 from inspect import Parameter, signature
 
@@ -20,6 +21,8 @@ def takes_cache(forward):
     def renamed(*args, **kwargs):
         if "cache" in kwargs:
             kwargs["past_key_values"] = kwargs.pop("cache")
+        elif CACHE == "cache" and kwargs.get("past_key_values") is not None:
+            warnings.warn("`past_key_values` is deprecated: call it `cache`.", FutureWarning, stacklevel=2)
         return forward(*args, **kwargs)
 
     if CACHE == "cache":  # `generate()` refuses arguments that the signature does not name
