@@ -64,7 +64,7 @@ class TestEverySource:
 
 def test_course_spreads_its_sources_in_blocks_and_keeps_the_order_of_each():
     rows = {"digits": 40, "text": 80}
-    course = load_course(None, "train", rows, {"digits": 1, "text": 2})["id"]
+    course = load_course(None, "train", rows, {"text": 2})["id"]
     sources = [name.partition("-")[0] for name in course]
     for source, count in rows.items():
         assert [name for name in course if name.startswith(source)] == [f"{source}-train-{i}" for i in range(count)]
@@ -78,6 +78,8 @@ def test_unknown_source_and_split_are_refused():
         load_demo(None, "train", "smells", rows=1)
     with pytest.raises(ValueError, match="no split 'dev'"):
         load_demo(None, "dev", "text", rows=1)
+    with pytest.raises(ValueError, match="no source 'smells'"):
+        load_course(None, "train", {"smells": 1}, {})
 
 
 class TestConversation:

@@ -79,9 +79,8 @@ def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     before = flatten(yaml.safe_load(written.read_text(encoding="utf-8"))) if written.is_file() else {}
     now = flatten(yaml.safe_load(yaml.safe_dump(recipe_tree(recipe))))
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    bound = (
-        {"training.dataloader_num_workers"} if recipe.data.streaming else set()
-    )  # each worker has its part of a stream
+    # Each worker has its part of a stream.
+    bound = {"training.dataloader_num_workers"} if recipe.data.streaming else set()
     return [key for key in keys if key in bound or not FREE_TO_CHANGE.fullmatch(key)]
 
 

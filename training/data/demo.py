@@ -47,10 +47,11 @@ def load_course(root: Path, split: str, rows: dict[str, int], exchanges: dict[st
     source: rows that are alike in length share a batch of 16, which wastes little on padding.
 
     rows (`dict`): source -> how many.
-    exchanges (`dict`): source -> questions with answers in one row.
+    exchanges (`dict`): source -> questions with answers in one row; 1 where it is not named.
+    root, split, seed: as of `load_demo`.
     """
     sources = {
-        source: load_demo(root, split, source, count, exchanges[source], seed) for source, count in rows.items()
+        source: load_demo(root, split, source, count, exchanges.get(source, 1), seed) for source, count in rows.items()
     }
     blocks = [
         (start / rows[source], source, range(start, min(start + BLOCK, rows[source])))

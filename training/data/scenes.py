@@ -40,7 +40,7 @@ TASKS = {  # task: the kinds of scene that it asks about; two pairs to each othe
 
 # Training asks in another order and measure than the test. What a shape is has to be seen before anything can be said about two of
 # them: the first rows show one thing each and mostly ask for its name. Then pairs come most often, which take longest to learn.
-FIRST_LOOKS = 8000
+FIRST_LOOKS = 8000  # rows
 FIRST_PRACTICE = (
     *(("scene_shape", "single"), ("scene_caption", "single")) * 3,
     ("scene_colour", "single"),
@@ -205,7 +205,8 @@ def paint(scene: Scene, rng: random.Random) -> Image.Image:
 
 
 def scene_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split: its first task goes round all tasks, its scene is a kind which that task asks about."""
+    """Row `index` of a split: its first task goes round all tasks (in training, round the practice that is due), its scene is of a
+    kind which that task asks about."""
     rng = random.Random(f"scenes/{seed}/{split}/{index}")
     if split == "train":
         practice = FIRST_PRACTICE if index < FIRST_LOOKS else PRACTICE

@@ -144,7 +144,8 @@ def synthesise(sound: Sound, rng: random.Random) -> np.ndarray:
 
 
 def sound_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split: its first task goes round all tasks, its sound is of a kind which that task asks about."""
+    """Row `index` of a split: its first task goes round all tasks (in training, round `PRACTICE`), its sound is of a kind which
+    that task asks about."""
     rng = random.Random(f"sounds/{seed}/{split}/{index}")
     tasks = PRACTICE if split == "train" else tuple(TASKS)
     task = tasks[index % len(tasks)]
