@@ -6,6 +6,7 @@ LONGEST_SOUND, videos by the number of frames that are asked for.
 
 import base64
 import binascii
+import http.client
 import io
 import urllib.request
 import warnings
@@ -33,7 +34,7 @@ def read_bytes(source: str | bytes | Path, name: str) -> bytes:
         try:
             with urllib.request.urlopen(source, timeout=30) as response:
                 return response.read()
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # no such place, no URL, no whole answer
             raise ValueError(f"{name}: cannot download {source}: {error}") from error
     if source.startswith("data:"):
         source = source.partition(",")[2]
@@ -140,7 +141,9 @@ def read_audio(data: bytes, name: str) -> tuple[np.ndarray, int]:
             frames = file.read(int(LONGEST_SOUND * file.samplerate) + 1, dtype="float32", always_2d=True)
             return frames.mean(axis=1), file.samplerate
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{name} is not a sound that can be read (wrong format or damaged file): {error}") from error
+        raise ValueError(
+            f"{name} is not a sound that can be read (wrong format or damaged file): {error.error_string}"
+        ) from error
 
 
 def resample(waveform: np.ndarray, rate: int, sampling_rate: int, name: str) -> np.ndarray:

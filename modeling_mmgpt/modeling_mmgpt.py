@@ -418,6 +418,10 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
 
+    def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
+        """`transformers serve` gives the processor in the place of the tokenizer, which stop strings are looked up in."""
+        return super()._get_stopping_criteria(*args, tokenizer=getattr(tokenizer, "tokenizer", tokenizer), **kwargs)
+
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """Beams and several answers for each prompt: media are repeated with the samples that they belong to."""
         media = {}

@@ -362,7 +362,10 @@ def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: 
     some texts straight to `generate()`. For more than a decoder was made for, raise its `max_position_embeddings`."""
     length = input_ids.shape[1]
     if is_first_iteration:
-        check_length(longest_input(text_config), length or inputs_embeds.shape[1])
+        prompt_length = length or (0 if inputs_embeds is None else inputs_embeds.shape[1])
+        if prompt_length == 0:
+            raise bad_request("The input has no tokens: there is nothing to continue.")
+        check_length(longest_input(text_config), prompt_length)
     refuse_too_long(text_config, length)
 
 

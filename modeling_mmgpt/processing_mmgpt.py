@@ -23,7 +23,7 @@ from .lengths_mmgpt import (
 )
 from .media_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
 from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
-from .requests_mmgpt import check_length, longest_input, requests_refused
+from .requests_mmgpt import check_length, longest_input, mend_transcriptions, requests_refused
 from .rows_mmgpt import (
     audio_rows,
     check_image_processor,
@@ -111,6 +111,7 @@ class MMGPTProcessor(ProcessorMixin):
         }
         present = {name: part for name, part in parts.items() if part is not None}
         name_fields(present)
+        mend_transcriptions()
         # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
         self.get_attributes = partial(list, present)
         template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
@@ -357,6 +358,8 @@ class MMGPTProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
         with requests_refused():
+            if not len(conversation):
+                raise ValueError("The conversation is empty: give at least one message.")
             outputs = self.render_conversation(conversation, chat_template, **kwargs)
             if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
                 check_length(self.context_length, max(map(len, outputs["input_ids"])))
@@ -434,7 +437,8 @@ class MMGPTProcessor(ProcessorMixin):
         for index, conversation in enumerate(conversations):
             name = f"a sound of conversation {index}"
             decoded.append([self.decode_message(message, audio_loading_params, name) for message in conversation])
-        return super()._multimodal_inputs_from_conversations(decoded, audio_loading_params, load_audio_from_video)
+        # `transformers serve` wants the sound of each video for models that hear; videos have none here.
+        return super()._multimodal_inputs_from_conversations(decoded, audio_loading_params)
 
     @staticmethod
     def decode_message(message: dict, audio_loading_params: dict, name: str) -> dict:

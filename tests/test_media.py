@@ -4,7 +4,10 @@ import base64
 import builtins
 import http.server
 import io
+import re
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import av
 import numpy as np
@@ -60,21 +63,35 @@ def without(monkeypatch):
     return hide
 
 
-@pytest.fixture
-def served(tmp_path):
-    """A real HTTP server over `tmp_path`; gives its address."""
+@contextmanager
+def web_server(folder: Path):
+    """A real HTTP server over `folder`; gives its address. Of /cut it sends less than it promises."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args, **kwargs):
-            super().__init__(*args, directory=str(tmp_path), **kwargs)
+            super().__init__(*args, directory=str(folder), **kwargs)
 
         def log_message(self, *args):
             pass
+
+        def do_GET(self):
+            if self.path != "/cut":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"less")
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+
+
+@pytest.fixture
+def served(tmp_path):
+    with web_server(tmp_path) as address:
+        yield address
 
 
 def test_an_image_is_the_same_from_every_source(tmp_path, served):
@@ -112,6 +129,18 @@ def test_a_sound_is_the_same_from_every_source(tmp_path, served):
     ]
     for source in sources:
         np.testing.assert_array_equal(load_audio(source, 16000), sound(0)["array"])
+
+
+@pytest.mark.parametrize("path", ["none.png", "cut", " no path"])
+def test_what_cannot_be_downloaded_is_named(served, path):
+    with pytest.raises(ValueError, match=f"picture 7: cannot download {served}/{path}: ."):
+        load_image(f"{served}/{path}", "picture 7")
+
+
+@pytest.mark.parametrize("address", ["http://", "http://[::1", "http://host:port/a.png", "http://no host/a.png"])
+def test_what_is_no_address_is_named(address):
+    with pytest.raises(ValueError, match=re.escape(f"picture 7: cannot download {address}: ")):
+        load_image(address, "picture 7")
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,12 @@ class TestUseIt:
             assert b"0.95 to 0.98" in hub.repositories["me/my-model"][-1]["files"]["README.md"]
 
     def test_the_servers_commands_are_transformers_own(self):
+        """tests/test_serve.py runs both, with a port of its own."""
         commands = re.findall(r"^transformers (.*)$", USE, flags=re.MULTILINE)
-        assert [command.split()[0] for command in commands] == ["serve", "chat"]
+        assert commands == [
+            "serve outputs/demo/model --trust-remote-code",
+            "chat outputs/demo/model localhost:8000",
+        ]
         assert (Path(sys.executable).parent / "transformers").exists()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import transformers
 from packaging.version import Version
 from transformers.utils import is_librosa_available
 
+from tests.test_media import clip, web_server
 from tests.tiny_assistant import RATE
 
 
@@ -146,14 +148,58 @@ class TestChatCompletions:
         pieces = ask(content, stream=True)
         assert "".join(pieces) == answer and len(pieces) > 1
 
-    def test_several_turns(self, client, assistant):
+    @pytest.mark.parametrize(("first", "second"), [("red", "blue"), ("blue", "red")])
+    def test_several_turns_with_pictures(self, client, assistant, first, second):
         messages = [
-            {"role": "user", "content": [image(assistant.parent / "red.png"), text("Colour?")]},
-            {"role": "assistant", "content": "red"},
-            {"role": "user", "content": [image(assistant.parent / "blue.png"), text("Colour?")]},
+            {"role": "user", "content": [image(assistant.parent / f"{first}.png"), text("Colour?")]},
+            {"role": "assistant", "content": first},
+            {"role": "user", "content": [image(assistant.parent / f"{second}.png"), text("Colour?")]},
         ]
-        answer = client.chat.completions.create(model=str(assistant), messages=messages, max_tokens=4)
+        answer = client.chat.completions.create(model=str(assistant), messages=messages, max_tokens=8)
+        assert answer.choices[0].message.content == second
         assert answer.usage.prompt_tokens > 2 * 16  # both pictures
+
+    @pytest.mark.parametrize("colours", [("red", "blue"), ("blue", "red")])
+    def test_several_pictures_in_a_turn(self, ask, assistant, colours):
+        pictures = [image(assistant.parent / f"{colour}.png") for colour in colours]
+        assert ask([*pictures, text("Colours?")]) == " ".join(colours)
+
+    def test_media_from_the_web(self, ask, assistant):
+        with web_server(assistant.parent) as web:
+            assert ask([{"type": "image_url", "image_url": {"url": f"{web}/blue.png"}}, text("Colour?")]) == "blue"
+            assert ask([{"type": "audio_url", "audio_url": {"url": f"{web}/low.wav"}}, text("Heard?")]) == "low"
+
+    def test_a_video(self, client, assistant, tmp_path):
+        """An extension of transformers' server, which wants the sound of a video too where the model hears."""
+        (tmp_path / "film.mp4").write_bytes(clip(num_frames=20))
+        content = [{"type": "video_url", "video_url": {"url": str(tmp_path / "film.mp4")}}, text("?")]
+        messages = [{"role": "user", "content": content}]
+        answer = client.chat.completions.create(model=str(assistant), messages=messages, max_tokens=4)
+        assert answer.usage.prompt_tokens > 2 * 16  # two seconds, a frame for each
+
+    def test_what_ends_an_answer(self, ask):
+        assert ask("In French: the dog", stop=["ch"]) == "le ch"
+
+    def test_requests_at_the_same_time(self, ask, requests):
+        def one(number: int):
+            content, answer = list(requests.values())[number % 3]
+            if number % 4 == 3:
+                with pytest.raises(openai.BadRequestError):
+                    ask([image(b"no picture"), text("?")], stream=number % 8 == 7)
+            return "".join(ask(content, stream=number % 2 == 1)) == answer
+
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(one, range(24)))
+
+    def test_a_client_that_leaves_in_the_middle(self, server, ask, assistant):
+        import httpx2  # comes with huggingface_hub
+
+        body = {"model": str(assistant), "messages": [{"role": "user", "content": "?"}], "stream": True}
+        body |= {"max_tokens": 200, "generation_config": "{}"}  # no token that ends it
+        for _ in range(3):
+            with httpx2.stream("POST", f"{server}/v1/chat/completions", json=body, timeout=60) as answer:
+                next(answer.iter_raw())
+        assert ask("Once") == "upon"
 
 
 def test_completions_continue_text(client, assistant):
@@ -166,7 +212,7 @@ def test_completions_continue_text(client, assistant):
 
 @transcribes
 class TestTranscriptions:
-    @pytest.mark.parametrize("word", ["low", "high"])
+    @pytest.mark.parametrize("word", ["low", "high", "neither low nor high but between"])
     def test_only_what_was_heard(self, client, assistant, word):
         with (assistant.parent / f"{word}.wav").open("rb") as file:
             assert client.audio.transcriptions.create(model=str(assistant), file=file).text == word
@@ -196,11 +242,15 @@ class TestBadRequests:
             ([image(b"no picture at all")], "is not an image that can be read"),
             ([image(b"\x89PNG\r\n\x1a\n" + bytes(40))], "image 0"),
             ([{"type": "image_url", "image_url": {"url": "ftp://example.org/a.png"}}], "http"),
+            (
+                [{"type": "image_url", "image_url": {"url": "http://no host/a.png"}}],
+                "cannot download http://no host/a.png",
+            ),
             ([{"type": "image_url", "image_url": {"url": "/no/such/file.png"}}], "/no/such/file.png"),
             ([audio(b"no sound at all")], "is not a sound that can be read"),
             ("word " * 200, "reads at most 256"),
         ],
-        ids=["text as png", "broken png", "scheme", "no file", "text as wav", "too long"],
+        ids=["text as png", "broken png", "scheme", "no url", "no file", "text as wav", "too long"],
     )
     def test_message(self, ask, content, message, stream):
         with pytest.raises(openai.BadRequestError) as error:
@@ -211,6 +261,14 @@ class TestBadRequests:
         with pytest.raises(openai.BadRequestError) as error:
             ask([image(assistant.parent / "bomb.png"), text("Colour?")])
         assert "10000 x 10000 pixels, more than the 89,478,485 that are decoded" in error.value.body["detail"]
+
+    def test_nothing_at_all(self, client, assistant):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.chat.completions.create(model=str(assistant), messages=[])
+        assert "The conversation is empty" in error.value.body["detail"]
+        with pytest.raises(openai.BadRequestError) as error:
+            client.completions.create(model=str(assistant), prompt="")
+        assert "there is nothing to continue" in error.value.body["detail"]
 
     def test_a_text_too_long_to_be_continued(self, client, assistant):
         with pytest.raises(openai.BadRequestError) as error:
@@ -230,6 +288,24 @@ class TestBadRequests:
         with (tmp_path / "sound.wav").open("rb") as file, pytest.raises(openai.BadRequestError) as error:
             client.audio.transcriptions.create(model=str(assistant), file=file)
         assert message in error.value.body["detail"]
+
+    @transcribes
+    @pytest.mark.parametrize("kept", [0, 30, 200], ids=["nothing", "half a header", "a part"])
+    def test_a_damaged_recording(self, server, client, assistant, tmp_path, kept):
+        import httpx2  # comes with huggingface_hub
+
+        sound, _ = soundfile.read(assistant.parent / "low.wav")
+        soundfile.write(tmp_path / "low.flac", sound, RATE)
+        damaged = (tmp_path / "low.flac").read_bytes()[:kept]
+        with pytest.raises(openai.BadRequestError) as error:
+            client.audio.transcriptions.create(model=str(assistant), file=("low.flac", damaged))
+        assert "The recording is not a sound that can be read" in error.value.body["detail"]
+        answer = httpx2.post(
+            f"{server}/v1/audio/transcriptions",
+            files={"file": ("low.flac", damaged)},
+            data={"model": str(assistant), "stream": "true"},
+        )
+        assert answer.status_code == 400 and "0x" not in answer.text
 
     def test_an_empty_sound(self, ask, tmp_path):
         soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), RATE)

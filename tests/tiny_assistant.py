@@ -27,7 +27,7 @@ TEXTS = {
     "Once": "upon",
 }
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
-PITCHES = {"low": 300, "high": 3000}
+PITCHES = {"low": 300, "high": 3000, "neither low nor high but between": 1000}  # one longer than 20 tokens
 
 
 def square(colour: str) -> PIL.Image.Image:
@@ -43,6 +43,11 @@ def lessons() -> list[dict]:
     for colour in COLOURS:
         rows.append(row("Colour?", colour, images=[square(colour)]))
         rows.append(row("Describe the picture.", f"a {colour} one", images=[square(colour)]))
+    for first, second in (("red", "blue"), ("blue", "red")):
+        pictures = [square(first), square(second)]
+        rows.append(row("Colours?", f"{first} {second}", images=pictures))
+        turns = [row("Colour?", colour, images=[square(colour)])["messages"] for colour in (first, second)]
+        rows.append({"messages": turns[0] + turns[1], "images": pictures, "audios": [], "videos": []})
     for word in PITCHES:
         for before, after in ((0.0, 0.0), (0.0, 0.1), (0.01, 0.08), (0.02, 0.1)):
             silence = (int(before * RATE), int(after * RATE))
