@@ -15,10 +15,12 @@ from typing import Annotated
 
 import torch
 import typer
+from huggingface_hub.utils import httpx
 from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.table import Table
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TextStreamer
 from transformers.utils import logging
 
@@ -41,6 +43,8 @@ HELP = """\
 
 # What is wrong with a request, and leaves the model as it was.
 REQUEST_ERRORS = (ValueError, OSError, ImportError, torch.OutOfMemoryError)
+# And what is wrong with a folder, a device or the way to the Hub.
+LOADING_ERRORS = (*REQUEST_ERRORS, RuntimeError, httpx.HTTPError)
 
 Folder = Annotated[str, typer.Argument(help="A saved folder, or a model of the Hub.")]
 Images = Annotated[list[str] | None, typer.Option("--image", help="Picture: a path or URL. May be repeated.")]
@@ -54,6 +58,7 @@ Temperature = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the accelerator if there is one.")]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 Dtype = Annotated[str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")]
 
 
@@ -97,6 +102,8 @@ class Session:
 
     def attach(self, kind: str, source: str):
         """Opens a medium now, so that a bad one is refused before it is part of the conversation."""
+        if not source:
+            raise ValueError(f"Name a file or a URL: /{kind} FILE.")
         part, noun = {
             "image": ("image_processor", "pictures"),
             "audio": ("feature_extractor", "sounds"),
@@ -114,6 +121,10 @@ class Session:
 
     def say(self, text: str, settings: dict) -> str:
         """The answer, written out as it is made. Words that could not be answered are forgotten again."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes that were no text reached us as halves of characters
+            raise ValueError("Your words are not valid UTF-8 text.") from error
         content = [*self.waiting, {"type": "text", "text": text}] if self.waiting else text
         messages = [*self.messages, {"role": "user", "content": content}]
         inputs = self.prepare(messages)
@@ -143,16 +154,23 @@ class Session:
 def load(folder: str, device: str | None, dtype: str):
     """The model with its processor (a tokenizer, where the model only reads)."""
     require_folder(folder)
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype}: give one of {', '.join(DTYPES)}.")
     if device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = "cpu" if accelerator is None else accelerator.type
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {folder} are damaged: {error}") from error
     return model, AutoProcessor.from_pretrained(folder)
 
 
 def require_folder(folder: str) -> None:
     if not Path(folder).is_dir() and (folder.startswith((".", "/", "~")) or folder.count("/") != 1):
-        fail(f"There is no folder {folder}, and the name of a model of the Hub has the form owner/name.")
+        raise FileNotFoundError(
+            f"There is no folder {folder}, and the name of a model of the Hub has the form owner/name."
+        )
 
 
 def fail(message: str):
@@ -176,7 +194,7 @@ def start(folder: str, device: str | None, dtype: str, system: str | None, media
         for kind, sources in media.items():
             for source in sources or []:
                 session.attach(kind, source)
-    except REQUEST_ERRORS as error:
+    except LOADING_ERRORS as error:
         fail(str(error))
     return session
 
@@ -250,7 +268,8 @@ def generate(
     logging.disable_progress_bar()
     session = start(folder, device, dtype, system, {"image": image, "audio": audio, "video": video})
     try:
-        session.say(sys.stdin.read() if prompt == "-" else prompt, settings_of(max_new_tokens, temperature, seed))
+        text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+        session.say(text, settings_of(max_new_tokens, temperature, seed))
     except REQUEST_ERRORS as error:
         fail(str(error))
 
@@ -258,11 +277,11 @@ def generate(
 @app.command()
 def info(folder: Folder):
     """What a model consists of and needs: parts, memory, tokens of pictures and sounds. Loads no weights."""
-    require_folder(folder)
     try:
+        require_folder(folder)
         config = AutoConfig.from_pretrained(folder)
         processor = AutoProcessor.from_pretrained(folder)
-    except REQUEST_ERRORS as error:
+    except LOADING_ERRORS as error:
         fail(str(error))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -333,7 +352,7 @@ def push(
     """Publish a saved folder on the Hub, all of it in one commit (log in first: hf auth login)."""
     try:
         commit = push_folder(folder, repo_id, private=private or None, message=message)
-    except REQUEST_ERRORS as error:
+    except LOADING_ERRORS as error:
         fail(str(error))
     console.print(commit.commit_url, soft_wrap=True)
 

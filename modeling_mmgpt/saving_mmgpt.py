@@ -194,6 +194,8 @@ def push_folder(
     folder = Path(folder).absolute()
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"{folder} is no saved model: it has neither config.json nor adapter_config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} has no weights (*.safetensors): on the Hub it would replace a model by none.")
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as staging:

@@ -1,5 +1,7 @@
 """The mmgpt command: what a person in a terminal sees, in real processes."""
 
+import ast
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -44,6 +46,7 @@ def talk(assistant):
         f"/image {media / 'bomb.png'}",
         f"/audio {media / 'empty.wav'}",
         f"/image {media}",
+        "/image",
         "/what",
         "word " * 200,
         "/clear",
@@ -73,6 +76,7 @@ class TestChat:
             "10000 x 10000 pixels, more than the 89,478,485",
             "is empty: it has no samples",
             "there is no file",
+            "Name a file or a URL: /image FILE",
             "reads at most 256",
         ]
         assert len(errors) == len(expected)
@@ -149,7 +153,7 @@ class TestGenerate:
         assert (done.returncode, done.stdout) == (0, "low\n")
 
     def test_standard_input(self, assistant):
-        assert run("generate", assistant, "-", said="Summarise: A cat sat there.").stdout == "cat sat\n"
+        assert run("generate", assistant, "-", said="Summarise: A cat sat there.\n").stdout == "cat sat\n"
 
     def test_sampling_repeats_with_a_seed(self, assistant):
         options = ("--temperature", "5", "--seed", "1", "--max-new-tokens", "12")
@@ -170,9 +174,19 @@ class TestGenerate:
             (["no-such-folder", "hi"], "There is no folder no-such-folder"),
             (["./no/folder", "hi"], "There is no folder ./no/folder"),
             (["{assistant}", "hi", "--image", "nowhere.png"], "there is no file nowhere.png"),
+            (["{assistant}", "hi", "--image", "{assistant}"], "there is no file"),
+            (["{assistant}", "not text: \udcff"], "not valid UTF-8"),
+            (["{assistant}", "hi", "--device", "abacus"], "device string: abacus"),
+            (["{assistant}", "hi", "--dtype", "float99"], "give one of auto, float32"),
+            (["damaged", "hi"], "The weights of damaged are damaged"),
+            (["empty", "hi"], "config.json"),
         ],
     )
-    def test_what_is_wrong_is_said_in_a_line(self, assistant, arguments, message):
+    def test_what_is_wrong_is_said_in_a_line(self, assistant, tmp_path, monkeypatch, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "empty").mkdir()
+        shutil.copytree(assistant, "damaged")
+        (tmp_path / "damaged" / "model.safetensors").write_bytes(b"not weights")
         done = run("generate", *(argument.format(assistant=assistant) for argument in arguments))
         assert done.exit_code == 1 and done.stdout == ""
         assert message in done.stderr and "Traceback" not in done.stderr
@@ -213,6 +227,15 @@ def test_the_entry_point_is_in_the_wheel():
     scripts = tomllib.loads(Path("pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"mmgpt": "modeling_mmgpt.cli:main"}
     assert callable(cli.main)
+
+
+def test_the_package_imports_nothing_of_the_checkout():
+    """The wheel has modeling_mmgpt only."""
+    for path in Path("modeling_mmgpt").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert not {name.split(".")[0] for name in names} & {"training", "configuration", "tests"}, path
 
 
 def test_the_command_line_does_not_travel_with_a_checkpoint(assistant):

@@ -207,6 +207,9 @@ def test_the_runs_own_files_stay_at_home(hub, assistant, tmp_path):
 def test_what_is_no_model_is_refused(hub, tmp_path):
     with pytest.raises(ValueError, match="is no saved model"):
         push_folder(tmp_path, "me/nothing")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no weights"):
+        push_folder(tmp_path, "me/nothing")
     assert "me/nothing" not in hub.repositories
 
 
