@@ -46,7 +46,7 @@ from .media_rows_mmgpt import EMBEDS, repeat_media
 from .modeling_mmgpt_text import check_generation, keep_last
 from .releases_mmgpt import CACHE, takes_cache
 from .saving_mmgpt import CompleteFolderMixin
-from .serving_mmgpt import part_windows, refuse_in_vllm, runs_in_vllm
+from .serving_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 from .towers_mmgpt import build_tower, tower_width
 
 
@@ -127,7 +127,7 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
 class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
     def __init__(self, config: MMGPTConfig):
         super().__init__(config)
-        refuse_in_vllm(config)
+        refuse_in_engines(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
         width = text.hidden_size
         if vision is not None:

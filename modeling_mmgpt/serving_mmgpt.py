@@ -1,4 +1,5 @@
-"""What vLLM's Transformers backend (0.32) asks of a model and its processor, where it is another form than transformers'.
+"""What vLLM's Transformers backend (0.32) asks of a model and its processor, where it is another form than transformers'. Of SGLang's
+(0.5.23) only what it would compute wrongly.
 
 Its processes are told by the attention function that it registers. In them the processor gives one row for each sound, whatever its
 length, and says which fields belong to which modality; the model takes its windows apart again. What vLLM would compute wrongly is
@@ -15,6 +16,7 @@ from .lengths_mmgpt import window_frames
 
 
 VLLM = "vllm"
+ENGINES = {VLLM: "vLLM", "sglang": "SGLang"}  # by the attention function that each registers
 # Fields of each part of the processor that the part itself does not name. vLLM hands the model no field that nobody names.
 FIELDS = {
     "image_processor": ["tile_positions"],
@@ -31,18 +33,24 @@ def runs_in_vllm(config) -> bool:
     return config.text_config._attn_implementation == VLLM
 
 
-def refuse_in_vllm(config) -> None:
-    """Raises `ValueError` for a model that vLLM would run, but not as it was trained."""
-    if not runs_in_vllm(config):
+def refuse_in_engines(config) -> None:
+    """Raises `ValueError` for a model that a serving engine would run, but not as it was trained."""
+    engine = ENGINES.get(config.text_config._attn_implementation)
+    if engine is None:
         return
+    elsewhere = "generate() or `transformers serve`"
     if config.fusion == "cross_attention":
-        raise ValueError(
-            "fusion='cross_attention': vLLM keeps no media beside the text. Use generate() or `transformers serve`."
-        )
+        raise ValueError(f"fusion='cross_attention': {engine} keeps no media beside the text. Use {elsewhere}.")
+    if engine == "SGLang":
+        if config.bidirectional_images:
+            raise ValueError(f"bidirectional_images: SGLang lets images see only backwards. Use {elsewhere}.")
+        if config.vision_max_tiles is not None:
+            raise ValueError(f"vision_max_tiles: SGLang loses where tiles stand. Use vLLM, {elsewhere}.")
+        return
     if config.bidirectional_images and not torch.cuda.is_available():
         raise ValueError(
             "bidirectional_images: vLLM on a CPU lets images see only backwards, so the answers would be wrong. Use a GPU, "
-            "generate() or `transformers serve`."
+            f"{elsewhere}."
         )
 
 
@@ -98,4 +106,4 @@ def part_windows(config, input_features, input_features_mask, audio_windows):
     return rows[is_window], mask[is_window], audio_windows.flatten()
 
 
-__all__ = ["in_vllm", "name_fields", "one_row_each", "part_windows", "refuse_in_vllm", "runs_in_vllm"]
+__all__ = ["in_vllm", "name_fields", "one_row_each", "part_windows", "refuse_in_engines", "runs_in_vllm"]

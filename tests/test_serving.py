@@ -85,17 +85,20 @@ def test_every_field_belongs_to_a_part_of_the_processor(vllm, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("engine", "options", "sentence"),
     [
-        ({"fusion": "cross_attention"}, "vLLM keeps no media beside the text"),
-        ({"bidirectional_images": True}, "vLLM on a CPU lets images see only backwards"),
+        ("vllm", {"fusion": "cross_attention"}, "vLLM keeps no media beside the text"),
+        ("vllm", {"bidirectional_images": True}, "vLLM on a CPU lets images see only backwards"),
+        ("sglang", {"fusion": "cross_attention"}, "SGLang keeps no media beside the text"),
+        ("sglang", {"bidirectional_images": True}, "SGLang lets images see only backwards"),
+        ("sglang", {"vision_max_tiles": 4}, "SGLang loses where tiles stand"),
     ],
 )
-def test_what_vllm_would_compute_wrongly_is_refused_at_its_start(monkeypatch, options, sentence):
+def test_what_an_engine_would_compute_wrongly_is_refused_at_its_start(monkeypatch, engine, options, sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = make_model(**options)
     assert model.config.is_mm_prefix_lm == ("bidirectional_images" in options)
-    model.config.text_config._attn_implementation_internal = "vllm"
+    model.config.text_config._attn_implementation_internal = engine
     with pytest.raises(ValueError, match=sentence):
         type(model.model)(model.config)
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import make_model, make_processor
-from training.vllm_answers import openai_messages
+from training.vllm_answers import never_said, openai_messages
 from training.vllm_check import answer_with_generate, held_out_rows, load, make_requests, print_table, verdict
 
 
@@ -49,6 +49,11 @@ def test_the_client_sends_the_files_in_the_order_of_the_message(asked):
     for path, data in zip(request["audios"], sent, strict=True):
         with open(path, "rb") as file:
             assert base64.b64decode(data) == file.read()
+
+
+def test_what_generate_never_says_vllm_is_forbidden_to_say(asked):
+    model, _ = load(str(asked[0]), with_torchvision=True)
+    assert never_said(model.generation_config.suppress_tokens) == {"4": -100.0, "5": -100.0, "6": -100.0}
 
 
 def test_generate_reads_the_same_prompt_as_the_chat_template_makes(asked):

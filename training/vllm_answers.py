@@ -3,9 +3,9 @@ r"""Answer requests with vLLM. training/vllm_check.py runs this file with the Py
     python -I training/vllm_answers.py offline FOLDER REQUESTS.json ANSWERS.json
     python -I training/vllm_answers.py served  BASE_URL REQUESTS.json ANSWERS.json
 
-REQUESTS holds `max_new_tokens`, `max_model_len` and `requests`, each with its `prompt` (text with placeholders), `messages` (None
-where they are not to go through the client) and the files of its `images`, `audios` and `videos`. ANSWERS is a list in the same order: for each
-way to ask, the tokens of the prompt and of the answer.
+REQUESTS holds `max_new_tokens`, `max_model_len`, `suppress_tokens` (which vLLM does not read in generation_config.json) and `requests`, each
+with its `prompt` (text with placeholders), `messages` (None where they are not to go through the client) and the files of its `images`, `audios`
+and `videos`. ANSWERS is a list in the same order: for each way to ask, the tokens of the prompt and of the answer.
 """
 
 import base64
@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 
 
-def answer_offline(folder: str, max_model_len: int, requests: list[dict], max_new_tokens: int) -> list[dict]:
+def never_said(suppress_tokens: list[int]) -> dict[str, float]:
+    """`logit_bias`, as vLLM and the client take it, in the place of a generation config's `suppress_tokens`."""
+    return {str(token): -100.0 for token in suppress_tokens}
+
+
+def answer_offline(folder: str, asked: dict) -> list[dict]:
     """All requests in one call of `LLM.generate`, so that they are batched as vLLM batches them."""
     import numpy as np
     import PIL.Image
@@ -27,11 +32,11 @@ def answer_offline(folder: str, max_model_len: int, requests: list[dict], max_ne
         trust_remote_code=True,
         dtype="float32",
         enforce_eager=True,
-        max_model_len=max_model_len,
+        max_model_len=asked["max_model_len"],
         max_num_seqs=8,
     )
     prompts = []
-    for request in requests:
+    for request in asked["requests"]:
         media = {
             "image": [PIL.Image.open(path).convert("RGB") for path in request["images"]],
             "audio": [soundfile.read(path, dtype="float32") for path in request["audios"]],
@@ -39,7 +44,9 @@ def answer_offline(folder: str, max_model_len: int, requests: list[dict], max_ne
         }
         media = {kind: items for kind, items in media.items() if items}
         prompts.append({"prompt": request["prompt"], **({"multi_modal_data": media} if media else {})})
-    outputs = engine.generate(prompts, SamplingParams(temperature=0, max_tokens=max_new_tokens), use_tqdm=False)
+    bias = {int(token): value for token, value in never_said(asked["suppress_tokens"]).items()}
+    settings = SamplingParams(temperature=0, max_tokens=asked["max_new_tokens"], logit_bias=bias)
+    outputs = engine.generate(prompts, settings, use_tqdm=False)
     return [
         {"offline": {"prompt": list(output.prompt_token_ids), "tokens": list(output.outputs[0].token_ids)}}
         for output in outputs
@@ -61,15 +68,16 @@ def openai_messages(request: dict) -> list[dict]:
     return [{**message, "content": [part_of(part) for part in message["content"]]} for message in request["messages"]]
 
 
-def answer_served(base_url: str, requests: list[dict], max_new_tokens: int) -> list[dict]:
+def answer_served(base_url: str, asked: dict) -> list[dict]:
     """Each request through the official client: /v1/chat/completions whole and streamed; without media also /v1/completions."""
     from openai import OpenAI
 
     client = OpenAI(base_url=base_url, api_key="none")
-    options = {"model": client.models.list().data[0].id, "temperature": 0, "max_tokens": max_new_tokens}
+    options = {"model": client.models.list().data[0].id, "temperature": 0, "max_tokens": asked["max_new_tokens"]}
+    options["logit_bias"] = never_said(asked["suppress_tokens"])
     with_ids = {"extra_body": {"return_token_ids": True}}
     answers = []
-    for request in requests:
+    for request in asked["requests"]:
         answer = {}
         if not (request["images"] or request["audios"] or request["videos"]):
             choice = client.completions.create(prompt=request["prompt"], **options, **with_ids).choices[0]
@@ -88,10 +96,7 @@ def answer_served(base_url: str, requests: list[dict], max_new_tokens: int) -> l
 def main() -> None:
     way, target, requests_path, answers_path = sys.argv[1:5]
     asked = json.loads(Path(requests_path).read_text(encoding="utf-8"))
-    if way == "offline":
-        answers = answer_offline(target, asked["max_model_len"], asked["requests"], asked["max_new_tokens"])
-    else:
-        answers = answer_served(target, asked["requests"], asked["max_new_tokens"])
+    answers = answer_offline(target, asked) if way == "offline" else answer_served(target, asked)
     Path(answers_path).write_text(json.dumps(answers), encoding="utf-8")
 
 

@@ -243,6 +243,7 @@ def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
         requests = make_requests(rows, processor, folder)
         expected = answer_with_generate(model, processor, requests, max_new_tokens)
         asked = {"requests": requests, "max_new_tokens": max_new_tokens, "max_model_len": max_model_len}
+        asked["suppress_tokens"] = model.generation_config.suppress_tokens or []
         (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
         offline = run_vllm(python, folder, "offline", model_folder)
         with vllm_server(python, model_folder, folder, max_model_len) as base_url:
