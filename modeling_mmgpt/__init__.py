@@ -24,7 +24,8 @@ AutoModel.register(MMGPTTextConfig, MMGPTTextModel, exist_ok=True)
 AutoModel.register(MMGPTPatchConfig, MMGPTPatchTower, exist_ok=True)
 AutoModel.register(MMGPTFrameConfig, MMGPTFrameTower, exist_ok=True)
 AutoModel.register(MMGPTConfig, MMGPTModel, exist_ok=True)
-AutoModelForCausalLM.register(MMGPTTextConfig, MMGPTForCausalLM, exist_ok=True)
+for auto_class in (AutoModelForCausalLM, AutoModelForMultimodalLM):
+    auto_class.register(MMGPTTextConfig, MMGPTForCausalLM, exist_ok=True)
 for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(MMGPTConfig, MMGPTForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(MMGPTConfig, MMGPTProcessor, exist_ok=True)

@@ -31,6 +31,7 @@ TEXT_AUTO_MAP = {
     "AutoConfig": "configuration_mmgpt.MMGPTTextConfig",
     "AutoModel": "modeling_mmgpt_text.MMGPTTextModel",
     "AutoModelForCausalLM": "modeling_mmgpt_text.MMGPTForCausalLM",
+    "AutoModelForMultimodalLM": "modeling_mmgpt_text.MMGPTForCausalLM",  # by which `transformers serve` loads remote code
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_mmgpt.MMGPTConfig",
@@ -574,7 +575,9 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
 for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
-# `transformers serve` decides by this table, which AutoModel.register does not fill, that a model takes images and audio.
+# `transformers serve` decides by this table, which AutoModel.register does not fill, that a model takes images and audio; what has a
+# tokenizer and no processor is a text model to it all the same. Models that are not in it must be transformers' own.
 MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("mmgpt", "MMGPTForConditionalGeneration")
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("mmgpt_text", "MMGPTForCausalLM")
 
 __all__ = ["MMGPTConfig", "MMGPTFrameConfig", "MMGPTPatchConfig", "MMGPTTextConfig"]

@@ -44,8 +44,8 @@ def mend_transcriptions() -> None:
     """In the process of `transformers serve`, puts two things about its transcriptions right.
 
     The server opens a recording itself, before it asks the processor for anything (`TranscriptionHandler._prepare_audio_inputs`; in
-    5.17 with librosa, in 5.24 with soundfile or torchcodec): one that cannot be opened becomes a bad request, too. And it sets
-    no limit for what the model writes, so that `generate()` would stop after its 20 tokens.
+    5.17 with librosa, in 5.24 with soundfile or torchcodec): one that cannot be opened becomes a bad request, too, and so does any that
+    is sent to a deaf model. And it sets no limit for what the model writes, so that `generate()` would stop after its 20 tokens.
     """
     server = sys.modules.get("transformers.cli.serving.transcription")
     prepare = None if server is None else server.TranscriptionHandler._prepare_audio_inputs
@@ -53,6 +53,8 @@ def mend_transcriptions() -> None:
         return
 
     def prepare_recording(file_bytes, processor, model):
+        if not hasattr(processor, "feature_extractor"):
+            raise bad_request("This model does not hear: it has no audio tower.")
         try:
             inputs = prepare(file_bytes, processor, model)
         except torch.OutOfMemoryError:

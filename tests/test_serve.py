@@ -16,10 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import transformers
 from packaging.version import Version
 from transformers.utils import is_librosa_available
 
+from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
+from tests.conftest import TEXT, byte_tokenizer
 from tests.test_media import clip, web_server
 from tests.tiny_assistant import RATE
 
@@ -324,6 +327,18 @@ def test_the_readmes_snippet_runs(server, assistant, tmp_path, monkeypatch, caps
     shutil.copy(assistant.parent / "low.wav", "sound.wav")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.endswith("low\n")
+
+
+def test_a_model_that_only_reads_continues_text(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "text", MMGPTForCausalLM(MMGPTTextConfig(**TEXT)), byte_tokenizer())
+    with serving(tmp_path / "text", tmp_path) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
+        answer = client.completions.create(model=str(tmp_path / "text"), prompt="Once", max_tokens=4)
+        assert answer.usage.completion_tokens == 4
+        with pytest.raises(openai.BadRequestError) as error:
+            client.completions.create(model=str(tmp_path / "text"), prompt="word " * 200)
+        assert "reads at most 512" in error.value.body["detail"]
 
 
 def test_transformers_chat_talks_to_it(server, assistant, tmp_path):
