@@ -449,6 +449,9 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         "image_hidden_states",
         "audio_hidden_states",
         "video_hidden_states",
+        "image_outputs",
+        "audio_outputs",
+        "video_outputs",
     ]
     _auto_class = "AutoConfig"
 

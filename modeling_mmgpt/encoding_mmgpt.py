@@ -5,9 +5,11 @@ videos), T vectors of a row, C tower width.
 """
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import auto_docstring
 
 from .connectors_mmgpt import connect, merge_frames, merge_patches
 from .grids_mmgpt import cut_patches, merge_native_patches, split_media
@@ -25,16 +27,35 @@ from .media_rows_mmgpt import pad_rows, split_rows
 from .towers_mmgpt import run_audio_tower, run_vision_tower
 
 
+@auto_docstring(
+    custom_intro="What a tower and its connector made of the rows of one modality: images, tiles, frames or windows."
+)
+@dataclass
+class MMGPTMediaOutput(BaseModelOutputWithPooling):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(num_rows, tower_length, tower_hidden_size)`, *optional*):
+        The tower's own output. It is `None`, as are its hidden states and attentions, where features came encoded.
+    pooler_output (`torch.FloatTensor` of shape `(num_rows, num_tokens, hidden_size)`):
+        Features of each row after the connector.
+    attention_mask (`torch.BoolTensor` of shape `(num_rows, num_tokens)`, *optional*):
+        Which of the features stand for media, and not for padding behind a shorter row. `None`: all.
+    """
+
+    attention_mask: torch.BoolTensor | None = None
+
+
 class MediaEncoderMixin:
     """The part of [`MMGPTModel`] that uses its towers and connectors."""
 
     encoded_media: MediaCache | None = None
 
-    def encode_images(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs):
-        """The tower's outputs, the features `(N, T, D)`, and which of them are image, not padding: `(N, T)`, or `None` for all."""
+    def encode_images(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs) -> MMGPTMediaOutput:
         if self.config.vision_config is None:
             raise ValueError("The model has no vision tower, but pixel_values were given: leave the images out.")
         layer = self.config.vision_feature_layer
+        shows_states = kwargs.get("output_hidden_states")
+        if shows_states is None:
+            shows_states = self.config.vision_config.output_hidden_states
         if layer != -1:
             kwargs["output_hidden_states"] = True
         kwargs["return_dict"] = True
@@ -43,7 +64,10 @@ class MediaEncoderMixin:
         if spatial_shapes is None and self.config.vision_config.model_type in NATIVE_TOWERS:
             pixel_values, spatial_shapes = cut_patches(pixel_values, patch_size)
         outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
-        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        last = features = outputs.last_hidden_state
+        if layer != -1:
+            features = outputs.hidden_states[layer]
+            last = last.detach()  # DistributedDataParallel waits for the gradients of whatever outputs lead to
         is_image = None
         if spatial_shapes is None:
             grid = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
@@ -58,10 +82,15 @@ class MediaEncoderMixin:
         features, is_image = connect(self.vision_connector, features, is_image)  # (N, T, D)
         if self.tile_embedding is not None:
             features = self.tile_embedding(features, tile_positions)
-        return outputs, features, is_image
+        return MMGPTMediaOutput(
+            last_hidden_state=last,
+            pooler_output=features,
+            hidden_states=outputs.get("hidden_states") if shows_states else None,
+            attentions=outputs.get("attentions"),
+            attention_mask=is_image,
+        )
 
-    def encode_audio(self, input_features, input_features_mask=None, **kwargs):
-        """The tower's outputs, the features `(N, T, D)`, and which of them are sound, not padding: `(N, T)`, or `None` for all."""
+    def encode_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
         if self.config.audio_config is None:
             raise ValueError("The model has no audio tower, but input_features were given: leave the sounds out.")
         kwargs["return_dict"] = True
@@ -75,35 +104,43 @@ class MediaEncoderMixin:
         lengths = input_features_mask.long().sum(-1)
         counts = audio_token_count(lengths, geometry["convolutions"], geometry["merge_size"])  # (N,)
         is_sound = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
-        return outputs, *connect(self.audio_connector, features, is_sound)
-
-    @staticmethod
-    def features_of_media(outputs, features, is_wanted, rows) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,  # (N, tower's tokens, C)
-            pooler_output=split_media(features, is_wanted, rows),  # for each medium (its tokens, D)
+        features, is_sound = connect(self.audio_connector, features, is_sound)
+        return MMGPTMediaOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=features,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
+            attention_mask=is_sound,
         )
 
-    def encode_or_take(
-        self, kind: str, encoder, inputs: dict, embeds
-    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """Features of one modality `(N, T, D)`, and which of them are none of padding; `None` without media of it.
+    @staticmethod
+    def features_of_media(encoded: MMGPTMediaOutput, rows) -> BaseModelOutputWithPooling:
+        features = split_media(encoded.pooler_output, encoded.attention_mask, rows)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=encoded.last_hidden_state,  # (N, tower's tokens, C)
+            pooler_output=features,  # of each medium (its tokens, D)
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
-        `inputs` are the encoder's, its first one the media; `embeds` are features that it gave before."""
+    def encode_or_take(self, kind: str, encoder, inputs: dict, embeds, **kwargs) -> MMGPTMediaOutput | None:
+        """What the encoder makes of one modality; `None` without media of it.
+
+        `inputs` are the encoder's, its first one the media; `embeds` are features that it gave before; `kwargs` are the tower's."""
         name, media = next(iter(inputs.items()))
         if embeds is not None:
             if media is not None:
                 raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
             # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
             length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
-            return pad_rows(split_rows(embeds, self.config, kind), length)
+            features, is_real = pad_rows(split_rows(embeds, self.config, kind), length)
+            return MMGPTMediaOutput(pooler_output=features, attention_mask=is_real)
         if media is None:
             return None
         if self.encoded_media is not None and not self.training and not torch.is_grad_enabled():
-            return self.encoded_media.encode(kind, encoder, inputs)
-        return encoder(**inputs)[1:]
+            features, is_real = self.encoded_media.encode(kind, encoder, inputs)
+            return MMGPTMediaOutput(pooler_output=features, attention_mask=is_real)
+        return encoder(**inputs, **kwargs)
 
     @contextmanager
     def media_cache(self, max_items: int = 32):
@@ -129,15 +166,15 @@ class MediaEncoderMixin:
             ]
             if trains_with_others(*parts):
                 pixels = inputs_embeds.new_zeros(smallest_image(self.config))
-                inputs_embeds = with_zero_weight(self.encode_images(pixels)[1], inputs_embeds)
+                inputs_embeds = with_zero_weight(self.encode_images(pixels).pooler_output, inputs_embeds)
         if (
             self.config.audio_config is not None
             and not hears
             and trains_with_others(self.audio_tower, self.audio_connector)
         ):
             sound = inputs_embeds.new_zeros(smallest_sound(self.config))
-            inputs_embeds = with_zero_weight(self.encode_audio(sound)[1], inputs_embeds)
+            inputs_embeds = with_zero_weight(self.encode_audio(sound).pooler_output, inputs_embeds)
         return inputs_embeds
 
 
-__all__ = ["MediaEncoderMixin"]
+__all__ = ["MMGPTMediaOutput", "MediaEncoderMixin"]

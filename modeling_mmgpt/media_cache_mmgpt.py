@@ -26,7 +26,7 @@ class MediaCache:
     def encode(
         self, kind: str, encoder: Callable, inputs: dict[str, torch.Tensor | None]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(N, T, D)` and which vectors are none of padding `(N, T)`, as `encoder(**inputs)` gives them behind its first output.
+        """`(N, T, D)` and which vectors are none of padding `(N, T)`, as the `pooler_output` and `attention_mask` of `encoder(**inputs)`.
 
         Args:
             kind: part of the key, so that equal numbers of two modalities stay apart.
@@ -38,7 +38,8 @@ class MediaCache:
         new = {key: place for place, key in enumerate(keys) if key not in known}  # each content once
         if new:
             places = list(new.values())
-            _, features, is_real = encoder(**{name: value[places] for name, value in inputs.items()})
+            encoded = encoder(**{name: value[places] for name, value in inputs.items()})
+            features, is_real = encoded.pooler_output, encoded.attention_mask
             for index, key in enumerate(new):
                 known[key] = features[index] if is_real is None else features[index][is_real[index]]
         for key in keys:

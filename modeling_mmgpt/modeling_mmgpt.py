@@ -34,7 +34,7 @@ from .configuration_mmgpt import MMGPTConfig
 from .connectors_mmgpt import MMGPTResampler, build_connector
 from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
 from .decoders_mmgpt import build_decoder, finish_logits, tied_head
-from .encoding_mmgpt import MediaEncoderMixin
+from .encoding_mmgpt import MediaEncoderMixin, MMGPTMediaOutput
 from .experts_mmgpt import add_balancing_loss, balancing_loss
 from .grids_mmgpt import (
     MMGPTTileEmbedding,
@@ -60,11 +60,20 @@ class MMGPTModelOutputWithPast(MoeModelOutputWithPast):
         The same for sounds.
     video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
         The same for videos.
+    image_outputs (`MMGPTMediaOutput`, *optional*):
+        What the vision tower and its connector made of the images, row by row, a row being an image or a tile.
+    audio_outputs (`MMGPTMediaOutput`, *optional*):
+        The same for sounds, a row being a window.
+    video_outputs (`MMGPTMediaOutput`, *optional*):
+        The same for videos, a row being a frame.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
     audio_hidden_states: torch.FloatTensor | None = None
     video_hidden_states: torch.FloatTensor | None = None
+    image_outputs: MMGPTMediaOutput | None = None
+    audio_outputs: MMGPTMediaOutput | None = None
+    video_outputs: MMGPTMediaOutput | None = None
 
 
 @auto_docstring(custom_intro="Logits and loss, and the media features that went into the decoder.")
@@ -77,11 +86,20 @@ class MMGPTCausalLMOutputWithPast(MoeCausalLMOutputWithPast):
         The same for sounds.
     video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
         The same for videos.
+    image_outputs (`MMGPTMediaOutput`, *optional*):
+        What the vision tower and its connector made of the images, row by row, a row being an image or a tile.
+    audio_outputs (`MMGPTMediaOutput`, *optional*):
+        The same for sounds, a row being a window.
+    video_outputs (`MMGPTMediaOutput`, *optional*):
+        The same for videos, a row being a frame.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
     audio_hidden_states: torch.FloatTensor | None = None
     video_hidden_states: torch.FloatTensor | None = None
+    image_outputs: MMGPTMediaOutput | None = None
+    audio_outputs: MMGPTMediaOutput | None = None
+    video_outputs: MMGPTMediaOutput | None = None
 
 
 @auto_docstring
@@ -171,9 +189,8 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
             Rows and columns of patches, where `pixel_values` are patches of images of any shape.
         """
-        outputs, features, is_image = self.encode_images(pixel_values, tile_positions, spatial_shapes, **kwargs)
-        tiles = None if tile_positions is None else tiles_per_image(tile_positions)
-        return self.features_of_media(outputs, features, is_image, tiles)
+        encoded = self.encode_images(pixel_values, tile_positions, spatial_shapes, **kwargs)
+        return self.features_of_media(encoded, None if tile_positions is None else tiles_per_image(tile_positions))
 
     @can_return_tuple
     @auto_docstring(
@@ -192,8 +209,7 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
             Number of frames of each video. `None`: each is of one.
         """
         kwargs.pop("video_grid_thw", None)  # vLLM splits the frames by it
-        outputs, features, is_image = self.encode_images(pixel_values_videos, **kwargs)
-        return self.features_of_media(outputs, features, is_image, num_frames_per_video)
+        return self.features_of_media(self.encode_images(pixel_values_videos, **kwargs), num_frames_per_video)
 
     @can_return_tuple
     @auto_docstring(
@@ -213,10 +229,10 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
             Number of windows that each sound was cut into. `None`: each is whole.
         """
         if not runs_in_vllm(self.config):
-            outputs, features, is_sound = self.encode_audio(input_features, input_features_mask, **kwargs)
-            return self.features_of_media(outputs, features, is_sound, audio_windows)
+            encoded = self.encode_audio(input_features, input_features_mask, **kwargs)
+            return self.features_of_media(encoded, audio_windows)
         rows, mask, audio_windows = part_windows(self.config, input_features, input_features_mask, audio_windows)
-        found = self.features_of_media(*self.encode_audio(rows, mask, **kwargs), audio_windows)
+        found = self.features_of_media(self.encode_audio(rows, mask, **kwargs), audio_windows)
         found.pooler_output = torch.cat(found.pooler_output)  # vLLM splits it by its own counts
         return found
 
@@ -324,31 +340,37 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
 
         images = {"pixel_values": pixel_values, "tile_positions": tile_positions, "spatial_shapes": spatial_shapes}
         sounds = {"input_features": input_features, "input_features_mask": input_features_mask}
+        videos = {"pixel_values": pixel_values_videos}
+        shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if name in kwargs}
         encoded = {
-            "image": self.encode_or_take("image", self.encode_images, images, image_embeds),
-            "video": self.encode_or_take("image", self.encode_images, {"pixel_values": pixel_values_videos}, None),
-            "audio": self.encode_or_take("audio", self.encode_audio, sounds, audio_embeds),
+            "image": self.encode_or_take("image", self.encode_images, images, image_embeds, **shown),
+            "video": self.encode_or_take("image", self.encode_images, videos, None, **shown),
+            "audio": self.encode_or_take("audio", self.encode_audio, sounds, audio_embeds, **shown),
         }
         if self.training:
             sees = pixel_values is not None or pixel_values_videos is not None
             inputs_embeds = self.feed_idle_towers(inputs_embeds, sees, input_features is not None)
         is_placeholder = {
             kind: self.placeholder_mask(input_ids, inputs_embeds, getattr(self.config, f"{kind}_token_id"))
-            for kind, features in encoded.items()
-            if features is not None
+            for kind, media in encoded.items()
+            if media is not None
         }  # each (B, L)
 
         hidden = {kind: None for kind in encoded}
         if self.config.fusion == "cross_attention":
-            parts = {kind: MMGPTMediaPart(mask, *encoded[kind]) for kind, mask in is_placeholder.items()}
+            parts = {
+                kind: MMGPTMediaPart(mask, encoded[kind].pooler_output, encoded[kind].attention_mask)
+                for kind, mask in is_placeholder.items()
+            }
             kwargs["media"] = self.lay_out(parts, inputs_embeds, position_ids, past_key_values)
         for kind in is_placeholder:
+            features, is_real = encoded[kind].pooler_output, encoded[kind].attention_mask
             if self.config.fusion == "interleave":
                 inputs_embeds, hidden[kind] = self.interleave(
-                    inputs_embeds, is_placeholder[kind], *encoded[kind], kind
+                    inputs_embeds, is_placeholder[kind], features, is_real, kind
                 )
             else:
-                hidden[kind] = first_wanted(*encoded[kind])[0]
+                hidden[kind] = first_wanted(features, is_real)[0]
         if self.config.bidirectional_images and is_placeholder.keys() & {"image", "video"}:
             is_seen = sum(is_placeholder[kind] for kind in is_placeholder if kind != "audio") > 0
             kwargs["block_sequence_ids"] = self.image_blocks(is_seen, past_key_values)
@@ -370,6 +392,9 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
             image_hidden_states=hidden["image"],
             audio_hidden_states=hidden["audio"],
             video_hidden_states=hidden["video"],
+            image_outputs=encoded["image"],
+            audio_outputs=encoded["audio"],
+            video_outputs=encoded["video"],
         )
 
 
@@ -528,6 +553,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
             audio_hidden_states=outputs.audio_hidden_states,
             video_hidden_states=outputs.video_hidden_states,
+            image_outputs=outputs.image_outputs,
+            audio_outputs=outputs.audio_outputs,
+            video_outputs=outputs.video_outputs,
         )
 
 

@@ -181,10 +181,28 @@ def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Te
     if tower.config.feat_extract_norm != "group":
         return tower(inputs, attention_mask=mask, **kwargs)
     sounds = [
-        tower(sound[None, :length], **kwargs).last_hidden_state[0]
-        for sound, length in zip(inputs, mask.sum(-1).tolist(), strict=True)
+        tower(sound[None, :length], **kwargs) for sound, length in zip(inputs, mask.sum(-1).tolist(), strict=True)
     ]
-    return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(sounds, batch_first=True))
+    return BaseModelOutput(
+        last_hidden_state=pad_together([sound.last_hidden_state for sound in sounds]),
+        hidden_states=pad_layers([sound.hidden_states for sound in sounds]),
+        attentions=pad_layers([sound.attentions for sound in sounds]),
+    )
+
+
+def pad_layers(layers: list[tuple[torch.Tensor, ...] | None]) -> tuple[torch.Tensor, ...] | None:
+    """One tensor for each layer, of each sound's own layers; `None` if they were not asked for."""
+    return None if layers[0] is None else tuple(map(pad_together, zip(*layers, strict=True)))
+
+
+def pad_together(states: list[torch.Tensor]) -> torch.Tensor:
+    """States of sounds of several lengths, `(1, T, C)`, or their attention, `(1, heads, T, T)`, with zeros behind the shorter ones."""
+    longest = [max(sizes) for sizes in zip(*(one.shape for one in states), strict=True)]
+    padded = []
+    for one in states:
+        missing = [(0, most - size) for most, size in zip(longest, one.shape, strict=True)]
+        padded.append(nn.functional.pad(one, [side for pair in reversed(missing) for side in pair]))
+    return torch.cat(padded)
 
 
 __all__ = [

@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from tests.conftest import NAFLEX, SIGLIP, WHISPER, make_model, make_processor, open_gates, picture, row, sound
+from tests.conftest import (
+    NAFLEX,
+    SIGLIP,
+    WHISPER,
+    make_model,
+    make_processor,
+    open_gates,
+    picture,
+    real_features,
+    row,
+    sound,
+)
 
 
 FUSIONS = {
@@ -54,6 +65,19 @@ def test_features_in_the_place_of_pixels_give_the_same_bits(prompted, form):
         given = model.generate(**inputs, **options, num_beams=beams)
         assert given.tolist() == model.generate(**batch, **options, num_beams=beams).tolist()
     assert model.generate(**inputs, **options, use_cache=False).tolist() == model.generate(**batch, **options).tolist()
+
+
+@torch.no_grad()
+def test_outputs_carry_the_features_alone_where_no_tower_ran(prompted):
+    model, batch = prompted
+    reference = model(**batch)
+    with model.media_cache():
+        cached = model(**batch, output_hidden_states=True)
+    for outputs in (cached, model(**embedded(model, batch, tuple))):
+        for kind in ("image_outputs", "audio_outputs"):
+            media, whole = outputs[kind], reference[kind]
+            assert media.last_hidden_state is media.hidden_states is media.attentions is None
+            assert torch.equal(real_features(media), real_features(whole))
 
 
 def test_interleaved_features_may_come_in_one_piece(model, collator, rows):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
@@ -18,6 +19,7 @@ from tests.conftest import (
     make_processor,
     open_gates,
     picture,
+    real_features,
     row,
     sound,
 )
@@ -156,6 +158,31 @@ def test_one_tensor_of_features_for_each_item(model, collator, rows):
     assert [len(one) for one in sounds.pooler_output] == [10, 6, 3]  # 6000, 3400, 1800 samples / 160 / 4, rounded up
 
 
+@torch.no_grad()
+def test_outputs_carry_what_the_towers_made_of_the_media(variant, all_rows):
+    """Of each row of them; and what went on inside the towers when that is asked for, and only then."""
+    model, processor = variant
+    model.set_attn_implementation("eager")
+    batch = MMGPTCollator(processor)(all_rows)
+    inside = {"output_hidden_states": True, "output_attentions": True}
+    images, sounds = ("pixel_values", "tile_positions", "spatial_shapes"), ("input_features", "input_features_mask")
+    features = {
+        "image": model.get_image_features(**{name: batch[name] for name in images if name in batch}, **inside),
+        "video": model.get_video_features(batch["pixel_values_videos"], **inside),
+        "audio": model.get_audio_features(**{name: batch[name] for name in sounds}, **inside),
+    }
+    outputs, outputs_with_inside = model(**batch), model(**batch, **inside)
+    for kind, expected in features.items():
+        media, shown = outputs[f"{kind}_outputs"], outputs_with_inside[f"{kind}_outputs"]
+        assert torch.equal(media.last_hidden_state, expected.last_hidden_state)
+        assert torch.equal(real_features(media), torch.cat(expected.pooler_output))
+        assert media.hidden_states is None and media.attentions is None
+        assert len(media.pooler_output) == len(media.last_hidden_state) == len(shown.hidden_states[-1])
+        torch.testing.assert_close(shown.hidden_states, expected.hidden_states, atol=0, rtol=0)
+        assert (shown.attentions is None) == (expected.attentions is None)
+        torch.testing.assert_close(shown.attentions or (), expected.attentions or (), atol=0, rtol=0)
+
+
 def test_tower_features_are_the_towers_own(rows, tokenizer):
     model = make_model(vision=SIGLIP)
     tower = SiglipVisionModel(model.config.vision_config).eval()
@@ -165,11 +192,32 @@ def test_tower_features_are_the_towers_own(rows, tokenizer):
     assert torch.equal(features, tower(pixels).last_hidden_state)
 
 
+@torch.no_grad()
+def test_sounds_heard_one_by_one_show_what_went_on_inside():
+    """A tower with a norm over all samples hears no padding; its states are filled up behind the shorter sounds."""
+    layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    convolutions = {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3]}
+    model = make_model(audio={"model_type": "hubert", **layers, **convolutions, "num_conv_pos_embeddings": 16})
+    model.set_attn_implementation("eager")
+    sounds, lengths = torch.rand(2, 4000), torch.tensor([4000, 2500])
+    inside = {"output_hidden_states": True, "output_attentions": True}
+    mask = (torch.arange(4000) < lengths[:, None]).long()
+    together = model.get_audio_features(sounds, mask, **inside)
+    for index, length in enumerate(lengths):
+        alone = model.get_audio_features(sounds[index : index + 1, :length], **inside)
+        for name, own_layers in (("hidden_states", 3), ("attentions", 2)):
+            assert len(together[name]) == own_layers
+            for shown, own in zip(together[name], alone[name], strict=True):
+                assert torch.equal(shown[index, ..., : own.shape[-2], : own.shape[-1]], own[0])
+
+
 def test_text_only_path_is_pure_gpt(model):
     decoder = MMGPTForCausalLM(model.config.text_config).eval()
     decoder.model.load_state_dict(model.model.language_model.state_dict())
     ids = torch.randint(10, 320, (2, 7))
-    assert torch.equal(model(ids).logits, decoder(ids).logits)
+    outputs = model(ids)
+    assert torch.equal(outputs.logits, decoder(ids).logits)
+    assert outputs.image_outputs is outputs.audio_outputs is outputs.video_outputs is None
 
 
 def test_order_of_images_matters_and_follows_the_text(model, processor):
@@ -211,6 +259,22 @@ def test_gradients_reach_every_parameter(variant, all_rows):
     ]
     skipped = "post_layernorm", "encoder.layers.1."
     assert not [n for n in missing if model.config.vision_feature_layer == -1 or not any(s in n for s in skipped)]
+
+
+def test_outputs_lead_to_no_parameter_that_the_loss_does_not(variant, all_rows):
+    """DistributedDataParallel waits for the gradients of whatever the outputs lead to."""
+    model, processor = variant
+    outputs = model(**MMGPTCollator(processor)(all_rows), use_cache=False)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    led_to = []
+    for tensors in (
+        [outputs.loss],
+        [leaf for leaf in tree_leaves(outputs) if leaf is not None and leaf.requires_grad],
+    ):
+        total = sum(tensor.float().sum() for tensor in tensors)
+        gradients = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
+        led_to.append([gradient is not None for gradient in gradients])
+    assert led_to[0] == led_to[1]
 
 
 def test_gradient_checkpointing_gives_the_same_loss(variant, all_rows):

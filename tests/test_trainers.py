@@ -66,6 +66,12 @@ class TestTransformersTrainer:
         with torch.no_grad():
             torch.testing.assert_close(again(**batch).logits, model.eval()(**batch).logits)
 
+    def test_predictions_are_logits_alone(self, model, processor, rows, tmp_path):
+        """Without the cache, and without what the towers made of the media."""
+        collator = MMGPTCollator(processor)
+        trainer = Trainer(model, self.arguments(tmp_path), data_collator=collator)
+        assert trainer.predict(rows).predictions.shape == (*collator(rows)["input_ids"].shape, 320)
+
     def test_accumulated_is_whole(self, processor, rows, tmp_path):
         """Four rows whose answers have different lengths: one batch of four, and four of one."""
         curves = []

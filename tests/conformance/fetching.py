@@ -3,8 +3,8 @@
 The source distribution has the files of `tests/` but none of its folders. What the suites import from there stands in
 `stand_ins/`, under the names it has in transformers' repository. Everything lands in `.cache/conformance/`, which git ignores:
 
-    .cache/conformance/transformers-5.23.0/transformers_tests/    tests/ of the release, with the stand-ins
-    .cache/conformance/transformers-5.23.0/utils/                 stand-ins for utils/ of the repository
+    .cache/conformance/transformers-5.24.0/transformers_tests/    tests/ of the release, with the stand-ins
+    .cache/conformance/transformers-5.24.0/utils/                 stand-ins for utils/ of the repository
 """
 
 import shutil

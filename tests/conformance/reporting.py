@@ -1,6 +1,6 @@
 """What the suites gave, on each release: one file for a release, one table over all of them.
 
-    .cache/conformance/report-5.23.0.json   {test id: [suite, tester, outcome, seconds]}, with the day and the machine
+    .cache/conformance/report-5.24.0.json   {test id: [suite, tester, outcome, seconds]}, with the day and the machine
 
 Runs of a part of the suites add to the file; `make conformance` begins with an empty one and ends with the table in the README,
 where the columns of releases that were not run here stay as they are.

@@ -7,7 +7,7 @@ over GPT-2 where it is about rotary positions. The tests of the features of imag
 without a check: they leave out classes that have no such method.
 
 PipelineTesterMixin cannot run here. The tests themselves are classes of tests/pipelines/test_pipelines_*.py, which it imports by name
-(tests/test_pipeline_mixin.py of 5.23.0, lines 54-99 and 444-450) and which the source distribution does not have; it reads the library's
+(tests/test_pipeline_mixin.py of 5.24.0, lines 54-99 and 444-450) and which the source distribution does not have; it reads the library's
 source tree (line 146) and the list of the library's own tiny models (lines 138-143) when it is imported. tests/test_pipeline.py tests pipelines in its place.
 """
 
@@ -49,13 +49,13 @@ SKIPS = [
         (*IMAGE_FEATURES, *VIDEO_FEATURES),
         ("AudioTester",),
         "The suite asks the class whether it sees; here the config decides, and this model does not.",
-        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L5506",
+        f"{SOURCE}/v5.24.0/tests/test_modeling_common.py#L5601",
     ),
     Skip(
         AUDIO_FEATURES,
         ("ImageTester",),
         "The suite asks the class whether it hears; here the config decides, and this model does not.",
-        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L5745",
+        f"{SOURCE}/v5.24.0/tests/test_modeling_common.py#L5840",
     ),
     Skip(
         (
@@ -65,7 +65,7 @@ SKIPS = [
         ),
         ("FirstTransformerTester",),
         "The suite asks whether the config has the field rope_parameters; with learned positions it has it, and it is None.",
-        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L6833",
+        f"{SOURCE}/v5.24.0/tests/test_modeling_common.py#L6979",
     ),
     Skip(
         ("test_eager_matches_batched_and_grouped_inference", "test_output_router_logits_from_config"),
@@ -80,7 +80,7 @@ SKIPS = [
             "CrossAttentionTester",
         ),
         "The suite asks the class whether it has experts; here the config decides. MixtureTester has them, and passes both.",
-        f"{SOURCE}/v5.23.0/tests/test_modeling_common.py#L6168",
+        f"{SOURCE}/v5.24.0/tests/test_modeling_common.py#L6263",
     ),
     Skip(
         ("test_apply_chat_template_decoded_video", "test_apply_chat_template_video"),
