@@ -37,11 +37,21 @@ class MMGPTMediaOutput(BaseModelOutputWithPooling):
         The tower's own output. It is `None`, as are its hidden states and attentions, where features came encoded.
     pooler_output (`torch.FloatTensor` of shape `(num_rows, num_tokens, hidden_size)`):
         Features of each row after the connector.
-    attention_mask (`torch.BoolTensor` of shape `(num_rows, num_tokens)`, *optional*):
-        Which of the features stand for media, and not for padding behind a shorter row. `None`: all.
+    attention_mask (`torch.LongTensor` of shape `(num_rows, num_tokens)`, *optional*):
+        1 for features of media, 0 for padding behind those of a shorter row. `None`: there is no padding.
     """
 
-    attention_mask: torch.BoolTensor | None = None
+    attention_mask: torch.LongTensor | None = None
+
+    @property
+    def is_real(self) -> torch.Tensor | None:
+        return None if self.attention_mask is None else self.attention_mask.bool()
+
+
+def media_output(features, is_real, **tower) -> MMGPTMediaOutput:
+    """`features` `(N, T, D)`, `is_real` `(N, T)` or `None`, and what else of the tower's outputs is to be shown."""
+    mask = None if is_real is None else is_real.long()
+    return MMGPTMediaOutput(pooler_output=features, attention_mask=mask, **tower)
 
 
 class MediaEncoderMixin:
@@ -82,12 +92,12 @@ class MediaEncoderMixin:
         features, is_image = connect(self.vision_connector, features, is_image)  # (N, T, D)
         if self.tile_embedding is not None:
             features = self.tile_embedding(features, tile_positions)
-        return MMGPTMediaOutput(
+        return media_output(
+            features,
+            is_image,
             last_hidden_state=last,
-            pooler_output=features,
             hidden_states=outputs.get("hidden_states") if shows_states else None,
             attentions=outputs.get("attentions"),
-            attention_mask=is_image,
         )
 
     def encode_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
@@ -104,18 +114,16 @@ class MediaEncoderMixin:
         lengths = input_features_mask.long().sum(-1)
         counts = audio_token_count(lengths, geometry["convolutions"], geometry["merge_size"])  # (N,)
         is_sound = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
-        features, is_sound = connect(self.audio_connector, features, is_sound)
-        return MMGPTMediaOutput(
+        return media_output(
+            *connect(self.audio_connector, features, is_sound),
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=features,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
-            attention_mask=is_sound,
         )
 
     @staticmethod
     def features_of_media(encoded: MMGPTMediaOutput, rows) -> BaseModelOutputWithPooling:
-        features = split_media(encoded.pooler_output, encoded.attention_mask, rows)
+        features = split_media(encoded.pooler_output, encoded.is_real, rows)
         return BaseModelOutputWithPooling(
             last_hidden_state=encoded.last_hidden_state,  # (N, tower's tokens, C)
             pooler_output=features,  # of each medium (its tokens, D)
@@ -133,13 +141,11 @@ class MediaEncoderMixin:
                 raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
             # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
             length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
-            features, is_real = pad_rows(split_rows(embeds, self.config, kind), length)
-            return MMGPTMediaOutput(pooler_output=features, attention_mask=is_real)
+            return media_output(*pad_rows(split_rows(embeds, self.config, kind), length))
         if media is None:
             return None
         if self.encoded_media is not None and not self.training and not torch.is_grad_enabled():
-            features, is_real = self.encoded_media.encode(kind, encoder, inputs)
-            return MMGPTMediaOutput(pooler_output=features, attention_mask=is_real)
+            return media_output(*self.encoded_media.encode(kind, encoder, inputs))
         return encoder(**inputs, **kwargs)
 
     @contextmanager

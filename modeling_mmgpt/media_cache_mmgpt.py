@@ -26,7 +26,7 @@ class MediaCache:
     def encode(
         self, kind: str, encoder: Callable, inputs: dict[str, torch.Tensor | None]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(N, T, D)` and which vectors are none of padding `(N, T)`, as the `pooler_output` and `attention_mask` of `encoder(**inputs)`.
+        """`(N, T, D)` and which vectors are none of padding `(N, T)`, as the `pooler_output` and `is_real` of `encoder(**inputs)`.
 
         Args:
             kind: part of the key, so that equal numbers of two modalities stay apart.
@@ -39,7 +39,7 @@ class MediaCache:
         if new:
             places = list(new.values())
             encoded = encoder(**{name: value[places] for name, value in inputs.items()})
-            features, is_real = encoded.pooler_output, encoded.attention_mask
+            features, is_real = encoded.pooler_output, encoded.is_real
             for index, key in enumerate(new):
                 known[key] = features[index] if is_real is None else features[index][is_real[index]]
         for key in keys:

@@ -359,12 +359,12 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         hidden = {kind: None for kind in encoded}
         if self.config.fusion == "cross_attention":
             parts = {
-                kind: MMGPTMediaPart(mask, encoded[kind].pooler_output, encoded[kind].attention_mask)
+                kind: MMGPTMediaPart(mask, encoded[kind].pooler_output, encoded[kind].is_real)
                 for kind, mask in is_placeholder.items()
             }
             kwargs["media"] = self.lay_out(parts, inputs_embeds, position_ids, past_key_values)
         for kind in is_placeholder:
-            features, is_real = encoded[kind].pooler_output, encoded[kind].attention_mask
+            features, is_real = encoded[kind].pooler_output, encoded[kind].is_real
             if self.config.fusion == "interleave":
                 inputs_embeds, hidden[kind] = self.interleave(
                     inputs_embeds, is_placeholder[kind], features, is_real, kind

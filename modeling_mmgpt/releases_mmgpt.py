@@ -8,6 +8,7 @@ import warnings
 from functools import wraps
 from inspect import Parameter, signature
 
+import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
@@ -21,7 +22,7 @@ def takes_cache(forward):
     def renamed(*args, **kwargs):
         if "cache" in kwargs:
             kwargs["past_key_values"] = kwargs.pop("cache")
-        elif CACHE == "cache" and kwargs.get("past_key_values") is not None:
+        elif CACHE == "cache" and kwargs.get("past_key_values") is not None and not torch.compiler.is_compiling():
             warnings.warn("`past_key_values` is deprecated: call it `cache`.", FutureWarning, stacklevel=2)
         return forward(*args, **kwargs)
 

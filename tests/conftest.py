@@ -129,7 +129,7 @@ def open_gates(model: MMGPTForConditionalGeneration) -> MMGPTForConditionalGener
 def real_features(media) -> torch.Tensor:
     """The features that a model output carries of one modality, row after row, without their padding."""
     features, mask = media.pooler_output, media.attention_mask
-    return features.flatten(0, 1) if mask is None else features[mask]
+    return features.flatten(0, 1) if mask is None else features[mask == 1]
 
 
 def make_image_processor(config: MMGPTConfig, any_size: bool = False):

@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from modeling_mmgpt import MMGPTForCausalLM
 from modeling_mmgpt.converting_mmgpt import from_gpt, to_gpt
+from modeling_mmgpt.releases_mmgpt import CACHE
 
 
 TOLERANCE = 1e-4  # largest difference of a logit, float32
@@ -191,8 +192,8 @@ def compare(theirs: PreTrainedModel, ours: MMGPTForCausalLM) -> dict[str, float]
         actual = ours(ids, attention_mask=mask).logits
         found[f"{side}_padding"] = largest((expected - actual)[mask.bool()])
     first = ours(ids[:, :16], use_cache=True)
-    rest = [ours(ids[:, 16:17], past_key_values=first.past_key_values, use_cache=True)]
-    rest.append(ours(ids[:, 17:], past_key_values=rest[0].past_key_values, use_cache=True))
+    rest = [ours(ids[:, 16:17], use_cache=True, **{CACHE: first[CACHE]})]
+    rest.append(ours(ids[:, 17:], use_cache=True, **{CACHE: rest[0][CACHE]}))
     found["cached"] = largest(theirs(ids).logits[:, 16:] - torch.cat([step.logits for step in rest], 1))
     return found
 
