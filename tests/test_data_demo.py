@@ -13,7 +13,7 @@ from PIL import Image
 
 from training.data import digits, scenes, sounds, text_tasks
 from training.data.conversation import Exchange, ask, conversation
-from training.data.demo import BLOCK, ROW_MAKERS, TASKS, load_course, load_demo
+from training.data.demo import BLOCK, ROW_MAKERS, TASKS, load_course, load_demo, tokens_of
 from training.data.rows import answer_of, text_of
 
 
@@ -49,6 +49,11 @@ class TestEverySource:
         assert set(counts) == set(TASKS[source])
         assert max(counts.values()) - min(counts.values()) <= 1
 
+    def test_training_asks_all_that_the_test_asks(self, source):
+        count = {"digits": digits.FIRST_LOOKS, "scenes": scenes.FIRST_LOOKS}.get(source, 0)
+        rows = [ROW_MAKERS[source]("train", index, 0, 1) for index in range(count, count + 150)]
+        assert {row["task"] for row in rows} == set(TASKS[source])
+
     def test_media_stand_in_the_first_question_only(self, source):
         kind = {"digits": "image", "scenes": "image", "sounds": "audio", "text": None}[source]
         for row in rows_of(source, "train", 20):
@@ -64,13 +69,26 @@ class TestEverySource:
 
 def test_course_spreads_its_sources_in_blocks_and_keeps_the_order_of_each():
     rows = {"digits": 40, "text": 80}
-    course = load_course(None, "train", rows, {"text": 2})["id"]
+    course = load_course(None, "train", rows, {})["id"]
     sources = [name.partition("-")[0] for name in course]
     for source, count in rows.items():
         assert [name for name in course if name.startswith(source)] == [f"{source}-train-{i}" for i in range(count)]
     blocks = [(source, len(list(rows))) for source, rows in groupby(sources)]
     assert {length for _, length in blocks} <= {8, BLOCK, 2 * BLOCK, 3 * BLOCK}
     assert abs(sources[:60].count("digits") - 20) <= BLOCK  # a third of the course, wherever one looks
+
+
+def test_course_puts_rows_of_several_exchanges_into_blocks_of_like_length():
+    course = load_course(None, "train", {"sounds": 200}, {"sounds": 2})
+    drawn = load_demo(None, "train", "sounds", 200, 2)
+    assert sorted(course["id"]) == sorted(drawn["id"])
+    assert course["id"] == load_course(None, "train", {"sounds": 200}, {"sounds": 2})["id"]
+
+    def padded(rows) -> float:
+        lengths = [tokens_of(row) for row in rows]
+        return sum(max(lengths[start : start + BLOCK]) for start in range(0, len(lengths), BLOCK))
+
+    assert padded(course) < 0.9 * padded(drawn)
 
 
 def test_unknown_source_and_split_are_refused():
@@ -140,6 +158,9 @@ class TestDigits:
             }
             for question, answer in exchanges_of(row):
                 assert answer == expected[question]
+
+    def test_training_names_digits_first(self):
+        assert {row["task"] for row in rows_of("digits", "train", 100, 1)} == {"digit_caption", "digit_name"}
 
     def test_held_out_pictures_are_upright_and_whole(self):
         """Undistorted, the picture shrunk to the original's raster is the original again."""

@@ -18,6 +18,11 @@ from training.data.scenes import SIZE
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TASKS = ("digit_caption", "digit_name", "digit_next", "digit_parity")
 
+# Training first names digits, which teaches most about them, and then asks more often for what comes next than for parity.
+FIRST_LOOKS = 5000  # rows
+FIRST_PRACTICE = ("digit_caption", "digit_name")
+PRACTICE = ("digit_caption", "digit_name", "digit_next", "digit_caption", "digit_name", "digit_next", "digit_parity")
+
 
 @functools.cache
 def digits(split: str) -> list[tuple[np.ndarray, int]]:
@@ -70,11 +75,14 @@ def paint(pixels: np.ndarray, rng: random.Random, vary: bool) -> Image.Image:
 
 
 def digit_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split goes round its images; its first task goes round all tasks."""
+    """Row `index` of a split goes round its images; its first task goes round all tasks (in training, round `PRACTICE`)."""
     rng = random.Random(f"digits/{seed}/{split}/{index}")
     images = digits(split)
     turn, place = divmod(index, len(images))
     pixels, digit = images[place]
-    task = TASKS[(place + turn) % len(TASKS)]
+    tasks = TASKS
+    if split == "train":
+        tasks = FIRST_PRACTICE if index < FIRST_LOOKS else PRACTICE
+    task = tasks[(place + turn) % len(tasks)]
     questions = ask(rng, makers(digit, rng), task, exchanges)
     return conversation(f"digits-{split}-{index}", questions, image=paint(pixels, rng, vary=split == "train"))

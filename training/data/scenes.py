@@ -39,7 +39,8 @@ TASKS = {  # task: the kinds of scene that it asks about; two pairs to each othe
 }
 
 # Training asks in another order and measure than the test. What a shape is has to be seen before anything can be said about two of
-# them: the first rows show one thing each and mostly ask for its name. Then pairs come most often, which take longest to learn.
+# them: the first rows show one thing each and mostly ask for its name. Then pairs come most often, and their captions above all: how
+# the two stand to each other takes longest to learn.
 FIRST_LOOKS = 8000  # rows
 FIRST_PRACTICE = (
     *(("scene_shape", "single"), ("scene_caption", "single")) * 3,
@@ -47,7 +48,14 @@ FIRST_PRACTICE = (
     ("scene_position", "single"),
 )
 PRACTICE = (
-    *(("scene_caption", "pair"), ("scene_colour", "pair"), ("scene_shape", "pair")) * 3,
+    *(
+        ("scene_caption", "pair"),
+        ("scene_colour", "pair"),
+        ("scene_caption", "pair"),
+        ("scene_shape", "pair"),
+        ("scene_caption", "pair"),
+    )
+    * 2,
     *(("scene_caption", "group"), ("scene_count", "group"), ("scene_position", "single")) * 2,
     *((task, kind) for task in ("scene_colour", "scene_shape") for kind in ("single", "group")),
     ("scene_caption", "single"),
