@@ -129,7 +129,8 @@ def save_checkpoint(
         folder: where; written beside it first and renamed, so that it is there whole or not at all.
         model: any MMGPT model, or a `PeftModel` of one: then the folder holds the adapter and the name of its base.
         processor: its MMGPTProcessor (for a text-only model: its tokenizer).
-        card: measured facts for the model card, see [`write_card`].
+        card: measured facts for the model card, see [`write_card`]. What they do not mention stays as the card of the folder or
+            repository says that the model was loaded from.
         state_dict: the weights, where those of `model` are only a part of them (FSDP, ZeRO-3).
     """
     folder = Path(folder).absolute()
@@ -137,7 +138,12 @@ def save_checkpoint(
     with written_whole(folder) as temporary:
         processor.save_pretrained(temporary)
         if adapter_base(model) is None:
-            write_card(temporary, model, facts)
+            earlier = find_companion(model.name_or_path, "README.md")
+            if earlier is not None and set(facts) == {"name"}:
+                text = rename_card(earlier.read_text(encoding="utf-8"), facts["name"])
+                (temporary / "README.md").write_text(text, encoding="utf-8")
+            else:
+                write_card(temporary, model, facts, earlier)
             model.save_pretrained(temporary, state_dict=state_dict)
         else:  # peft writes a card of its own, which ours replaces
             save_adapter(temporary, model, facts.get("base_model"), state_dict)
@@ -204,7 +210,7 @@ def push_folder(
                 (Path(staging) / path.name).symlink_to(path)
         card = Path(staging) / "README.md"
         if card.exists():
-            text = rename_card(card.read_text(encoding="utf-8"), folder.name, repo_id)
+            text = rename_card(card.read_text(encoding="utf-8"), repo_id)
             card.unlink()
             card.write_text(text, encoding="utf-8")
         return api.upload_folder(

@@ -72,6 +72,14 @@ def problems_of_card(content: str) -> list[str]:
             problems.append(f'"{key}" must be a {kind.__name__}')
     if "base_model" in data and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(data["base_model"])):
         problems.append('"base_model" must be a repository id')
+    for model in data.get("model-index", []):
+        if not isinstance(model.get("name"), str):
+            problems.append('"model-index[0].name" is required')
+        for place, result in enumerate(model.get("results", [])):
+            wanted = (("task", "type"), ("dataset", "type"), ("dataset", "name"))
+            missing = [f"{part}.{key}" for part, key in wanted if not isinstance(result.get(part, {}).get(key), str)]
+            missing += [key for metric in result["metrics"] for key in ("type", "value") if metric.get(key) is None]
+            problems += [f'"model-index[0].results[{place}].{key}" is required' for key in missing]
     return problems
 
 

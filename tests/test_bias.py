@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.card_mmgpt import write_card
+from modeling_mmgpt.card_mmgpt import section_of, write_card
 from training import bias
 from training.likelihood import text_losses
 from training.metrics.answers import wilson_interval
@@ -33,7 +33,7 @@ def test_shares_by_kind_with_intervals(model, tokenizer, pairs):
 
 
 def test_the_model_card_takes_the_rows(model, tokenizer, pairs, tmp_path):
-    write_card(tmp_path, model, {"name": "m", "results": bias.measure_bias(model, tokenizer, pairs)})
+    write_card(tmp_path, model, {"name": "m", "bias": bias.measure_bias(model, tokenizer, pairs)})
     assert "| CrowS-Pairs, all | stereotype likelier (0.5 is ideal) | 0.75 |" in (tmp_path / "README.md").read_text()
 
 
@@ -46,6 +46,10 @@ def test_command_line(model, processor, pairs, tmp_path, monkeypatch, capsys):
     bias.main()
     assert "0.750" in capsys.readouterr().out
     assert json.loads((tmp_path / "bias.json").read_text())[0]["n"] == 4
+    bias.main()  # again: one table, not two
+    section = section_of(tmp_path / "model" / "README.md", "Bias")
+    assert section.count("| CrowS-Pairs, all | stereotype likelier (0.5 is ideal) | 0.75 |") == 1
+    assert "| CrowS-Pairs, b |" in section and "Not measured." not in section
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from modeling_mmgpt.card_mmgpt import licences_in, section_of
 from training import answer_anywhere
 from training.data.demo import TASKS, load_demo
 from training.data.rows import answer_of
@@ -66,6 +67,16 @@ class TestRun:
         with_picture = sum(example["pipeline"] is not None for example in results["examples"])
         assert fresh["pipeline_answers"] == with_picture == fresh["pipeline_agrees"]
         assert with_picture > 0
+
+    def test_the_card_tells_how_it_was_trained_and_what_was_measured(self, run):
+        folder, results = run
+        path = folder / "model" / "README.md"
+        measured = section_of(path, "Results")
+        for name, score in results["tasks"].items():
+            assert f"| {name} | exact_match | {round(score['exact_match'], 4)} | " in measured
+        training = section_of(path, "Training")
+        assert "Recipe `demo`, stage `finetune`: 2 steps" in training and "| demo | 8 | 1.0 |" in training
+        assert "scikit-learn" in licences_in(path)["demo"]
 
     def test_report_shows_the_examples(self, run):
         folder, results = run

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from modeling_mmgpt import save_checkpoint
+from modeling_mmgpt.card_mmgpt import section_of
 from tests.conftest import film, picture, row, sound
 from tests.test_grounding import image_rows
 from training import data, evaluate
 from training.data.rows import answer_of, assistant_turn, make_dataset, user_turn
 from training.model_building import build_model
-from training.recipe import EvaluationArguments, ModelArguments
+from training.recipe import EvaluationArguments, ModelArguments, build_recipe
 from training.train_tokenizer import texts_of, train_tokenizer
 
 
@@ -138,7 +140,8 @@ class TestCommandLine:
         override = f"training.output_dir={tmp_path / 'out'}"
         monkeypatch.setattr(sys, "argv", ["evaluate.py", str(tmp_path / "model"), str(recipe), override])
         evaluate.main()
-        assert "95% interval" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "95% interval" in printed
         assert "</html>" in (tmp_path / "out" / "errors.html").read_text()
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["split"] == "test" and results["tasks"]["say"]["n"] == 6
@@ -148,6 +151,46 @@ class TestCommandLine:
             json.loads(line)["prediction"] == answer_of(row) for line, row in zip(lines, text_rows(), strict=True)
         )
         assert results["tasks"]["say"]["exact_match"] == right / 6
+        path = tmp_path / "model" / "README.md"
+        assert f"written into the model card: {path}" in printed
+        score = results["tasks"]["say"]
+        numbers = f"{round(right / 6, 4)} | {round(score['low'], 4)} to {round(score['high'], 4)} | 1.0 | 6 |"
+        assert f"| say | exact_match | {numbers}" in section_of(path, "Results")
+        (entry,) = ModelCard.load(path).data.eval_results
+        assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("say", "test", round(right / 6, 4))
+
+    def test_the_card_stays_as_it_is_where_it_is_not_wanted_or_cannot_be_read(self, parts, monkeypatch, tmp_path):
+        monkeypatch.setitem(data.ADAPTERS, "say", text_rows)
+        recipe = tmp_path / "toy.yaml"
+        recipe.write_text("model: {preset: nano}\ndata: {train: [{adapter: say}], test: [{adapter: say}]}\n")
+        save_checkpoint(tmp_path / "model", *parts)
+        path, override = tmp_path / "model" / "README.md", f"training.output_dir={tmp_path / 'out'}"
+        before = path.read_text()
+        command = ["evaluate.py", str(tmp_path / "model"), str(recipe), override, "eval.max_new_tokens=1"]
+        monkeypatch.setattr(sys, "argv", [*command, "eval.card=false"])
+        evaluate.main()
+        assert path.read_text() == before
+        path.write_text("---\n{\n---\n")
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit, match=r"The model card is as it was: .*README.md cannot be read"):
+            evaluate.main()
+        assert path.read_text() == "---\n{\n---\n" and (tmp_path / "out" / "results.json").is_file()
+
+    def test_the_card_names_the_data_set_of_the_hub_and_the_baselines_of_the_main_measure(self, parts, tmp_path):
+        save_checkpoint(tmp_path / "model", *parts)
+        source = {"dataset": "me/sums", "adapter": "prompt_answer", "metric": "rouge"}
+        tree = {"model": {"preset": "nano"}, "data": {"train": [source], "test": [source]}}
+        row = {"task": "sums", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
+        score = evaluate.score_tasks([row], ["a b"], {key: ["a"] for key in evaluate.GROUNDING}, [None])
+        path = evaluate.record_evaluation(tmp_path / "model", build_recipe(tree, "toy", "toy.yaml"), score)
+        entries = ModelCard.load(path).data.eval_results
+        assert [entry.metric_type for entry in entries] == ["rouge1", "rouge2", "rougeL"]
+        assert {entry.dataset_type for entry in entries} == {"me/sums"}
+        lines = section_of(path, "Results").splitlines()
+        assert "Recipe `toy`, split `test`" in lines[1]
+        assert "| majority | shuffled | blank | n |" in lines[3]
+        assert lines[5].endswith("| 1.0 | 0.5 | 0.5 | 1 |") and lines[6].endswith("|  |  |  | 1 |")
+        assert evaluate.record_evaluation("me/model", build_recipe(tree, "toy", "toy.yaml"), score) is None
 
     @pytest.mark.parametrize(
         ("model", "override", "message"),

@@ -16,6 +16,7 @@ from safetensors.torch import load
 from typer.testing import CliRunner
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, cli, push_checkpoint, save_checkpoint
+from modeling_mmgpt.card_mmgpt import record_results
 from modeling_mmgpt.saving_mmgpt import push_folder
 from tests.hub_server import problems_of_card, publishing_to, running_hub
 from tests.test_saving import CODE, COMPLETE
@@ -36,6 +37,8 @@ FULL_CARD = {
     "data": "Questions.",
     "training": "10 steps.",
     "hardware": "2 CPU cores",
+    "mixture": [{"source": "me/questions", "rows": 300, "weight": 1.0, "licence": "cc-by-4.0"}],
+    "history": "Before that, nothing.",
     "bias": [{"task": "crows-pairs, gender", "measure": "stereotype preferred", "value": 0.52, "n": 262}],
     "intended_use": "Tests.",
     "limits": "Knows nothing.",
@@ -152,6 +155,21 @@ def test_a_tuned_model_goes_back_under_its_name(hub, published, on_hub, assistan
     assert not weight.any() and set(index["weight_map"]) == set(load(first["files"]["model.safetensors"]))
 
 
+def test_a_model_keeps_its_card_wherever_it_goes(hub, assistant, tmp_path):
+    """What was measured in a folder is on the Hub however the model gets there, under its new name."""
+    folder = shutil.copytree(assistant, tmp_path / "model")
+    record_results(folder, CARD["results"], by="recipe `toy`, split `test`")
+    model, processor = loaded(folder)
+    model.push_to_hub("me/by-method")
+    push_checkpoint("me/by-function", model, processor, {"license": "apache-2.0"})
+    push_folder(folder, "me/by-folder")
+    for name in ("me/by-method", "me/by-function", "me/by-folder"):
+        card = hub.repositories[name][-1]["files"]["README.md"].decode()
+        assert "| colours | exact match | 0.97 | 0.95 to 0.98 | 300 |" in card
+        assert f"\n# {name}\n" in card and f'name = "{name}"' in card and f"- name: {name}\n" in card
+        assert ModelCard(card).data.license == ("apache-2.0" if name == "me/by-function" else None)
+
+
 def adapted(folder):
     model, processor = loaded(folder)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
@@ -220,8 +238,20 @@ def test_what_is_no_model_is_refused(hub, tmp_path):
 @pytest.mark.parametrize("facts", [{}, FULL_CARD], ids=["nothing known", "everything known"])
 def test_the_card_is_valid(hub, tmp_path, model, processor, facts):
     save_checkpoint(tmp_path / "model", model, processor, facts)
+    ModelCard.load(tmp_path / "model" / "README.md").validate()
+    measured = {
+        "task": "captions",
+        "measure": "cider",
+        "value": 0.51,
+        "low": 0.4,
+        "high": 0.6,
+        "n": 9,
+        "split": "test",
+    }
+    record_results(tmp_path / "model", [measured], by="recipe `toy`, split `test`")
     card = ModelCard.load(tmp_path / "model" / "README.md")
     card.validate()
+    assert card.data.eval_results[-1].metric_value == 0.51
     card.data.tags = "no list"
     with pytest.raises(ValueError, match=r"tags.* must be a list"):
         card.validate()

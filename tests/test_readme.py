@@ -115,7 +115,8 @@ class TestUseIt:
     def test_publishing(self, place):
         with running_hub() as hub, publishing_to(hub):
             exec(compile(snippet("push_checkpoint"), "README.md", "exec"), {})
-            assert b"0.95 to 0.98" in hub.repositories["me/my-model"][-1]["files"]["README.md"]
+            card = hub.repositories["me/my-model"][-1]["files"]["README.md"].decode()
+            assert "Reading my meters." in card and "license: apache-2.0" in card and 'name = "me/my-model"' in card
 
     def test_the_servers_commands_are_transformers_own(self):
         """tests/test_serve.py runs both, with a port of its own."""

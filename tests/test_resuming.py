@@ -11,6 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from modeling_mmgpt.card_mmgpt import section_of
 from tests.toy_training import losses, toy_tree
 from training.recipe import RecipeError, build_recipe
 from training.resuming import checkpoint_to_resume, last_checkpoint, write_recipe
@@ -50,6 +51,11 @@ def test_killed_and_started_again_is_never_killed(tmp_path):
     (weights, report), (weights_again, report_again) = results.values()
     assert losses(report) == losses(report_again) and len(losses(report)) == 11
     assert all((weights[name] == weights_again[name]).all() for name in weights)
+    # Time and tokens are those of the last part, and the card says so.
+    assert (report["steps_before"], report_again["steps_before"]) == (0, 6)
+    assert 0 < report_again["tokens"] < report["tokens"]
+    training = section_of(tmp_path / "killed" / "model" / "README.md", "Training")
+    assert f"11 steps, the last 5 of them with {report_again['tokens']} tokens in" in training
 
 
 class TestWhereToGoOn:
@@ -74,7 +80,7 @@ class TestWhereToGoOn:
 
     def test_what_changes_nothing_may_change(self, tree, interrupted, tmp_path):
         tree["training"] |= {"logging_steps": 7, "save_strategy": "steps", "save_steps": 100, "report_to": "none"}
-        tree["data"]["root"] = "/elsewhere"
+        tree["data"] |= {"root": "/elsewhere", "train": [{"adapter": "fsdd", "license": "cc-by-sa-4.0"}]}
         assert checkpoint_to_resume(build_recipe(tree, "toy", "toy.yaml")) is not None
 
     def test_another_runs_checkpoints_are_refused(self, tree, interrupted):

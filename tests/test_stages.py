@@ -136,6 +136,11 @@ class TestAdapters:
         folder = tmp_path / "run"
         assert report["trained_parameters"] < report["parameters"] / 2
         note = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+        card = (folder / "adapter" / "README.md").read_text()
+        assert (
+            f"An adapter (PEFT) of `{Path(note['base_model_name_or_path']).name}`" in card and "base_model" not in card
+        )
+        assert "Recipe `" in card and "| adapter | " in card
         assert note["base_model_name_or_path"] == str(base)
         assert sorted(note["modules_to_save"]) == ["audio_connector", "vision_connector"]
 

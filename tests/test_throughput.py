@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_mmgpt import MMGPTCollator
+from modeling_mmgpt import MMGPTCollator, MMGPTProcessor
 from tests.conftest import SIGLIP, make_model, make_processor
 from tests.toy_training import ADAPTERS, toy_tree
 from training import data, train
@@ -80,6 +80,21 @@ def test_the_log_has_speed_and_no_invented_peak(monkeypatch, tmp_path):
     for entry in log:
         assert entry["tokens_per_second"] > 0 and entry["tflops_per_device"] >= 0 and 0 < entry["media_share"] < 1
         assert "mfu" not in entry
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_the_run_knows_its_tokens(monkeypatch, tmp_path):
+    """Those of all its steps, logged or not, and none of evaluation's."""
+    for name, adapter in ADAPTERS.items():
+        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    tree = toy_tree(tmp_path / "run")
+    tree["training"] |= {"max_steps": 4, "logging_steps": 3, "eval_strategy": "steps", "eval_steps": 2}
+    report = train.train(build_recipe(tree, "toy", "toy.yaml"))
+    collator = MMGPTCollator(MMGPTProcessor.from_pretrained(tmp_path / "run" / "model"))
+    rows = list(ADAPTERS["toy"](None, "train"))
+    assert report["tokens"] == sum(int(collator([row])["attention_mask"].sum()) for row in rows), (
+        "4 steps are an epoch"
+    )
 
 
 def test_peaks_are_those_of_known_devices(monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
+from modeling_mmgpt.card_mmgpt import NOTHING, licences_in, record_results, section_of
 from tests.toy_training import ADAPTERS, losses, toy_tree
 from training import data, train
 from training.recipe import build_recipe
@@ -35,6 +36,10 @@ class TestTrain:
         assert json.loads((folder / "training.json").read_text()) == report
         assert report["steps"] == 3 and report["samples"] == 24 and len(losses(report)) == 3
         assert Image.open(folder / "loss.png").width > 400
+
+        training = section_of(folder / "model" / "README.md", "Training")
+        assert training.startswith(f"Recipe `toy`, stage `finetune`: 3 steps, with {report['tokens']} tokens in ")
+        assert f"Hardware: {report['hardware']}." in training and training.endswith("| toy | 24 | 1.0 |")
 
         model = MMGPTForConditionalGeneration.from_pretrained(folder / "model")
         assert model.num_parameters() == report["parameters"]
@@ -65,8 +70,19 @@ class TestTrain:
 
     def test_goes_on_from_a_checkpoint(self, tree, tmp_path):
         first = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
-        tree["model"] = {"checkpoint": str(tmp_path / "run" / "model")}
-        assert losses(train.train(build_recipe(tree, "toy", "toy.yaml")))[0] < first[0]
+        start = tmp_path / "start"
+        (tmp_path / "run" / "model").rename(start)
+        result = {"task": "see", "measure": "exact_match", "value": 0.5, "n": 8}
+        record_results(start, [result], by="recipe `toy`, split `test`")
+        tree["model"] = {"checkpoint": str(start)}
+        tree["data"]["train"] = [{"adapter": "toy", "weight": 2, "license": "mit"}]
+        assert losses(train.train(build_recipe(tree, "again", "again.yaml")))[0] < first[0]
+        # The card tells both parts, and nothing of what the model could do before the second.
+        path = tmp_path / "run" / "model" / "README.md"
+        now, before = section_of(path, "Training").split("Before that, as `start`:")
+        assert "Recipe `again`" in now and "| toy | 48 | 2 |" in now
+        assert "Recipe `toy`" in before and "| toy | 24 | 1.0 |" in before
+        assert section_of(path, "Results") == NOTHING["Results"] and licences_in(path) == {"toy": "mit"}
 
     def test_evaluation_sees_samples_unchanged(self, tree, monkeypatch):
         changed = []

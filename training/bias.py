@@ -2,10 +2,10 @@ r"""Does a model find stereotypes more likely than their contrary? CrowS-Pairs (
 
     python -m training.bias outputs/tinyshakespeare/model --data ../shared/data/crows_pairs/test.jsonl.gz
 
-prints, for each type of bias, the share of pairs whose more stereotypical sentence is the likelier one; 0.5 is ideal. Sentences of
-a pair differ in the group that they speak of. The paper scores masked language models by pseudo-likelihood; a GPT has the
-likelihood of the whole sentence itself. The authors warn that some pairs are unsound (Blodgett et al. 2021): a share near 0.5
-does not show that a model is fair.
+prints, for each type of bias, the share of pairs whose more stereotypical sentence is the likelier one; 0.5 is ideal. The model card
+of the folder gets the same table. Sentences of a pair differ in the group that they speak of. The paper scores masked language
+models by pseudo-likelihood; a GPT has the likelihood of the whole sentence itself. Some pairs are known to be unsound (Blodgett et
+al. 2021): a share near 0.5 does not show that a model is fair.
 """
 
 import argparse
@@ -20,6 +20,7 @@ if __package__ in (None, ""):  # run as a file: imports start at the checkout, n
 import torch
 from datasets import load_dataset
 
+from modeling_mmgpt.card_mmgpt import record_results
 from training.data.rows import require_file
 from training.likelihood import text_losses
 from training.metrics.answers import estimate_share
@@ -41,7 +42,7 @@ def load_pairs(path: Path) -> list[dict]:
 
 def measure_bias(model, tokenizer, pairs: list[dict], batch_size: int = 64) -> list[dict]:
     r"""For each type of bias, and for all pairs first, {"task", "measure", "value", "low", "high", "n"}: rows as the model card
-    takes them among its `results`, the interval 95% (Wilson)."""
+    takes them, the interval 95% (Wilson)."""
     sentences = [pair[key] for pair in pairs for key in ("sent_more", "sent_less")]
     nats = [0.0] * len(sentences)
     for loss in text_losses(model, tokenizer, sentences, batch_size):
@@ -81,6 +82,12 @@ def main() -> None:
     print(format_bias(rows))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    try:
+        card = record_results(arguments.model, rows, by="CrowS-Pairs, `training/bias.py`", section="Bias")
+    except (ValueError, OSError) as error:
+        sys.exit(f"The model card is as it was: {error}")
+    if card is not None:
+        print(f"written into the model card: {card}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import transformers
 from training import answer_anywhere
 from training.data.mixture import load_mixture
 from training.data.rows import answer_of, text_of
-from training.evaluate import evaluate_rows, format_table, write_predictions
+from training.evaluate import evaluate_rows, format_table, record_evaluation, write_predictions
 from training.model_building import load_checkpoint
 from training.recipe import CONFIGURATION, Recipe, RecipeError, load_recipe
 from training.report import write_report
@@ -49,6 +49,7 @@ def run_demo(recipe: Recipe) -> dict:
     predictions, tasks = evaluation["predictions"], evaluation["tasks"]
     print(format_table(tasks))
     write_predictions(folder / "predictions.jsonl", evaluation["records"])
+    record_evaluation(folder / "model", recipe, tasks)
 
     examples = choose_examples(rows, predictions)
     fresh = answer_in_fresh_process(folder / "model", [row for row, _ in examples], recipe.eval.max_new_tokens)

@@ -2,8 +2,8 @@ r"""Measure a saved model on the test split of a recipe, by the metric of each s
 
     python -m training.evaluate outputs/fsdd/model configuration/recipes/fsdd.yaml data.root=../shared/data
 
-prints the table and writes results.json, predictions.jsonl and errors.html (the worst answers, with their media) to the recipe's
-output_dir. The baselines: the commonest answer of the split, and the same model with the media exchanged between samples and
+prints the table, writes it into the model card of the folder (unless eval.card=false), and writes results.json, predictions.jsonl
+and errors.html (the worst answers, with their media) to the recipe's output_dir. The baselines: the commonest answer of the split, and the same model with the media exchanged between samples and
 with blank media (what it answers from the question alone).
 """
 
@@ -23,14 +23,17 @@ import torch
 from tqdm import tqdm
 
 from modeling_mmgpt import MMGPTCollator
+from modeling_mmgpt.card_mmgpt import BASELINES, record_results
+from training.data.loading import task_of as task_of_source
 from training.data.mixture import load_mixture
 from training.data.rows import answer_of, references_of, text_of
 from training.gallery import write_gallery
 from training.grounding import MEDIA, blank_media, exchange_media
 from training.likelihood import WindowLoss, text_losses
 from training.metrics import DEFAULT_METRIC, METRICS, find_metric
+from training.metrics.answers import Estimate
 from training.model_building import load_checkpoint
-from training.recipe import EvaluationArguments, RecipeError, load_recipe
+from training.recipe import EvaluationArguments, Recipe, RecipeError, load_recipe
 
 
 TEXT_METRIC = "perplexity"  # of rows that are text to be predicted, not a question to be answered
@@ -198,18 +201,41 @@ def format_table(tasks: dict[str, dict]) -> str:
     head = f"{'task':<20}{'n':>7}  {'measure':<18}{'value':>9}{'95% interval':>21}"
     lines = [head + "".join(f"{name.replace('_', ' '):>16}" for name in ("majority", *GROUNDING))]
     for task, score in tasks.items():
-        main = METRICS[score["metric"]].measure
-        others = [key for key in score if f"{key}_low" in score]
-        for place, measure in enumerate([main, *others]):
-            prefix = "" if place == 0 else f"{measure}_"
-            interval = f"{score[f'{prefix}low']:.4f}-{score[f'{prefix}high']:.4f}"
+        for place, (measure, (value, low, high)) in enumerate(measured(score).items()):
             baselines = [score[name] if place == 0 else None for name in ("majority", *GROUNDING)]
             lines.append(
                 f"{task if place == 0 else '':<20}{score['n'] if place == 0 else '':>7}  {measure:<18}"
-                f"{score[measure]:>9.4f}{interval:>21}"
+                f"{value:>9.4f}{f'{low:.4f}-{high:.4f}':>21}"
                 + "".join(f"{'-' if value is None else f'{value:.4f}':>16}" for value in baselines)
             )
     return "\n".join(lines)
+
+
+def measured(score: dict) -> dict[str, Estimate]:
+    """What a task's metric measured, the main measure first."""
+    main = METRICS[score["metric"]].measure
+    others = [key for key in score if f"{key}_low" in score]
+    prefixes = {main: ""} | {measure: f"{measure}_" for measure in others}
+    return {
+        measure: Estimate(score[measure], score[f"{prefix}low"], score[f"{prefix}high"])
+        for measure, prefix in prefixes.items()
+    }
+
+
+def record_evaluation(folder: str | Path, recipe: Recipe, tasks: dict[str, dict]) -> Path | None:
+    """The table in the card of the model's folder, in place of an earlier one of this recipe and split; a model of the Hub has no
+    folder here, and its card stays as it is."""
+    sources = getattr(recipe.data, recipe.eval.split)
+    ids = {task_of_source(source): source.dataset for source in sources if source.dataset}
+    rows = []
+    for task, score in tasks.items():
+        about = {"task": task, "n": score["n"], "split": recipe.eval.split, "dataset": ids.get(task)}
+        baselines = {name: score[key] for name, key in zip(BASELINES, ("majority", *GROUNDING), strict=True)}
+        for place, (measure, estimate) in enumerate(measured(score).items()):
+            numbers = estimate._asdict() | (baselines if place == 0 else {})
+            rounded = {name: None if number is None else round(number, 4) for name, number in numbers.items()}
+            rows.append({**about, "measure": measure, **rounded})
+    return record_results(folder, rows, by=f"recipe `{recipe.name}`, split `{recipe.eval.split}`")
 
 
 def write_predictions(path: Path, records: list[dict]) -> None:
@@ -253,6 +279,12 @@ def main() -> None:
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(format_table(evaluation["tasks"]))
     print(f"written to {folder}: results.json, predictions.jsonl, errors.html")
+    try:
+        card = record_evaluation(arguments.model, recipe, evaluation["tasks"]) if recipe.eval.card else None
+    except (ValueError, OSError) as error:
+        sys.exit(f"The model card is as it was: {error}")
+    if card is not None:
+        print(f"written into the model card: {card}")
 
 
 if __name__ == "__main__":

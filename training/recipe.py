@@ -79,6 +79,7 @@ class SourceArguments:
         its share of the samples, in proportion to the other weights.
     limit (`int`, *optional*): random sample of so many rows, the same at every run.
     metric (`str`, *optional*): name of what its answers are judged by; it stands in each row.
+    license (`str`, *optional*): of the data, by the Hub's name for it (`cc-by-4.0`); it stands in the model card.
     strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
     options (`dict`, *optional*): keyword arguments of the adapter; for each shape also `id` (column that names a sample),
         `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
@@ -93,6 +94,7 @@ class SourceArguments:
     weight: float = 1.0
     limit: int | None = None
     metric: str | None = None
+    license: str | None = None
     strict: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -204,12 +206,14 @@ class EvaluationArguments:
     max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
     baselines (`bool`, *optional*, defaults to True): also answer with the media exchanged and blank, which takes as long again
         each.
+    card (`bool`, *optional*, defaults to True): write what was measured into the card of the model's folder.
     """
 
     split: str = "test"
     batch_size: int = 64
     max_new_tokens: int = 16
     baselines: bool = True
+    card: bool = True
 
 
 @dataclass

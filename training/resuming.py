@@ -20,7 +20,7 @@ from training.recipe import Recipe, RecipeError, recipe_tree
 
 # What may change between two parts of one run, for it changes nothing that is learnt.
 FREE_TO_CHANGE = re.compile(
-    r"name|data\.root|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
+    r"name|data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
     r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
 
@@ -82,6 +82,11 @@ def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     # Each worker has its part of a stream.
     bound = {"training.dataloader_num_workers"} if recipe.data.streaming else set()
     return [key for key in keys if key in bound or not FREE_TO_CHANGE.fullmatch(key)]
+
+
+def steps_of(checkpoint: str) -> int:
+    """How many steps of the run a checkpoint holds."""
+    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
 
 
 def flatten(tree, prefix: str = "") -> dict:

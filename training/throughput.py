@@ -58,13 +58,20 @@ class Throughput(TrainerCallback):
         for name, module in base_model(model).model.named_children():
             if name in BESIDE_THE_DECODER:
                 self.hooks.append(module.register_forward_hook(partial(self.count_vectors, name)))
+        self.counts = {}
+        self.tokens: torch.Tensor | int = 0  # of the whole run, or of the part since it was taken up again
         self.restart()
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.tokens = self.tokens + self.counts.get("tokens", 0)
+        if torch.distributed.is_initialized():
+            self.tokens = torch.as_tensor(self.tokens, device=args.device)
+            torch.distributed.all_reduce(self.tokens)
         for hook in self.hooks:
             hook.remove()
 
     def restart(self, *args, **kwargs):
+        self.tokens = self.tokens + self.counts.get("tokens", 0)
         self.counts: dict[str, torch.Tensor | int] = {}
         self.started = time.perf_counter()
 

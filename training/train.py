@@ -27,9 +27,10 @@ from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_tokens, save_checkpoint
-from modeling_mmgpt.saving_mmgpt import written_whole
+from modeling_mmgpt.card_mmgpt import licences_in, load_card, section_of
+from modeling_mmgpt.saving_mmgpt import find_companion
 from training.data.augmentation import AugmentingCollator
-from training.data.mixture import load_mixture
+from training.data.mixture import describe_mixture, load_mixture
 from training.data.numbering import NumberedRows, SeededCollator
 from training.data.streaming import StreamingMixture, stream_packs
 from training.data.text_blocks import make_blocks, stream_blocks
@@ -37,7 +38,14 @@ from training.evaluate import evaluate_rows
 from training.metrics import find_metric
 from training.model_building import build_model_and_processor
 from training.recipe import EvaluationArguments, Recipe, RecipeError, format_recipe, load_recipe
-from training.resuming import EpochOfCollator, PlaceInStream, checkpoint_to_resume, place_in_stream, write_recipe
+from training.resuming import (
+    EpochOfCollator,
+    PlaceInStream,
+    checkpoint_to_resume,
+    place_in_stream,
+    steps_of,
+    write_recipe,
+)
 from training.stages import merge_adapter, prepare_model, split_learning_rates
 from training.throughput import Throughput
 from training.train_tokenizer import load_rows
@@ -122,8 +130,9 @@ class LossProgress(ProgressCallback):
 def train(recipe: Recipe) -> dict:
     """Run the recipe, or what is left of it; returns what is also written to training.json."""
     checkpoint = checkpoint_to_resume(recipe)
+    steps_before = 0 if checkpoint is None else steps_of(checkpoint)  # later the run may remove it
     set_seed(recipe.training.seed)
-    rows = load_rows(recipe)
+    rows, rows_of_sources = load_rows(recipe)
     validation = None
     if recipe.training.eval_strategy != "no":
         validation = load_mixture(recipe.data.validation, recipe.data.root)
@@ -148,7 +157,8 @@ def train(recipe: Recipe) -> dict:
     if recipe.data.streaming:
         trainer.add_callback(PlaceInStream)
     # First of all, so that whatever else reads the log finds its numbers there.
-    trainer.callback_handler.callbacks.insert(0, Throughput())
+    throughput = Throughput()
+    trainer.callback_handler.callbacks.insert(0, throughput)
     if trainer.is_world_process_zero():
         write_recipe(recipe, Path(recipe.training.output_dir) / "recipe.yaml")
 
@@ -164,7 +174,10 @@ def train(recipe: Recipe) -> dict:
         "parameters": parameters,
         "trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
         "samples": None if recipe.data.streaming else len(rows),
+        "mixture": describe_mixture(recipe.data.train, rows_of_sources),
         "steps": trainer.state.global_step,
+        "steps_before": steps_before,
+        "tokens": int(throughput.tokens),
         "epochs": None if recipe.data.streaming else round(trainer.state.epoch, 3),
         "loss": last_loss(trainer.state.log_history),
         "hardware": describe_hardware(),
@@ -226,21 +239,46 @@ def save(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
         return
     folder = Path(recipe.training.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    card = card_of_run(recipe, report)
     if recipe.peft is not None:
-        with written_whole(folder / "adapter") as temporary:
-            model.save_pretrained(temporary, state_dict=state_dict)
+        save_checkpoint(folder / "adapter", model, trainer.processing_class, card=card, state_dict=state_dict)
         model, state_dict = merge_adapter(recipe.model.checkpoint, folder / "adapter"), None
-    card = {
-        "data": f"{described_rows(report)}, as the recipe `{report['recipe']}` mixes them.",
-        "training": f"{report['steps']:,} steps in {report['train_seconds']:,.0f} s on {report['hardware']}.",
-    }
     save_checkpoint(folder / "model", model, trainer.processing_class, card=card, state_dict=state_dict)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_curves(report["log"], folder / "loss.png")
 
 
-def described_rows(report: dict) -> str:
-    return "A stream" if report["samples"] is None else f"{report['samples']:,} samples"
+def card_of_run(recipe: Recipe, report: dict) -> dict:
+    """The facts of the model card that a run knows. Of the model that it went on from, the card tells how that was trained; what
+    was measured of that one is no longer true."""
+    steps, before = report["steps"], report["steps_before"]
+    part = f"the last {steps - before:,} of them " if before else ""
+    told = (
+        f"Recipe `{report['recipe']}`, stage `{recipe.stage}`: {steps:,} steps, {part}with {report['tokens']:,} tokens in "
+        f"{report['train_seconds']:,.0f} s."
+    )
+    facts = {
+        "training": told,
+        "hardware": report["hardware"],
+        "mixture": report["mixture"],
+        "datasets": sorted({source.dataset for source in recipe.data.train if source.dataset}) or None,
+        "results": [],
+        "bias": [],
+    }
+    return facts if recipe.model.checkpoint is None else facts | what_came_before(recipe.model.checkpoint)
+
+
+def what_came_before(checkpoint: str) -> dict:
+    is_folder = Path(checkpoint).is_dir()
+    facts = {} if is_folder else {"base_model": checkpoint}
+    path = find_companion(checkpoint, "README.md")
+    if path is None:
+        return facts
+    name = Path(checkpoint).name if is_folder else checkpoint
+    licences = {name: load_card(path).data.license} if load_card(path).data.license else {}
+    facts["licences"] = licences | licences_in(path)
+    earlier = section_of(path, "Training")
+    return facts | {"history": f"Before that, as `{name}`:\n\n{earlier}"} if earlier else facts
 
 
 def last_loss(log: list[dict]) -> float | None:

@@ -15,11 +15,11 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.data.mixture import load_mixture
+from training.data.mixture import load_parts
 from training.data.rows import text_of
 from training.data.streaming import first_rows
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -61,11 +61,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_rows(recipe: Recipe) -> Dataset | Iterator[dict]:
-    """All rows of the training data, or of a stream the first ones, which are enough for a tokenizer."""
+def load_rows(recipe: Recipe) -> tuple[Dataset | Iterator[dict], list[int] | None]:
+    """All rows of the training data and how many each source has, or of a stream the first ones, which are enough for a
+    tokenizer."""
     if recipe.data.streaming:
-        return first_rows(recipe.data, recipe.training.seed, STREAMED_ROWS)
-    return load_mixture(recipe.data.train, recipe.data.root)
+        return first_rows(recipe.data, recipe.training.seed, STREAMED_ROWS), None
+    parts = load_parts(recipe.data.train, recipe.data.root)
+    return concatenate_datasets(parts), [len(part) for part in parts]
 
 
 def texts_of(rows: Iterable[dict]) -> Iterator[str]:
@@ -84,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        rows = load_rows(recipe)
+        rows, _ = load_rows(recipe)
     except (RecipeError, FileNotFoundError) as error:
         parser.error(str(error))
     tokenizer = train_tokenizer(texts_of(rows), recipe.tokenizer.vocab_size)

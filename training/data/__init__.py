@@ -18,3 +18,12 @@ ADAPTERS = {
     "easy_vqa": load_easy_vqa,
     "fsdd": load_fsdd,
 }
+
+# Of what these adapters bring; a recipe tells the licence of its own files and data sets (`license`).
+LICENSES = {
+    "boxes": "none: drawn on the spot",
+    "demo": "cc-by-4.0 (the digits, from UCI by way of scikit-learn); all else is made on the spot",
+    "demo_course": "cc-by-4.0 (the digits, from UCI by way of scikit-learn); all else is made on the spot",
+    "easy_vqa": "mit",
+    "fsdd": "cc-by-sa-4.0",
+}

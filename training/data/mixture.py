@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset, concatenate_datasets
 
-from training.data import ADAPTERS
-from training.data.loading import make_rows
+from training.data import ADAPTERS, LICENSES
+from training.data.loading import make_rows, task_of
 from training.data.rows import FEATURES
 from training.data.shapes import SHAPES
 
@@ -26,7 +26,26 @@ def load_mixture(sources: list[SourceArguments], root: str | None) -> Dataset:
 
     Shuffling all of them is the trainer's; with `training.train_sampling_strategy: sequential` the order of the sources is a
     curriculum."""
-    return concatenate_datasets([weigh(load_source(source, root), source.weight) for source in sources])
+    return concatenate_datasets(load_parts(sources, root))
+
+
+def load_parts(sources: list[SourceArguments], root: str | None) -> list[Dataset]:
+    """What [`load_mixture`] joins: the rows of each source."""
+    return [weigh(load_source(source, root), source.weight) for source in sources]
+
+
+def describe_mixture(sources: list[SourceArguments], rows: list[int] | None) -> list[dict]:
+    """The sources as the model card has them; `rows`: how many each gives to an epoch, None of a stream."""
+    counts = rows or [None] * len(sources)
+    return [
+        {
+            "source": source.dataset or task_of(source),
+            "rows": count,
+            "weight": source.weight,
+            "licence": source.license or LICENSES.get(source.adapter),
+        }
+        for source, count in zip(sources, counts, strict=True)
+    ]
 
 
 def load_source(source: SourceArguments, root: str | None) -> Dataset:
