@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 
 from training.data import ADAPTERS
 from training.data.augmentation import AugmentingCollator, change_speed, move_image, random_stretch
-from training.data.mixture import load_mixture, load_source, weigh
+from training.data.mixture import augmentations, describe_mixture, join_parts, load_mixture, load_source, weigh
 from training.data.rows import FEATURES, answer_of, assistant_turn, make_dataset, text_of, user_turn
-from training.recipe import AugmentationArguments, SourceArguments
+from training.recipe import AugmentationArguments, DataArguments, SourceArguments, build_recipe
 
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -96,6 +96,49 @@ class TestMixture:
         assert rows["id"] == load_mixture(sources, str(DATA))["id"]
 
 
+class TestBlocks:
+    """Sources that alternate, so that a batch is of one of them."""
+
+    def join(self, sizes: dict[str, int], spans: dict | None = None, weight: float = 2.0, block: int = 4) -> list[str]:
+        sources = [
+            SourceArguments("text", name=name, weight=weight, span=(spans or {}).get(name, [0, 1])) for name in sizes
+        ]
+        parts = [
+            make_dataset([{**text_row(index), "task": name} for index in range(size)]) for name, size in sizes.items()
+        ]
+        return list(join_parts(parts, DataArguments(sources, block=block)))
+
+    def test_each_block_is_of_one_source_and_sources_are_spread_evenly(self):
+        rows = self.join({"a": 40, "b": 22})
+        blocks = [rows[start : start + 4] for start in range(0, len(rows), 4)]
+        assert all(len({row["task"] for row in block}) == 1 for block in blocks)
+        order = "".join(block[0]["task"] for block in blocks)
+        assert order.count("a") == 10 and order.count("b") == 5, "two rows of b do not fill a block"
+        assert [order[start : start + 3].count("b") for start in range(0, 15, 3)] == [1] * 5
+        assert [row["id"] for row in rows if row["task"] == "a"] == [str(index) for index in range(40)]
+
+    def test_a_span_is_where_in_the_epoch_the_rows_come(self):
+        order = [row["task"] for row in self.join({"first": 40, "all": 80}, {"first": [0, 0.25], "all": [0.25, 1]})]
+        assert order == ["first"] * 40 + ["all"] * 80
+
+    def test_a_single_pass_is_shuffled(self):
+        ids = [row["id"] for row in self.join({"a": 40}, weight=1)]
+        assert sorted(ids, key=int) == [str(index) for index in range(40)] != ids
+        assert ids == [row["id"] for row in self.join({"a": 40}, weight=1)]
+
+    def test_less_than_a_block_is_refused(self):
+        with pytest.raises(ValueError, match=r"b has 3 rows, which do not fill data\.block=4"):
+            self.join({"a": 4, "b": 3})
+
+
+def test_the_mixture_is_described_with_its_licences():
+    sources = [SourceArguments("fsdd", weight=2.0), SourceArguments("captions", dataset="me/pictures", license="mit")]
+    fsdd, pictures = describe_mixture(sources, [600, 40])
+    assert fsdd == {"source": "fsdd", "rows": 600, "weight": 2.0, "licence": "cc-by-sa-4.0"}
+    assert pictures == {"source": "me/pictures", "rows": 40, "weight": 1.0, "licence": "mit"}
+    assert [row["rows"] for row in describe_mixture(sources, None)] == [None, None]
+
+
 class TestAugmentation:
     wave = np.sin(np.arange(1600) / 5).astype(np.float32)
 
@@ -136,6 +179,41 @@ class TestAugmentation:
             bands, spans = one.all(dim=1).sum(), one.all(dim=0).sum()
             assert bands <= 4 and spans <= 6
             assert one.sum() == 30 * bands + 20 * spans - bands * spans
+
+    def test_each_source_has_its_own_changes(self):
+        """Sounds and spectrograms of a source, also in one batch with others and where a sound is cut into several windows."""
+        sources = [
+            {"adapter": "asr", "files": "calls/x.jsonl", "augment": {"audio_gain": 0.0, "spectrogram_bands": 1}}
+        ]
+        sources[0]["augment"]["spectrogram_band_width"] = 9
+        tree = {"model": {"preset": "nano"}, "data": {"train": [*sources, {"adapter": "fsdd"}]}}
+        recipe = build_recipe({**tree, "augment": {"audio_gain": 6.0}}, "toy", "toy.yaml")
+        rows = make_dataset([{**text_row(0), "task": "calls"}, {**text_row(1), "task": "fsdd"}])
+        by_task = augmentations(recipe, rows)
+        assert set(by_task) == {"calls"} and by_task["calls"].spectrogram_bands == 1
+
+        spectrograms = torch.rand(4, 20, 30) + 1
+        sound = {"array": self.wave, "sampling_rate": 8000}
+        heard = []
+
+        def collate(rows):
+            heard.extend(row["audios"][0]["array"] for row in rows)
+            return {"input_features": spectrograms, "audio_windows": torch.tensor([2, 1, 1])}
+
+        torch.manual_seed(1)
+        rows = [{"task": task, "audios": [sound]} for task in ("calls", "fsdd", "calls")]
+        changed = AugmentingCollator(collate, recipe.augment, by_task)(rows)["input_features"]
+        assert [np.array_equal(wave, self.wave) for wave in heard] == [True, False, True]
+        assert [bool((one != other).any()) for one, other in zip(changed, spectrograms, strict=True)][2] is False
+        assert (changed[[0, 1, 3]] != spectrograms[[0, 1, 3]]).any()
+        with pytest.raises(ValueError, match="'calls' have other names"):
+            augmentations(recipe, rows=make_dataset([text_row(0)]))
+
+    def test_two_sources_of_one_name_change_alike(self):
+        sources = [{"adapter": "fsdd", "augment": {"audio_gain": gain}} for gain in (1.0, 2.0)]
+        recipe = build_recipe({"model": {"preset": "nano"}, "data": {"train": sources}}, "toy", "toy.yaml")
+        with pytest.raises(ValueError, match="two sources are called 'fsdd'"):
+            augmentations(recipe, None)
 
     def test_stretch_stays_inside(self):
         for _ in range(100):

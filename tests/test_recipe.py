@@ -118,6 +118,31 @@ class TestMistakes:
         with pytest.raises(RecipeError, match=r"model\.config can only change a preset"):
             build_recipe(tree, "my", "my.yaml")
 
+    @pytest.mark.parametrize(
+        ("data", "source", "message"),
+        [
+            ({"block": 4}, {}, r"data\.block sets an order: add training\.train_sampling_strategy: sequential"),
+            ({"block": 0}, {}, r"data\.block is a number of rows"),
+            ({}, {"span": [0, 0.5]}, r"data\.train\.0\.span needs data\.block"),
+            (
+                {},
+                {"augment": {"audio_shfit": 1}},
+                r"unknown key `data\.train\.0\.augment\.audio_shfit`.*`audio_shift`",
+            ),
+        ],
+    )
+    def test_what_a_source_says_has_to_fit(self, tree: dict, data: dict, source: dict, message: str):
+        tree["data"] = {"train": [{"adapter": "fsdd", **source}], **data}
+        with pytest.raises(RecipeError, match=message):
+            build_recipe(tree, "my", "my.yaml")
+
+    @pytest.mark.parametrize("span", [[0.5, 0.5], [0, 2], [0.1]])
+    def test_a_span_is_two_parts_of_the_epoch(self, tree: dict, span: list):
+        tree["data"] = {"train": [{"adapter": "fsdd", "span": span}], "block": 4}
+        tree["training"] = {"train_sampling_strategy": "sequential"}
+        with pytest.raises(RecipeError, match=r"data\.train\.0\.span is"):
+            build_recipe(tree, "my", "my.yaml")
+
     def test_no_training_data(self, tree: dict):
         tree["data"] = {"train": []}
         with pytest.raises(RecipeError, match=r"data\.train lists no source"):

@@ -81,6 +81,8 @@ class SourceArguments:
     metric (`str`, *optional*): name of what its answers are judged by; it stands in each row.
     license (`str`, *optional*): of the data, by the Hub's name for it (`cc-by-4.0`); it stands in the model card.
     strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
+    augment (`dict`, *optional*): random changes to its samples, laid over the recipe's `augment`.
+    span (`list[float]`, *optional*, defaults to `[0, 1]`): with `data.block`, from where to where in the epoch its rows come.
     options (`dict`, *optional*): keyword arguments of the adapter; for each shape also `id` (column that names a sample),
         `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
     """
@@ -96,6 +98,8 @@ class SourceArguments:
     metric: str | None = None
     license: str | None = None
     strict: bool = False
+    augment: dict[str, Any] = field(default_factory=dict)
+    span: list[float] = field(default_factory=lambda: [0.0, 1.0])
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -107,6 +111,9 @@ class DataArguments:
     root (`str`, *optional*): folder with one folder per data set.
     streaming (`bool`, *optional*, defaults to False): read `train` as it is needed, without a copy on the disk and without end
         (training/data/streaming.py); `training.max_steps` says how long.
+    block (`int`, *optional*): the sources of `train` alternate in blocks of so many rows, each source evenly over its `span` of the
+        epoch, in the order that `training.train_sampling_strategy: sequential` keeps. Batches of this size are then of one
+        source, and alike in length. What does not fill a block is left out.
     shuffle_buffer (`int`, *optional*, defaults to 1000): streamed records of a source that are shuffled at a time.
     """
 
@@ -115,6 +122,7 @@ class DataArguments:
     test: list[SourceArguments] = field(default_factory=list)
     root: str | None = None
     streaming: bool = False
+    block: int | None = None
     shuffle_buffer: int = 1000
 
 
@@ -309,6 +317,7 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
     sections = {key: build_section(section_classes[key], section, key, place) for key, section in tree.items()}
     recipe = Recipe(name=name, **({"model": ModelArguments()} | sections | values))
     check_recipe(recipe, place)
+    check_sources(recipe, place)
     check_stage(recipe, place)
     if recipe.peft is not None:
         check_peft(recipe.peft, place)
@@ -339,6 +348,25 @@ def check_recipe(recipe: Recipe, place: str) -> None:
         raise RecipeError(
             f"{place}: training.remove_unused_columns must be false, else images and sounds are dropped."
         )
+
+
+def check_sources(recipe: Recipe, place: str) -> None:
+    """What a source can only say beside other keys."""
+    block = recipe.data.block
+    if block is not None and (block < 1 or recipe.data.streaming):
+        raise RecipeError(f"{place}: data.block is a number of rows, of data that are not streamed; it is {block}.")
+    if block is not None and recipe.training.train_sampling_strategy != "sequential":
+        raise RecipeError(f"{place}: data.block sets an order: add training.train_sampling_strategy: sequential.")
+    for index, source in enumerate(recipe.data.train):
+        where = f"data.train.{index}"
+        if source.augment:
+            build_section(AugmentationArguments, source.augment, f"{where}.augment", place)
+        if source.augment and recipe.stage == "pretrain":
+            raise RecipeError(f"{place}: stage 'pretrain' reads text alone: leave {where}.augment out.")
+        if source.span != [0.0, 1.0] and block is None:
+            raise RecipeError(f"{place}: {where}.span needs data.block, which sets the order of the rows.")
+        if len(source.span) != 2 or not 0 <= source.span[0] < source.span[1] <= 1:
+            raise RecipeError(f"{place}: {where}.span is {source.span}: two parts of the epoch, such as [0, 0.5].")
 
 
 def check_stage(recipe: Recipe, place: str) -> None:

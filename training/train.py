@@ -30,7 +30,7 @@ from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_
 from modeling_mmgpt.card_mmgpt import licences_in, load_card, section_of
 from modeling_mmgpt.saving_mmgpt import find_companion
 from training.data.augmentation import AugmentingCollator
-from training.data.mixture import describe_mixture, load_mixture
+from training.data.mixture import augmentations, describe_mixture, load_mixture
 from training.data.numbering import NumberedRows, SeededCollator
 from training.data.streaming import StreamingMixture, stream_packs
 from training.data.text_blocks import make_blocks, stream_blocks
@@ -57,11 +57,11 @@ ROWS_AT_ONCE = 64  # while their tokens are counted for packing
 class RecipeTrainer(Trainer):
     """Trainer with a learning rate for each part of the model, and random changes to the samples it trains on alone."""
 
-    def __init__(self, *, recipe: Recipe, checkpoint: str | None = None, **kwargs):
+    def __init__(self, *, recipe: Recipe, own_changes: dict, checkpoint: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.checkpoint = checkpoint
         self.learning_rates = recipe.learning_rates.given()
-        augmenting = AugmentingCollator(self.data_collator, recipe.augment)
+        augmenting = AugmentingCollator(self.data_collator, recipe.augment, own_changes)
         self.train_collator = SeededCollator(augmenting, recipe.training.seed)
         self.add_callback(EpochOfCollator(self.train_collator))
 
@@ -141,6 +141,7 @@ def train(recipe: Recipe) -> dict:
     model = prepare_model(model, recipe)
     trainer = RecipeTrainer(
         recipe=recipe,
+        own_changes=augmentations(recipe, None if recipe.data.streaming else rows),
         model=model,
         args=recipe.training,
         checkpoint=checkpoint,

@@ -15,11 +15,11 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.data.mixture import load_parts
+from training.data.mixture import join_parts, load_parts
 from training.data.rows import text_of
 from training.data.streaming import first_rows
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -67,7 +67,7 @@ def load_rows(recipe: Recipe) -> tuple[Dataset | Iterator[dict], list[int] | Non
     if recipe.data.streaming:
         return first_rows(recipe.data, recipe.training.seed, STREAMED_ROWS), None
     parts = load_parts(recipe.data.train, recipe.data.root)
-    return concatenate_datasets(parts), [len(part) for part in parts]
+    return join_parts(parts, recipe.data), [len(part) for part in parts]
 
 
 def texts_of(rows: Iterable[dict]) -> Iterator[str]:

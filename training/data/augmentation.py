@@ -28,20 +28,34 @@ class AugmentingCollator:
     r"""
     collator (callable): rows to batch, such as MMGPTCollator.
     augment (`AugmentationArguments`): how much of each change; training/recipe.py documents the amounts.
+    by_task (`dict[str, AugmentationArguments]`, *optional*): those of the rows of a task, in place of `augment`.
     """
 
-    def __init__(self, collator, augment: AugmentationArguments):
+    def __init__(
+        self, collator, augment: AugmentationArguments, by_task: dict[str, AugmentationArguments] | None = None
+    ):
         self.collator = collator
         self.augment = augment
+        self.by_task = {task: AugmentingCollator(collator, changes) for task, changes in (by_task or {}).items()}
         amounts = {kind: [] for kind in ("audio", "image", "spectrogram")}
         for name, amount in dataclasses.asdict(augment).items():
             amounts[name.partition("_")[0]].append(amount)
         self.changes_sounds, self.changes_images = any(amounts["audio"]), any(amounts["image"])
 
     def __call__(self, rows: list[dict]) -> dict:
-        batch = self.collator([self.augment_row(row) for row in rows])
-        if batch.get("input_features") is not None:
-            batch["input_features"] = self.augment_spectrograms(batch["input_features"])
+        each = [self.by_task.get(row.get("task"), self) for row in rows]
+        batch = self.collator([one.augment_row(row) for one, row in zip(each, rows, strict=True)])
+        if batch.get("input_features") is None:
+            return batch
+        if len(set(each)) == 1:
+            batch["input_features"] = each[0].augment_spectrograms(batch["input_features"])
+            return batch
+        windows = batch.get("audio_windows")  # of each sound; without them a sound is one spectrogram
+        of_sounds = [one for one, row in zip(each, rows, strict=True) for _ in row.get("audios") or []]
+        counts = [1] * len(of_sounds) if windows is None else windows.tolist()
+        pieces = batch["input_features"].split(counts)
+        changed = [one.augment_spectrograms(piece) for one, piece in zip(of_sounds, pieces, strict=True)]
+        batch["input_features"] = torch.cat(changed)
         return batch
 
     def augment_row(self, row: dict) -> dict:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from training.data import ADAPTERS, LICENSES
@@ -15,7 +17,7 @@ from training.data.shapes import SHAPES
 
 
 if TYPE_CHECKING:
-    from training.recipe import SourceArguments
+    from training.recipe import AugmentationArguments, DataArguments, Recipe, SourceArguments
 
 
 SAMPLING_SEED = 0  # of `limit` and `weight`: the sample does not change with the seed of a run
@@ -32,6 +34,40 @@ def load_mixture(sources: list[SourceArguments], root: str | None) -> Dataset:
 def load_parts(sources: list[SourceArguments], root: str | None) -> list[Dataset]:
     """What [`load_mixture`] joins: the rows of each source."""
     return [weigh(load_source(source, root), source.weight) for source in sources]
+
+
+def join_parts(parts: list[Dataset], data: DataArguments) -> Dataset:
+    """One source after the other, or with `data.block` in blocks that alternate."""
+    if data.block is None:
+        return concatenate_datasets(parts)
+    first, blocks = 0, []
+    for source, part in zip(data.train, parts, strict=True):
+        count = len(part) // data.block
+        if not count:
+            raise ValueError(f"{task_of(source)} has {len(part)} rows, which do not fill data.block={data.block}.")
+        begin, end = source.span
+        order = np.random.default_rng(SAMPLING_SEED).permutation(len(part)) if source.weight == 1 else range(len(part))
+        for number in range(count):
+            rows = order[number * data.block : (number + 1) * data.block]
+            blocks.append((begin + (end - begin) * (number + 0.5) / count, [first + int(row) for row in rows]))
+        first += len(part)
+    blocks.sort(key=lambda block: block[0])
+    return concatenate_datasets(parts).select([row for _, rows in blocks for row in rows])
+
+
+def augmentations(recipe: Recipe, rows: Dataset | None) -> dict[str, AugmentationArguments]:
+    """The random changes to the samples of each source that has its own, by the name of its rows."""
+    found: dict[str, AugmentationArguments] = {}
+    for source in recipe.data.train:
+        name = task_of(source)
+        changes = dataclasses.replace(recipe.augment, **source.augment)
+        if found.setdefault(name, changes) != changes:
+            raise ValueError(f"two sources are called {name!r} and have different `augment`: give them a `name` each.")
+        if source.augment and rows is not None and name not in rows.select_columns("task").unique("task"):
+            raise ValueError(
+                f"the rows of {name!r} have other names, so that `augment` of their own does not find them."
+            )
+    return {name: changes for name, changes in found.items() if changes != recipe.augment}
 
 
 def describe_mixture(sources: list[SourceArguments], rows: list[int] | None) -> list[dict]:
