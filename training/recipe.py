@@ -113,7 +113,7 @@ class DataArguments:
         (training/data/streaming.py); `training.max_steps` says how long.
     block (`int`, *optional*): the sources of `train` alternate in blocks of so many rows, each source evenly over its `span` of the
         epoch, in the order that `training.train_sampling_strategy: sequential` keeps. Batches of this size are then of one
-        source, and alike in length. What does not fill a block is left out.
+        source, and texts in them alike in length. What does not fill a block is left out.
     shuffle_buffer (`int`, *optional*, defaults to 1000): streamed records of a source that are shuffled at a time.
     """
 

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from training.data import ADAPTERS, LICENSES
 from training.data.loading import make_rows, task_of
-from training.data.rows import FEATURES
+from training.data.rows import FEATURES, text_of
 from training.data.shapes import SHAPES
 
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from training.recipe import AugmentationArguments, DataArguments, Recipe, SourceArguments
 
 
+BLOCKS_AT_ONCE = 50  # among which texts of one length are found
 SAMPLING_SEED = 0  # of `limit` and `weight`: the sample does not change with the seed of a run
 
 
@@ -40,19 +41,37 @@ def join_parts(parts: list[Dataset], data: DataArguments) -> Dataset:
     """One source after the other, or with `data.block` in blocks that alternate."""
     if data.block is None:
         return concatenate_datasets(parts)
-    first, blocks = 0, []
+    first, placed = 0, []
     for source, part in zip(data.train, parts, strict=True):
-        count = len(part) // data.block
-        if not count:
+        blocks = blocks_of(part, data.block, is_shuffled=source.weight != 1)
+        if not blocks:
             raise ValueError(f"{task_of(source)} has {len(part)} rows, which do not fill data.block={data.block}.")
         begin, end = source.span
-        order = np.random.default_rng(SAMPLING_SEED).permutation(len(part)) if source.weight == 1 else range(len(part))
-        for number in range(count):
-            rows = order[number * data.block : (number + 1) * data.block]
-            blocks.append((begin + (end - begin) * (number + 0.5) / count, [first + int(row) for row in rows]))
+        for number, rows in enumerate(blocks):
+            placed.append((begin + (end - begin) * (number + 0.5) / len(blocks), [first + row for row in rows]))
         first += len(part)
-    blocks.sort(key=lambda block: block[0])
-    return concatenate_datasets(parts).select([row for _, rows in blocks for row in rows])
+    placed.sort(key=lambda block: block[0])
+    return concatenate_datasets(parts).select([row for _, rows in placed for row in rows])
+
+
+def blocks_of(part: Dataset, size: int, is_shuffled: bool) -> list[list[int]]:
+    """The rows in full blocks of `size`, in random order. Of `BLOCKS_AT_ONCE` blocks that follow each other, each takes texts that
+    are alike in length; rows with media, whose text is not what makes them long, keep their order."""
+    random = np.random.default_rng(SAMPLING_SEED)
+    order = list(range(len(part))) if is_shuffled else random.permutation(len(part)).tolist()
+    columns = part.select_columns(["messages", "images", "audios", "videos"])
+    lengths = [0 if row["images"] or row["audios"] or row["videos"] else characters_of(row) for row in columns]
+    blocks = []
+    for start in range(0, len(order), BLOCKS_AT_ONCE * size):
+        rows = sorted(order[start : start + BLOCKS_AT_ONCE * size], key=lengths.__getitem__)
+        alike = [rows[at : at + size] for at in range(0, len(rows) - size + 1, size)]
+        has_lengths = lengths[rows[-1]] > 0
+        blocks += [alike[place] for place in random.permutation(len(alike))] if has_lengths else alike
+    return blocks
+
+
+def characters_of(row: dict) -> int:
+    return sum(len(text_of(message)) for message in row["messages"])
 
 
 def augmentations(recipe: Recipe, rows: Dataset | None) -> dict[str, AugmentationArguments]:
