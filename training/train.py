@@ -57,7 +57,7 @@ ROWS_AT_ONCE = 64  # while their tokens are counted for packing
 class RecipeTrainer(Trainer):
     """Trainer with a learning rate for each part of the model, and random changes to the samples it trains on alone."""
 
-    def __init__(self, *, recipe: Recipe, own_changes: dict, checkpoint: str | None = None, **kwargs):
+    def __init__(self, *, recipe: Recipe, own_changes: dict | None = None, checkpoint: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.checkpoint = checkpoint
         self.learning_rates = recipe.learning_rates.given()
