@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import soundfile
 import yaml
@@ -14,6 +15,10 @@ from PIL import Image
 from training import data, train
 from training.data.rows import assistant_turn, make_dataset, medium, user_turn
 from training.recipe import build_recipe
+
+
+# At the end of each pass over Parquet files `datasets` waits five seconds for Arrow's threads; those of a few rows are done sooner.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.5
 
 
 def toy_rows(root: Path, split: str, together: bool = False):
