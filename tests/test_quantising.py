@@ -64,7 +64,7 @@ def test_the_cost_is_measured_on_the_same_rows(assistant):
     """A model that knows its answers by heart keeps them in 8 bits, and loses some or none in 4; what no model says is never right."""
     known = [{**one, "task": "known"} for one in lessons()]
     rows = [*known, {**row("Once", "never"), "task": "unknown"}]
-    results = compare(str(assistant), rows, EvaluationArguments(batch_size=8, max_new_tokens=24))
+    results = compare(str(assistant), rows, EvaluationArguments(batch_size=8, max_new_tokens=96))
     assert list(results) == ["whole", "8 bits", "4 bits"]
     scores = {name: tasks["known"]["exact_match"] for name, tasks in results.items()}
     assert scores["whole"] == 1.0 and scores["8 bits"] >= 0.9 and 0.2 < scores["4 bits"] <= 1.0
