@@ -118,14 +118,14 @@ class TestBlocks:
         assert sorted(int(row["id"]) for row in rows if row["task"] == "a") == list(range(40))
 
     def test_texts_of_a_block_are_alike_in_length_and_media_keep_their_order(self):
-        long = [{**text_row(index), "messages": [assistant_turn("x" * (37 * index % 100))]} for index in range(100)]
+        long = [{**text_row(index), "messages": [assistant_turn("x" * (37 * index % 64))]} for index in range(64)]
         seen = [{**text_row(index), "images": [{"bytes": b"", "path": None}]} for index in range(8)]
         sources = [SourceArguments("text", name=name, weight=2.0) for name in "ab"]
         parts = [make_dataset(long), make_dataset(seen)]
         rows = list(join_parts(parts, DataArguments(sources, block=4)))
         assert [row["id"] for row in rows if row["images"]] == [str(index) for index in range(8)]
         lengths = [len(text_of(row["messages"][0])) for row in rows if not row["images"]]
-        blocks = [lengths[start : start + 4] for start in range(0, 100, 4)]
+        blocks = [lengths[start : start + 4] for start in range(0, 64, 4)]
         assert all(max(block) - min(block) == 3 for block in blocks) and blocks != sorted(blocks)
 
     def test_a_span_is_where_in_the_epoch_the_rows_come(self):

@@ -42,6 +42,17 @@ def ask(rng: random.Random, makers: dict[str, Maker], first: str, count: int) ->
     return exchanges
 
 
+def next_task(
+    rng: random.Random, index: int, tasks: dict[str, Sequence[str]], practice: Sequence[tuple[str, str]] | None
+) -> tuple[str, str]:
+    """The first task of row `index`, and a kind of scene or sound that it asks about: both go round `practice`; without it the task
+    goes round `tasks`, which names the kinds of each."""
+    if practice is not None:
+        return practice[index % len(practice)]
+    task = list(tasks)[index % len(tasks)]
+    return task, rng.choice(tasks[task])
+
+
 def conversation(
     row_id: str,
     exchanges: Sequence[Exchange],

@@ -10,12 +10,12 @@ Split "test" holds what is held out. "train" and "validation" are of one kind, f
 
 import random
 from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
 from training.data import digits, scenes, sounds, text_tasks
+from training.data.blocks import alternate, cut, cut_alike
 from training.data.digits import digit_row
 from training.data.rows import make_dataset
 from training.data.scenes import scene_row
@@ -38,7 +38,6 @@ TASKS = {
 
 
 BLOCK = 16  # rows
-WINDOW = 16 * BLOCK  # rows that are sorted by length before they are cut into blocks
 
 
 def load_course(root: Path, split: str, rows: dict[str, int], exchanges: dict[str, int], seed: int = 0) -> Dataset:
@@ -51,32 +50,21 @@ def load_course(root: Path, split: str, rows: dict[str, int], exchanges: dict[st
     exchanges (`dict`): source -> questions with answers in one row; 1 where it is not named.
     root, split, seed: as of `load_demo`.
     """
-    sources = {
+    parts = {
         source: load_demo(root, split, source, count, exchanges.get(source, 1), seed) for source, count in rows.items()
     }
-    blocks, start = [], 0
-    for source, dataset in sources.items():
-        indices = by_length(dataset, seed) if exchanges.get(source, 1) > 1 else range(len(dataset))
-        blocks += [
-            (place / len(indices), [start + index for index in indices[place : place + BLOCK]])
-            for place in range(0, len(indices), BLOCK)
-        ]
-        start += len(indices)
-    order = [index for _, block in sorted(blocks, key=itemgetter(0)) for index in block]
-    return concatenate_datasets(list(sources.values())).select(order)
-
-
-def by_length(dataset: Dataset, seed: int) -> list[int]:
-    """The places of the rows, in blocks of like length; rows of several exchanges differ most in it. (Pictures with one question
-    each stay as they are: batches with the same question throughout kept their shapes from being learnt.)"""
-    rng = random.Random(f"course/{seed}")
-    lengths, order = [tokens_of(row) for row in dataset], []
-    for start in range(0, len(lengths), WINDOW):
-        window = sorted(range(start, min(start + WINDOW, len(lengths))), key=lengths.__getitem__)
-        blocks = [window[place : place + BLOCK] for place in range(0, len(window), BLOCK)]
-        rng.shuffle(blocks)
-        order += [index for block in blocks for index in block]
-    return order
+    sources, start = [], 0
+    for source, dataset in parts.items():
+        places = range(start, start + len(dataset))
+        if exchanges.get(source, 1) > 1:
+            # These differ most in length. Pictures with one question each stay as they are: batches with the same question
+            # throughout kept their shapes from being learnt.
+            lengths = dict(zip(places, map(tokens_of, dataset), strict=True))
+            sources.append(cut_alike(places, lengths, BLOCK, random.Random(f"course/{seed}")))
+        else:
+            sources.append(cut(places, BLOCK))
+        start += len(dataset)
+    return concatenate_datasets(list(parts.values())).select(alternate(sources))
 
 
 def tokens_of(row: dict) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from training.data import ADAPTERS, LICENSES
+from training.data.blocks import alternate, cut, cut_alike
 from training.data.loading import make_rows, task_of
 from training.data.rows import FEATURES, text_of
 from training.data.shapes import SHAPES
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from training.recipe import AugmentationArguments, DataArguments, Recipe, SourceArguments
 
 
-BLOCKS_AT_ONCE = 50  # among which texts of one length are found
 SAMPLING_SEED = 0  # of `limit` and `weight`: the sample does not change with the seed of a run
 
 
@@ -41,37 +41,31 @@ def join_parts(parts: list[Dataset], data: DataArguments) -> Dataset:
     """One source after the other, or with `data.block` in blocks that alternate."""
     if data.block is None:
         return concatenate_datasets(parts)
-    first, placed = 0, []
+    first, sources = 0, []
     for source, part in zip(data.train, parts, strict=True):
-        blocks = blocks_of(part, data.block, is_shuffled=source.weight != 1)
-        if not blocks:
+        if len(part) < data.block:
             raise ValueError(f"{task_of(source)} has {len(part)} rows, which do not fill data.block={data.block}.")
-        begin, end = source.span
-        for number, rows in enumerate(blocks):
-            placed.append((begin + (end - begin) * (number + 0.5) / len(blocks), [first + row for row in rows]))
+        blocks = blocks_of(part, data.block, is_shuffled=source.weight != 1)
+        sources.append([[first + row for row in block] for block in blocks])
         first += len(part)
-    placed.sort(key=lambda block: block[0])
-    return concatenate_datasets(parts).select([row for _, rows in placed for row in rows])
+    return concatenate_datasets(parts).select(alternate(sources, [source.span for source in data.train]))
 
 
 def blocks_of(part: Dataset, size: int, is_shuffled: bool) -> list[list[int]]:
-    """The rows in full blocks of `size`, in random order. Of `BLOCKS_AT_ONCE` blocks that follow each other, each takes texts that
-    are alike in length; rows with media, whose text is not what makes them long, keep their order."""
-    random = np.random.default_rng(SAMPLING_SEED)
-    order = list(range(len(part))) if is_shuffled else random.permutation(len(part)).tolist()
-    columns = part.select_columns(["messages", "images", "audios", "videos"])
-    lengths = [0 if row["images"] or row["audios"] or row["videos"] else characters_of(row) for row in columns]
-    blocks = []
-    for start in range(0, len(order), BLOCKS_AT_ONCE * size):
-        rows = sorted(order[start : start + BLOCKS_AT_ONCE * size], key=lengths.__getitem__)
-        alike = [rows[at : at + size] for at in range(0, len(rows) - size + 1, size)]
-        has_lengths = lengths[rows[-1]] > 0
-        blocks += [alike[place] for place in random.permutation(len(alike))] if has_lengths else alike
-    return blocks
-
-
-def characters_of(row: dict) -> int:
-    return sum(len(text_of(message)) for message in row["messages"])
+    """The rows in full blocks of `size`, in random order. Texts of a block are alike in length; a source with media, whose texts are
+    not what makes its rows long, is not sorted."""
+    rng, rows = random.Random(SAMPLING_SEED), list(range(len(part)))
+    if not is_shuffled:
+        rng.shuffle(rows)
+    conversations = list(part.select_columns("messages")["messages"])
+    if any(
+        item["type"] != "text" for messages in conversations for message in messages for item in message["content"]
+    ):
+        blocks = cut(rows, size)
+    else:
+        lengths = [sum(len(text_of(message)) for message in messages) for messages in conversations]
+        blocks = cut_alike(rows, lengths, size, rng)
+    return [block for block in blocks if len(block) == size]
 
 
 def augmentations(recipe: Recipe, rows: Dataset | None) -> dict[str, AugmentationArguments]:

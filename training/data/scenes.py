@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from training.data.conversation import Maker, ask, conversation
+from training.data.conversation import Maker, ask, conversation, next_task
 
 
 SIZE = 48  # pixels along a side
@@ -216,12 +216,10 @@ def scene_row(split: str, index: int, seed: int, exchanges: int) -> dict:
     """Row `index` of a split: its first task goes round all tasks (in training, round the practice that is due), its scene is of a
     kind which that task asks about."""
     rng = random.Random(f"scenes/{seed}/{split}/{index}")
+    practice = None
     if split == "train":
         practice = FIRST_PRACTICE if index < FIRST_LOOKS else PRACTICE
-        task, kind = practice[index % len(practice)]
-    else:
-        task = list(TASKS)[index % len(TASKS)]
-        kind = rng.choice(TASKS[task])
+    task, kind = next_task(rng, index, TASKS, practice)
     scene = draw_scene(rng, kind, held_out=split == "test")
     questions = ask(rng, makers(scene, rng), task, exchanges)
     return conversation(f"scenes-{split}-{index}", questions, image=paint(scene, rng))

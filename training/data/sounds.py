@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.conversation import Maker, ask, conversation
+from training.data.conversation import Maker, ask, conversation, next_task
 
 
 RATE = 16000  # samples a second
@@ -147,11 +147,7 @@ def sound_row(split: str, index: int, seed: int, exchanges: int) -> dict:
     """Row `index` of a split: its first task goes round all tasks, its sound is of a kind which that task asks about; in training
     both go round `PRACTICE`."""
     rng = random.Random(f"sounds/{seed}/{split}/{index}")
-    if split == "train":
-        task, kind = PRACTICE[index % len(PRACTICE)]
-    else:
-        task = tuple(TASKS)[index % len(TASKS)]
-        kind = rng.choice(TASKS[task])
+    task, kind = next_task(rng, index, TASKS, PRACTICE if split == "train" else None)
     sound = draw_sound(rng, kind, held_out=split == "test")
     questions = ask(rng, makers(sound, rng), task, exchanges)
     return conversation(f"sounds-{split}-{index}", questions, sound=(synthesise(sound, rng), RATE))
