@@ -43,7 +43,7 @@ from .grids_mmgpt import (
 )
 from .idle_towers_mmgpt import trains_with_others
 from .media_rows_mmgpt import EMBEDS, repeat_media
-from .modeling_mmgpt_text import check_generation, keep_last
+from .modeling_mmgpt_text import check_generation, keep_labelled, keep_last
 from .releases_mmgpt import CACHE, takes_cache
 from .saving_mmgpt import CompleteFolderMixin
 from .serving_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
@@ -492,6 +492,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTCausalLMOutputWithPast:
         r"""
@@ -514,6 +515,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             image encode it once.
         audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each sound, *optional*):
             In the place of `input_features`: the `pooler_output` of `get_audio_features`.
+        skip_logits (`bool`, *optional*, defaults to `False`):
+            With `labels`: work out the loss alone, from the logits of the tokens to be learnt, and return none. Prompts, media
+            and padding then cost no time or memory in the head.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -532,9 +536,12 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(keep_last(outputs.last_hidden_state, logits_to_keep))  # (B, L or kept, V)
         text = self.config.text_config
-        logits = finish_logits(logits, text)
+        hidden_states = keep_last(outputs.last_hidden_state, logits_to_keep)
+        skip_logits = skip_logits and labels is not None
+        if skip_logits:
+            hidden_states, kwargs["shift_labels"] = keep_labelled(hidden_states, labels, kwargs.get("shift_labels"))
+        logits = finish_logits(self.lm_head(hidden_states), text)  # (B, L or kept, V), or (labelled tokens, V)
         loss = aux_loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=text.vocab_size, **kwargs)
@@ -545,7 +552,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         return MMGPTCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
-            logits=logits,
+            logits=None if skip_logits else logits,
             **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

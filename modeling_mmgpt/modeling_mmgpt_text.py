@@ -442,4 +442,14 @@ def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -
     return hidden_states[:, logits_to_keep]
 
 
+def keep_labelled(
+    hidden_states: torch.Tensor, labels: torch.Tensor, shift_labels: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions that predict something, `(N, D)`, and what: `(N,)`. The loss of all others is nothing, their logits no use."""
+    if shift_labels is None:
+        shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]  # (B, L)
+    is_labelled = shift_labels != -100
+    return hidden_states[is_labelled], shift_labels[is_labelled]
+
+
 __all__ = ["MMGPTForCausalLM", "MMGPTTextModel", "MMGPTTextPreTrainedModel"]

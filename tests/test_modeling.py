@@ -238,6 +238,23 @@ def test_accumulation_is_one_batch(model, collator, rows):
     torch.testing.assert_close(sum(parts), whole)
 
 
+def test_loss_without_logits_is_the_same(variant, all_rows):
+    model, processor = variant
+    batch = MMGPTCollator(processor)(all_rows)
+    shifted = torch.nn.functional.pad(batch["labels"], (0, 1), value=-100)[:, 1:].contiguous()
+    for given in ({}, {"num_items_in_batch": torch.tensor(7)}, {"shift_labels": shifted}):
+        losses, gradients = [], []
+        for skip_logits in (False, True):
+            outputs = model(**batch, **given, skip_logits=skip_logits)
+            assert (outputs.logits is None) == skip_logits
+            losses.append(outputs.loss)
+            model.zero_grad()
+            outputs.loss.backward()
+            gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_beam_search_repeats_no_media(model, processor, rows):
     prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
     assert model.generate(**prompts, num_beams=3, max_new_tokens=4, min_new_tokens=4).shape[0] == len(rows)

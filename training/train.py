@@ -94,6 +94,9 @@ class RecipeTrainer(Trainer):
             loader.load_state_dict(torch.load(place, weights_only=True))
         return loader
 
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return super().compute_loss(model, {**inputs, "skip_logits": True}, *args, **kwargs)
+
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
         if self.learning_rates:
