@@ -104,13 +104,22 @@ def test_sentences_mean_what_they_say():
     raise AssertionError(f"never said: {list(left)}")
 
 
-def test_rows_ask_and_are_the_same_again():
-    rows = boxes.load_boxes(None, "train", 60, questions=1, sentences=2)
-    assert rows[:3] == boxes.load_boxes(None, "train", 3, questions=1, sentences=2)[:]
-    assert rows[0] != boxes.load_boxes(None, "train", 1, questions=1, sentences=2, seed=1)[0]
+def test_rows_describe_ask_and_are_the_same_again():
+    rows = boxes.load_boxes(None, "train", 60, sentences=2)
+    assert rows[:3] == boxes.load_boxes(None, "train", 3, sentences=2)[:]
+    assert rows[0] != boxes.load_boxes(None, "train", 1, sentences=2, seed=1)[0]
     for row in rows:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 3
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (400, 100)
         assert text_of(row["messages"][-2]).endswith("True or false?") and answer_of(row) in ("true", "false")
     truths = Counter(text_of(row["messages"][place]) for row in rows for place in (3, 5))
     assert set(truths) == {"true", "false"} and min(truths.values()) > 40
+
+
+def test_descriptions_name_all_there_is():
+    said = "black square, blue circle; black triangle; blue circle, blue circle"
+    assert boxes.describe(SCENE).answer == said
+    assert boxes.describe(TOWERS).answer == "black blue, yellow, black black yellow"
+    for row in boxes.load_boxes(None, "train", 20, sentences=0, most=1):
+        towers = "towers" in text_of(row["messages"][0])
+        assert towers or len(answer_of(row).replace(";", ",").split(",")) == 3

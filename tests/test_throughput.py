@@ -34,11 +34,14 @@ class TestWork:
         model = make_model(vision=None, audio=None, text=text)
         model.set_attn_implementation("eager")
         ids = torch.randint(7, 300, (3, 20))
-        seen = counted(model, {"input_ids": ids, "labels": ids})
+        labels = ids.where(torch.arange(20) >= 15, -100)
         rates = flops_per_item(model, model.config)
-        assert seen["tokens"] == 60 and seen["pairs"] == 2 * 3 * 20 * 21 // 2
-        # Written out, attention computes the pairs above the diagonal too.
-        assert seen["flops"] == pytest.approx(60 * rates["tokens"] + 2 * 3 * 20 * 20 * rates["pairs"], rel=0.01)
+        for skip_logits, learnt in ((False, 60), (True, 15)):
+            seen = counted(model, {"input_ids": ids, "labels": labels, "skip_logits": skip_logits})
+            assert seen["tokens"] == 60 and seen["pairs"] == 2 * 3 * 20 * 21 // 2 and seen["lm_head"] == learnt
+            # Written out, attention computes the pairs above the diagonal too.
+            work = 60 * rates["tokens"] + learnt * rates["lm_head"] + 2 * 3 * 20 * 20 * rates["pairs"]
+            assert seen["flops"] == pytest.approx(work, rel=0.01)
 
     def test_a_tower_and_frozen_parts(self, rows, tokenizer):
         model = make_model(audio=None, vision=SIGLIP)
@@ -51,14 +54,16 @@ class TestWork:
         assert seen["vision_tower"] == 2 * 16
         length = batch["input_ids"].shape[1]
         work = 2 * 2 * length**2 * rates["pairs"]
-        work += sum(float(seen[name]) * rates[name] for name in ("tokens", "vision_connector", "vision_tower"))
+        work += sum(
+            float(seen[name]) * rates[name] for name in ("tokens", "lm_head", "vision_connector", "vision_tower")
+        )
         assert seen["flops"] == pytest.approx(work, rel=0.03)
 
     def test_packed_counts_what_unpacked_counts(self, rows, collator, processor, model):
         plain = counted(model, collator(rows))
         lengths = collator(rows)["attention_mask"].sum(-1)
         packed = counted(model, MMGPTCollator(processor, pack_to=int(lengths.sum()))(rows))
-        for name in ("tokens", "media", "pairs", "vision_tower", "vision_connector", "audio_connector"):
+        for name in ("tokens", "media", "pairs", "lm_head", "vision_tower", "vision_connector", "audio_connector"):
             assert packed[name] == plain[name]
         assert plain["media"] == 16 + 10 + 32 + 9 and plain["vision_connector"] == 3 * 16
 
@@ -80,6 +85,24 @@ def test_the_log_has_speed_and_no_invented_peak(monkeypatch, tmp_path):
     for entry in log:
         assert entry["tokens_per_second"] > 0 and entry["tflops_per_device"] >= 0 and 0 < entry["media_share"] < 1
         assert "mfu" not in entry
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_a_tracker_gets_the_losses_and_the_speed(monkeypatch, tmp_path):
+    """`report_to` is Trainer's own: what it hands to TensorBoard is read back from TensorBoard's files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, adapter in ADAPTERS.items():
+        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    tree = toy_tree(tmp_path / "run")
+    tree["training"] |= {"report_to": "tensorboard"}
+    log = [entry for entry in train.train(build_recipe(tree, "toy", "toy.yaml"))["log"] if "loss" in entry]
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    for tag in ("loss", "tokens_per_second", "media_share"):
+        told = [(event.step, event.value) for event in events.Scalars(f"train/{tag}")]
+        assert told == [(entry["step"], pytest.approx(entry[tag], rel=1e-5)) for entry in log]
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter")

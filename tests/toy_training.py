@@ -12,13 +12,17 @@ import soundfile
 import yaml
 from PIL import Image
 
-from training import data, train
+from training import data, train, train_tokenizer
+from training.data import streaming
 from training.data.rows import assistant_turn, make_dataset, medium, user_turn
 from training.recipe import build_recipe
 
 
 # At the end of each pass over Parquet files `datasets` waits five seconds for Arrow's threads; those of a few rows are done sooner.
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.5
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
+# A pass has few rows here: ten thousand would be four hundred passes.
+streaming.ROWS_TO_PACK = 16
+train_tokenizer.STREAMED_ROWS = 50
 
 
 def toy_rows(root: Path, split: str, together: bool = False):

@@ -3,8 +3,9 @@ r"""Speed in Trainer's own log: tokens per second, the share of them that stand 
 The work of a step is counted, not measured (Chowdhery et al. 2022, PaLM, appendix B), by what was computed:
 
     decoder               for each real token: 2 per weight forward, 2 per weight backward to the inputs, and 2 more per weight
-                          that is trained. Embedding tables are looked up, not multiplied; the head is multiplied, tied or not.
-                          Of a mixture's experts, the share that a token goes to. Gated blocks count with the decoder.
+                          that is trained. Embedding tables are looked up, not multiplied. Of a mixture's experts, the share
+                          that a token goes to. Gated blocks count with the decoder.
+    head                  the same for each token whose logits are worked out, tied or not
     connectors            the same for each of their vectors
     attention             for each pair of a query and a key that it may see (causal, in its own sample, in the window): 4 H E
                           forward, 8 H E backward, in each layer
@@ -89,6 +90,8 @@ class Throughput(TrainerCallback):
             positions = torch.ones_like(ids).cumsum(-1) - 1 if mask is None else mask.long().cumsum(-1) - 1
         is_real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         self.add("tokens", is_real.sum())
+        only_learnt = kwargs.get("skip_logits") and kwargs.get("labels") is not None
+        self.add("lm_head", (kwargs["labels"][:, 1:] != -100).sum() if only_learnt else is_real.sum())
         media = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
         self.add("media", sum((ids == token).sum() for token in media if token is not None))
         text = self.config.get_text_config()
@@ -134,13 +137,14 @@ def base_model(model: nn.Module):
 
 
 def flops_per_item(model: nn.Module, config) -> dict[str, float]:
-    """FLOPs of a training step for each token ("tokens"), pair of tokens ("pairs"), and vector of a tower or connector."""
-    rates = dict.fromkeys(("tokens", "pairs", *BESIDE_THE_DECODER), 0.0)
+    """FLOPs of a training step for each token ("tokens"), pair of tokens ("pairs"), token of the head, and vector of a tower or
+    connector."""
+    rates = dict.fromkeys(("tokens", "pairs", *BESIDE_THE_DECODER, "lm_head"), 0.0)
     text = config.get_text_config()
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     experts = getattr(text, "num_experts", None)
     for name, parameter in model.named_parameters():
-        part = next((part for part in BESIDE_THE_DECODER if part in name.split(".")), "tokens")
+        part = next((part for part in (*BESIDE_THE_DECODER, "lm_head") if part in name.split(".")), "tokens")
         if part == "tokens" and id(parameter) in tables:
             continue
         frozen = 2 if part.endswith("tower") else 4
@@ -148,7 +152,7 @@ def flops_per_item(model: nn.Module, config) -> dict[str, float]:
         rates[part] += (6 if parameter.requires_grad else frozen) * parameter.numel() * share
     head = base_model(model).get_output_embeddings().weight
     if id(head) in tables:
-        rates["tokens"] += (6 if head.requires_grad else 4) * head.numel()
+        rates["lm_head"] += (6 if head.requires_grad else 4) * head.numel()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rates["pairs"] = 12.0 * text.num_attention_heads * width
     return rates

@@ -1,8 +1,8 @@
 """Drawn scenes of three grey boxes with sentences about them, in the manner of NLVR (Suhr et al. 2017): made on the spot, from a seed.
 
 NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Half of
-the scenes are towers of blocks, half are scattered things. A row asks several questions about one scene: open ones, which say
-more about what is to be seen than true or false does, and sentences, as many of them true as false.
+the scenes are towers of blocks, half are scattered things. A row describes one scene, which says more about what is to be seen
+than true or false does; then come sentences, as many of them true as false.
 """
 
 import random
@@ -24,6 +24,7 @@ COLOURS = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
 SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 10, "medium": 20, "large": 30}
 BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
+MOST = 7  # things in a box
 PLACES = ("left", "middle", "right")
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 TRIES = 40  # scenes that are drawn for a sentence before another one is said
@@ -73,8 +74,8 @@ def draw_towers(rng: random.Random) -> Scene:
     return Scene(True, tuple(boxes))
 
 
-def draw_things(rng: random.Random) -> Scene:
-    return Scene(False, tuple(fill_box(rng, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7))) for _ in PLACES))
+def draw_things(rng: random.Random, most: int = MOST) -> Scene:
+    return Scene(False, tuple(fill_box(rng, min(most, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7)))) for _ in PLACES))
 
 
 def fill_box(rng: random.Random, count: int) -> tuple[Thing, ...]:
@@ -279,38 +280,29 @@ def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
     return sentence or say(rng, scene, not wanted)
 
 
-def look(rng: random.Random, scene: Scene) -> Exchange:
-    """An open question: what stands in one box, or how many things of a kind there are."""
-    index = rng.randrange(3)
+def describe(scene: Scene) -> Exchange:
+    """All there is in the three boxes: nothing else teaches to see as soon."""
     if scene.has_towers:
-        blocks = " ".join(block.colour for block in scene.boxes[index])
-        return Exchange("boxes", f"From the base up, which blocks has the {PLACES[index]} tower?", blocks)
-    if rng.random() < 0.5:
-        names = sorted(f"{thing.colour} {thing.shape}" for thing in scene.boxes[index])
-        return Exchange("boxes", f"What is in the {PLACES[index]} box?", ", ".join(names))
-    shape, colour = rng.choice(SHAPES), rng.choice(list(COLOURS))
-    where = rng.choice(("", " touching the edge"))
-    found = sum(
-        (thing.shape, thing.colour) == (shape, colour) and (not where or bool(thing.walls))
-        for things in scene.boxes
-        for thing in things
-    )
-    return Exchange("boxes", f"How many {colour} {shape}s{where}?", str(found))
+        towers = [" ".join(block.colour for block in tower) for tower in scene.boxes]
+        return Exchange("boxes", "Which blocks have the towers, from the base up?", ", ".join(towers))
+    boxes = [", ".join(sorted(f"{thing.colour} {thing.shape}" for thing in things)) for things in scene.boxes]
+    return Exchange("boxes", "What is in the boxes?", "; ".join(boxes))
 
 
-def load_boxes(root: Path, split: str, rows: int, questions: int = 2, sentences: int = 3, seed: int = 0) -> Dataset:
+def load_boxes(root: Path, split: str, rows: int, sentences: int = 3, most: int = MOST, seed: int = 0) -> Dataset:
     r"""
     root (`Path`): not read; every adapter takes it.
     split (`str`): the name of a draw.
     rows (`int`): how many scenes.
-    questions, sentences (`int`, *optional*): of each scene, in one row.
+    sentences (`int`, *optional*): of each scene, behind its description.
+    most (`int`, *optional*): things in a box.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
     made = []
     for index in range(rows):
         rng = random.Random(f"{split} {seed} {index}")
-        scene = rng.choice((draw_towers, draw_things))(rng)
-        exchanges = [look(rng, scene) for _ in range(questions)]
+        scene = draw_towers(rng) if rng.random() < 0.5 else draw_things(rng, most)
+        exchanges = [describe(scene)]
         for _ in range(sentences):
             sentence = say(rng, scene, rng.random() < 0.5)
             answer = "true" if sentence.is_true_of(scene) else "false"

@@ -9,7 +9,6 @@ import zlib
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from training.data.conversation import Maker, ask, conversation
 from training.data.scenes import SIZE
@@ -27,6 +26,8 @@ PRACTICE = ("digit_caption", "digit_name", "digit_next", "digit_caption", "digit
 @functools.cache
 def digits(split: str) -> list[tuple[np.ndarray, int]]:
     """(8 x 8 pixels from 0 to 16, digit) of one split: a fifth of all images is "test", a twentieth "validation"."""
+    from sklearn.datasets import load_digits  # a second of every start that only the demo needs
+
     bunch = load_digits()
     splits = ("test",) * 4 + ("validation",) + ("train",) * 15
     return [

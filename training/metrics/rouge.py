@@ -1,7 +1,5 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L of summaries, by rouge_score (Lin 2004)."""
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from training.metrics.answers import AnswerMetric, Estimate, estimate_ratio
 
 
@@ -23,5 +21,7 @@ class Rouge(AnswerMetric):
 
 
 def rouge_scores(predictions: list[str], references: list[list[str]]) -> list[dict]:
+    from rouge_score.rouge_scorer import RougeScorer  # a second of every start that only summaries need
+
     scorer = RougeScorer(MEASURES, use_stemmer=True)
     return [scorer.score_multi(right, prediction) for prediction, right in zip(predictions, references, strict=True)]
