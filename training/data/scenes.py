@@ -48,8 +48,14 @@ FIRST_PRACTICE = (
     ("scene_position", "single"),
 )
 PRACTICE = (
-    *(("scene_caption", "pair"), ("scene_colour", "pair")) * 4,
-    *(("scene_caption", "pair"), ("scene_shape", "pair")) * 2,
+    *(
+        ("scene_caption", "pair"),
+        ("scene_colour", "pair"),
+        ("scene_caption", "pair"),
+        ("scene_shape", "pair"),
+        ("scene_caption", "pair"),
+    )
+    * 2,
     *(("scene_caption", "group"), ("scene_count", "group"), ("scene_position", "single")) * 2,
     *((task, kind) for task in ("scene_colour", "scene_shape") for kind in ("single", "group")),
     ("scene_caption", "single"),
