@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -103,38 +104,22 @@ def test_sentences_mean_what_they_say():
     raise AssertionError(f"never said: {list(left)}")
 
 
-@pytest.mark.parametrize("task", ["describe", "judge"])
-def test_rows_are_the_same_again(task):
-    rows = boxes.load_boxes(None, "train", 20, task)
-    assert rows[:3] == boxes.load_boxes(None, "train", 3, task)[:]
-    assert rows[0] != boxes.load_boxes(None, "train", 1, task, seed=1)[0]
+def test_rows_describe_ask_and_are_the_same_again():
+    rows = boxes.load_boxes(None, "train", 60, sentences=2)
+    assert rows[:3] == boxes.load_boxes(None, "train", 3, sentences=2)[:]
+    assert rows[0] != boxes.load_boxes(None, "train", 1, sentences=2, seed=1)[0]
     for row in rows:
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 3
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (400, 100)
-        assert task == "describe" or answer_of(row) in ("true", "false")
-
-
-def test_words_alone_do_not_tell_what_is_true():
-    """Each kind of beginning is true of half the scenes that it is said of."""
-    truths = {}
-    for row in boxes.load_boxes(None, "train", 1200, "judge"):
-        beginning = " ".join(text_of(row["messages"][0]).split()[:3])
-        truths.setdefault(beginning, []).append(answer_of(row) == "true")
-    common = {beginning: said for beginning, said in truths.items() if len(said) > 50}
-    assert len(common) > 4
-    for beginning, said in common.items():  # three standard deviations
-        assert abs(np.mean(said) - 0.5) < 1.5 / len(said) ** 0.5, beginning
+        assert text_of(row["messages"][-2]).endswith("True or false?") and answer_of(row) in ("true", "false")
+    truths = Counter(text_of(row["messages"][place]) for row in rows for place in (3, 5))
+    assert set(truths) == {"true", "false"} and min(truths.values()) > 40
 
 
 def test_descriptions_name_all_there_is():
     said = "black square, blue circle; black triangle; blue circle, blue circle"
     assert boxes.describe(SCENE).answer == said
     assert boxes.describe(TOWERS).answer == "black blue, yellow, black black yellow"
-    for row in boxes.load_boxes(None, "train", 20, "describe", most=1):
+    for row in boxes.load_boxes(None, "train", 20, sentences=0, most=1):
         towers = "towers" in text_of(row["messages"][0])
         assert towers or len(answer_of(row).replace(";", ",").split(",")) == 3
-
-
-def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match="describe and judge"):
-        boxes.load_boxes(None, "train", 1, "guess")

@@ -2,7 +2,7 @@
 
 NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Half of
 the scenes are towers of blocks, half are scattered things. A row describes one scene, which says more about what is to be seen
-than true or false does, or judges one sentence about it.
+than true or false does; then come sentences, as many of them true as false.
 """
 
 import random
@@ -90,10 +90,8 @@ def fill_box(rng: random.Random, count: int) -> tuple[Thing, ...]:
         if rng.random() < 0.1:
             place = [rng.choice((0, end)), rng.choice((0, end))]
         thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), size, *place)
-        if not any(overlap(thing, other) for other in things):
+        if len(things) < count and not any(overlap(thing, other) for other in things):
             things.append(thing)
-        if len(things) == count:
-            break
     return tuple(things)
 
 
@@ -272,48 +270,42 @@ def about_blocks(rng: random.Random) -> Sentence:
 # ---- rows
 
 
-def say(rng: random.Random) -> tuple[Scene, Sentence]:
-    """A sentence and a scene of which it is as likely true as false, whatever it says: its words alone tell nothing."""
-    has_towers, wanted = rng.random() < 0.5, rng.random() < 0.5
-    makers = (about_towers, about_towers, about_blocks) if has_towers else (about_things, about_things, about_boxes)
-    while True:
-        sentence, found = rng.choice(makers)(rng), {}
-        for _ in range(TRIES):
-            scene = draw_towers(rng) if has_towers else draw_things(rng)
-            found[sentence.is_true_of(scene)] = scene
-            if len(found) == 2:  # else it is hardly ever true, or false, and is not said at all
-                return found[wanted], sentence
+def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
+    """A sentence that is true, or false, of the scene."""
+    makers = (
+        (about_towers, about_towers, about_blocks) if scene.has_towers else (about_things, about_things, about_boxes)
+    )
+    sentences = (rng.choice(makers)(rng) for _ in range(TRIES))
+    sentence = next((one for one in sentences if one.is_true_of(scene) == wanted), None)
+    return sentence or say(rng, scene, not wanted)
 
 
 def describe(scene: Scene) -> Exchange:
     """All there is in the three boxes: nothing else teaches to see as soon."""
     if scene.has_towers:
         towers = [" ".join(block.colour for block in tower) for tower in scene.boxes]
-        return Exchange("boxes_describe", "Which blocks have the towers, from the base up?", ", ".join(towers))
+        return Exchange("boxes", "Which blocks have the towers, from the base up?", ", ".join(towers))
     boxes = [", ".join(sorted(f"{thing.colour} {thing.shape}" for thing in things)) for things in scene.boxes]
-    return Exchange("boxes_describe", "What is in the boxes?", "; ".join(boxes))
+    return Exchange("boxes", "What is in the boxes?", "; ".join(boxes))
 
 
-def load_boxes(root: Path, split: str, rows: int, task: str, most: int = MOST, seed: int = 0) -> Dataset:
+def load_boxes(root: Path, split: str, rows: int, sentences: int = 3, most: int = MOST, seed: int = 0) -> Dataset:
     r"""
     root (`Path`): not read; every adapter takes it.
     split (`str`): the name of a draw.
     rows (`int`): how many scenes.
-    task (`str`): "describe" asks what there is to be seen; "judge" whether a sentence is true.
-    most (`int`, *optional*): things in a box that is described.
+    sentences (`int`, *optional*): of each scene, behind its description.
+    most (`int`, *optional*): things in a box.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
-    if task not in ("describe", "judge"):
-        raise ValueError(f"boxes have no task {task!r}; they have describe and judge.")
     made = []
     for index in range(rows):
-        rng = random.Random(f"{split} {task} {seed} {index}")
-        if task == "describe":
-            scene = draw_towers(rng) if rng.random() < 0.5 else draw_things(rng, most)
-            exchange = describe(scene)
-        else:
-            scene, sentence = say(rng)
+        rng = random.Random(f"{split} {seed} {index}")
+        scene = draw_towers(rng) if rng.random() < 0.5 else draw_things(rng, most)
+        exchanges = [describe(scene)]
+        for _ in range(sentences):
+            sentence = say(rng, scene, rng.random() < 0.5)
             answer = "true" if sentence.is_true_of(scene) else "false"
-            exchange = Exchange("boxes_judge", f"{sentence.text} True or false?", answer)
-        made.append(conversation(f"{split}-{index}", [exchange], picture(scene)))
+            exchanges.append(Exchange("boxes", f"{sentence.text} True or false?", answer))
+        made.append(conversation(f"{split}-{index}", exchanges, picture(scene)))
     return make_dataset(made)
