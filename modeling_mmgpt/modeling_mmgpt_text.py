@@ -445,7 +445,9 @@ def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -
 def keep_labelled(
     hidden_states: torch.Tensor, labels: torch.Tensor, shift_labels: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The positions that predict something, `(N, D)`, and what: `(N,)`. The loss of all others is nothing, their logits no use."""
+    """The positions that predict something, `(N, D)`, and what: `(N,)`. The loss of all others is nothing, their logits no use.
+
+    How many they are, the host has to know: it waits for the device once, behind the decoder."""
     if shift_labels is None:
         shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]  # (B, L)
     is_labelled = shift_labels != -100

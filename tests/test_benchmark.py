@@ -58,7 +58,7 @@ def test_the_table_has_a_row_for_each_input_and_columns_for_each_preset(nano, ti
 
 def test_the_twin_has_the_size_of_the_decoder(nano):
     model, _ = nano
-    twin = benchmark.library_twin(model.config.text_config)
+    twin = benchmark.transformers_twin(model.config.text_config)
     decoder = model.model.language_model
     assert type(twin).__name__ == "Qwen3ForCausalLM" and twin.model.num_parameters() == decoder.num_parameters()
 

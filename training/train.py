@@ -95,6 +95,7 @@ class RecipeTrainer(Trainer):
         return loader
 
     def compute_loss(self, model, inputs, *args, **kwargs):
+        """Nothing here reads logits: metrics are of generated answers (AnswerMetrics)."""
         return super().compute_loss(model, {**inputs, "skip_logits": True}, *args, **kwargs)
 
     def create_optimizer(self, model=None):

@@ -25,7 +25,7 @@ SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 10, "medium": 20, "large": 30}
 BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
 MOST = 7  # things in a box
-PLACES = ("left", "middle", "right")
+BOXES = 3
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 TRIES = 40  # scenes that are drawn for a sentence before another one is said
 
@@ -65,7 +65,7 @@ class Sentence(NamedTuple):
 
 def draw_towers(rng: random.Random) -> Scene:
     boxes = []
-    for _ in PLACES:
+    for _ in range(BOXES):
         colours = rng.choices(list(COLOURS), k=rng.randint(1, HIGHEST))
         tops = [BOX - BLOCK - (BLOCK + 1) * level for level in range(HIGHEST)]
         boxes.append(
@@ -75,7 +75,9 @@ def draw_towers(rng: random.Random) -> Scene:
 
 
 def draw_things(rng: random.Random, most: int = MOST) -> Scene:
-    return Scene(False, tuple(fill_box(rng, min(most, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7)))) for _ in PLACES))
+    return Scene(
+        False, tuple(fill_box(rng, min(most, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7)))) for _ in range(BOXES))
+    )
 
 
 def fill_box(rng: random.Random, count: int) -> tuple[Thing, ...]:
@@ -281,7 +283,7 @@ def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
 
 
 def describe(scene: Scene) -> Exchange:
-    """All there is in the three boxes: nothing else teaches to see as soon."""
+    """What there is in the three boxes, from the left."""
     if scene.has_towers:
         towers = [" ".join(block.colour for block in tower) for tower in scene.boxes]
         return Exchange("boxes", "Which blocks have the towers, from the base up?", ", ".join(towers))
@@ -295,7 +297,7 @@ def load_boxes(root: Path, split: str, rows: int, sentences: int = 3, most: int 
     split (`str`): the name of a draw.
     rows (`int`): how many scenes.
     sentences (`int`, *optional*): of each scene, behind its description.
-    most (`int`, *optional*): things in a box.
+    most (`int`, *optional*): things in a box, where they are scattered.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
     made = []
