@@ -95,8 +95,8 @@ class RecipeTrainer(Trainer):
         return loader
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        """Nothing here reads logits: metrics are of generated answers (AnswerMetrics)."""
-        return super().compute_loss(model, {**inputs, "skip_logits": True}, *args, **kwargs)
+        """Nothing here reads logits, since metrics are of generated answers (AnswerMetrics), nor goes on from a cache."""
+        return super().compute_loss(model, {**inputs, "skip_logits": True, "use_cache": False}, *args, **kwargs)
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
