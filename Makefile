@@ -35,8 +35,9 @@ endif
 demo: $(VENV)/.installed   ## train a nano model from nothing, measure it, write outputs/demo/report.html
 	$(BIN)/python -m training.demo
 
+# A process for each core, up to four, with one thread each: the models are too small for more to be of use.
 test: $(VENV)/.installed   ## run the tests: offline, on the CPU
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 conformance: $(VENV)/.installed   ## run transformers' own test suites on our classes; TRANSFORMERS=5.17.0: on that release
 	$(if $(ONLY),,$(BIN)/python -m tests.conformance.reporting --forget)

@@ -3,9 +3,12 @@
 NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Half of
 the scenes are towers of blocks, half are scattered things.
 
-Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore an answer
-counts first, box by box: "There are two towers with a black base" is answered by "1 + 0 + 1 = 2 #### true". A count has to be looked
-up, and a judgement follows from it.
+Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore the first answer
+about a scene begins with what is there, and every answer counts, box by box, before it judges: "There are two towers with a black
+base" is answered by
+
+    black blue, yellow, black black yellow
+    1 + 0 + 1 = 2 #### true
 """
 
 import random
@@ -31,6 +34,7 @@ BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
 MOST = 7  # things in a box
 BOXES = 3
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+WALLS = ("left", "right", "top", "bottom")
 TRIES = 40  # scenes that are drawn for a sentence before another one is said
 
 
@@ -401,32 +405,33 @@ def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
     return sentence or say(rng, scene, not wanted)
 
 
-def judge(sentence: Sentence, scene: Scene) -> Exchange:
+def describe(scene: Scene) -> str:
+    """What is in the three boxes, from the left: blocks from the base up, things from the top down with the walls they touch."""
+    if scene.has_towers:
+        return ", ".join(" ".join(colours_of(tower)) for tower in scene.boxes)
+    return "; ".join(
+        ", ".join(
+            " ".join((thing.colour, thing.shape, *(wall for wall in WALLS if wall in thing.walls)))
+            for thing in sorted(things, key=lambda thing: thing.top)
+        )
+        for things in scene.boxes
+    )
+
+
+def judge(sentence: Sentence, scene: Scene) -> tuple[str, str]:
     """Is it true? The answer counts first."""
     counts = sentence.counts(scene)
     verdict = "true" if sentence.is_true_of(scene) else "false"
     counted = f"{' + '.join(map(str, counts))} = {sum(counts)}"
-    return Exchange("boxes", f"{sentence.text} True or false?", f"{counted} {MARK} {verdict}")
+    return f"{sentence.text} True or false?", f"{counted} {MARK} {verdict}"
 
 
-def describe(scene: Scene) -> Exchange:
-    """What there is in the three boxes, from the left."""
-    if scene.has_towers:
-        towers = [" ".join(block.colour for block in tower) for tower in scene.boxes]
-        return Exchange("boxes", "Which blocks have the towers, from the base up?", ", ".join(towers))
-    boxes = [", ".join(sorted(f"{thing.colour} {thing.shape}" for thing in things)) for things in scene.boxes]
-    return Exchange("boxes", "What is in the boxes?", "; ".join(boxes))
-
-
-def load_boxes(
-    root: Path, split: str, rows: int, sentences: int, description: bool = True, most: int = MOST, seed: int = 0
-) -> Dataset:
+def load_boxes(root: Path, split: str, rows: int, sentences: int, most: int = MOST, seed: int = 0) -> Dataset:
     r"""
     root (`Path`): not read; every adapter takes it.
     split (`str`): the name of a draw.
     rows (`int`): how many scenes.
     sentences (`int`): of each scene, as many of them true as false.
-    description (`bool`, *optional*, defaults to True): of each scene, before the sentences.
     most (`int`, *optional*): things in a box, where they are scattered.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
@@ -434,7 +439,10 @@ def load_boxes(
     for index in range(rows):
         rng = random.Random(f"{split} {seed} {index}")
         scene = draw_towers(rng) if rng.random() < 0.5 else draw_things(rng, most)
-        exchanges = [describe(scene)] if description else []
-        exchanges += [judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
+        questions, answers = zip(
+            *(judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)), strict=True
+        )
+        answers = (f"{describe(scene)}\n{answers[0]}", *answers[1:])
+        exchanges = [Exchange("boxes", *pair) for pair in zip(questions, answers, strict=True)]
         made.append(conversation(f"{split}-{index}", exchanges, picture(scene)))
     return make_dataset(made)
