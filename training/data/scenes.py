@@ -39,8 +39,8 @@ TASKS = {  # task: the kinds of scene that it asks about; two pairs to each othe
 }
 
 # Training asks in another order and measure than the test. What a shape is has to be seen before anything can be said about two of
-# them: the first rows show one thing each and mostly ask for its name. Then pairs come most often, and their captions above all: how
-# the two stand to each other takes longest to learn.
+# them: the first rows show one thing each and mostly ask for its name. Then pairs come most often, and of these captions and colours:
+# how the two stand to each other, and which of them is meant, take longest to learn.
 FIRST_LOOKS = 8000  # rows
 FIRST_PRACTICE = (
     *(("scene_shape", "single"), ("scene_caption", "single")) * 3,
@@ -49,10 +49,10 @@ FIRST_PRACTICE = (
 )
 PRACTICE = (
     *(
-        ("scene_caption", "pair"),
         ("scene_colour", "pair"),
         ("scene_caption", "pair"),
         ("scene_shape", "pair"),
+        ("scene_colour", "pair"),
         ("scene_caption", "pair"),
     )
     * 2,
