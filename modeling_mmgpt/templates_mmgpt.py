@@ -9,17 +9,19 @@ import re
 import numpy as np
 
 
-# ChatML. `generation` marks what the assistant says, the part that is trained. Content is a string or a list of parts.
+# ChatML. `generation` marks what the assistant says, the part that is trained. Content is a string or a list of parts. A turn of the
+# assistant that answers nobody is a text by itself: it stands as in pre-training, between a start and an end of text.
 CHAT_TEMPLATE = """\
+{%- set is_text = messages | length == 1 and messages[0]['role'] == 'assistant' %}
 {%- for message in messages %}
     {%- set content = message['content'] if message['content'] is not string else [{'type': 'text', 'text': message['content']}] %}
-    {{- '<|im_start|>' + message['role'] + '\\n' }}
+    {{- bos_token | default('') if is_text else '<|im_start|>' + message['role'] + '\\n' }}
     {%- if message['role'] == 'assistant' %}
         {%- generation %}
             {%- for part in content %}
                 {{- part['text'] }}
             {%- endfor %}
-            {{- '<|im_end|>' }}
+            {{- eos_token if is_text else '<|im_end|>' }}
         {%- endgeneration %}
     {%- else %}
         {%- for part in content %}
@@ -35,7 +37,7 @@ CHAT_TEMPLATE = """\
         {%- endfor %}
         {{- '<|im_end|>' }}
     {%- endif %}
-    {{- '\\n' }}
+    {{- '\\n' if not is_text }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}

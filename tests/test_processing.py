@@ -117,6 +117,18 @@ def test_the_prompt_is_chatml(processor):
     )
 
 
+def test_a_turn_that_answers_nobody_is_a_text_by_itself(processor, tokenizer):
+    """Learnt as in pre-training: it says nothing of a conversation, and its end is learnt with it."""
+    outputs = processor.apply_chat_template(
+        [{"role": "assistant", "content": "To be"}],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    assert tokenizer.decode(outputs["input_ids"][0]) == "To be" + tokenizer.eos_token
+    assert set(outputs["assistant_masks"][0]) == {1}
+
+
 def test_assistant_mask_covers_what_the_assistant_says_and_nothing_else(processor, tokenizer):
     conversation = [
         {"role": "system", "content": "Be brief."},
