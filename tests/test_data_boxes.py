@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -98,14 +99,21 @@ def test_sentences_mean_what_they_say():
     raise AssertionError(f"never said: {list(left)}")
 
 
-def test_an_answer_counts_before_it_judges():
+def test_an_answer_says_what_is_there_and_counts_before_it_judges():
     sentence = Sentence(
-        "There are three blue things.", lambda things: boxes.colours_of(things).count("blue"), lambda found: found == 3
+        "There are two blue things.", lambda things: boxes.colours_of(things).count("blue"), lambda found: found == 2
     )
-    assert boxes.judge(sentence, SCENE) == ("There are three blue things. True or false?", "1 + 0 + 2 = 3 #### true")
+    assert boxes.judge(sentence, TOWERS) == (
+        "boxes",
+        "There are two blue things. True or false?",
+        "black blue: 1; yellow: 0; black black yellow: 0 = 1 #### false",
+    )
+    assert boxes.judge(sentence, SCENE).answer == (
+        "black square, blue circle left: 1; black triangle right bottom: 0; blue circle, blue circle bottom: 2 = 3 #### false"
+    )
 
 
-def test_rows_describe_a_scene_judge_sentences_and_are_the_same_again():
+def test_rows_judge_sentences_about_a_picture_and_are_the_same_again():
     rows = boxes.load_boxes(None, "train", 60, sentences=2)
     assert rows[:3] == boxes.load_boxes(None, "train", 3, sentences=2)[:]
     assert rows[0] != boxes.load_boxes(None, "train", 1, sentences=2, seed=1)[0]
@@ -114,21 +122,21 @@ def test_rows_describe_a_scene_judge_sentences_and_are_the_same_again():
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (400, 100)
         assert text_of(row["messages"][-2]).endswith("True or false?")
-        answers = [text_of(row["messages"][place]) for place in (1, 3)]
-        assert [answer.count("\n") for answer in answers] == [1, 0]  # described once
-        truths.update(map(final_answer, answers))
+        truths.update(final_answer(text_of(row["messages"][place])) for place in (1, 3))
     assert set(truths) == {" true", " false"} and min(truths.values()) > 40
 
 
-def test_descriptions_name_all_there_is():
-    assert boxes.describe(TOWERS) == "black blue, yellow, black black yellow"
-    assert boxes.describe(SCENE) == (
-        "black square, blue circle left; black triangle right bottom; blue circle, blue circle bottom"
-    )
+def test_boxes_in_words_are_what_the_answer_finds_in_them():
+    for row in boxes.load_boxes(None, "train", 20, in_words=True):
+        assert not row["images"]
+        words, _ = text_of(row["messages"][0]).split("\n")
+        found = answer_of(row).partition(" = ")[0]
+        assert re.sub(r": \d", "", found) == words
 
 
-def test_scenes_of_few_things():
-    for row in boxes.load_boxes(None, "train", 20, sentences=1, most=1):
-        described, _ = answer_of(row).split("\n")
-        things = described.split("; ")
-        assert len(things) == 1 or (len(things) == 3 and "," not in described)  # towers have no semicolons
+def test_towers_have_the_share_that_is_asked_for():
+    for towers in (0, 1):
+        rows = boxes.load_boxes(None, "train", 20, towers=towers, most=1)
+        shapes = [any(shape in answer_of(row) for shape in boxes.SHAPES) for row in rows]
+        assert set(shapes) == {not towers}
+        assert not any("," in answer_of(row) for row in rows)  # one thing in a box

@@ -3,12 +3,13 @@
 NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Half of
 the scenes are towers of blocks, half are scattered things.
 
-Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore the first answer
-about a scene begins with what is there, and every answer counts, box by box, before it judges: "There are two towers with a black
-base" is answered by
+Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore an answer says
+what is in each box, how many of those that the sentence speaks of, and only then whether it is true: "There are two towers with a
+black base" is answered by
 
-    black blue, yellow, black black yellow
-    1 + 0 + 1 = 2 #### true
+    black blue: 1; yellow: 0; black black yellow: 1 = 2 #### true
+
+How to count can be learnt from words alone, many times sooner than from pictures: then the question says what is in the boxes.
 """
 
 import random
@@ -405,44 +406,53 @@ def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
     return sentence or say(rng, scene, not wanted)
 
 
-def describe(scene: Scene) -> str:
-    """What is in the three boxes, from the left: blocks from the base up, things from the top down with the walls they touch."""
-    if scene.has_towers:
-        return ", ".join(" ".join(colours_of(tower)) for tower in scene.boxes)
-    return "; ".join(
-        ", ".join(
-            " ".join((thing.colour, thing.shape, *(wall for wall in WALLS if wall in thing.walls)))
-            for thing in sorted(things, key=lambda thing: thing.top)
-        )
-        for things in scene.boxes
+def describe(things: Things, are_stacked: bool) -> str:
+    """What is in a box: blocks from the base up, or things from the top down with the walls they touch."""
+    if are_stacked:
+        return " ".join(colours_of(things))
+    return ", ".join(
+        " ".join((thing.colour, thing.shape, *(wall for wall in WALLS if wall in thing.walls)))
+        for thing in sorted(things, key=lambda thing: thing.top)
     )
 
 
-def judge(sentence: Sentence, scene: Scene) -> tuple[str, str]:
-    """Is it true? The answer counts first."""
+def judge(sentence: Sentence, scene: Scene) -> Exchange:
+    """Is it true? The answer looks into each box and counts before it says so."""
     counts = sentence.counts(scene)
+    seen = "; ".join(
+        f"{describe(things, scene.has_towers)}: {count}" for things, count in zip(scene.boxes, counts, strict=True)
+    )
     verdict = "true" if sentence.is_true_of(scene) else "false"
-    counted = f"{' + '.join(map(str, counts))} = {sum(counts)}"
-    return f"{sentence.text} True or false?", f"{counted} {MARK} {verdict}"
+    return Exchange("boxes", f"{sentence.text} True or false?", f"{seen} = {sum(counts)} {MARK} {verdict}")
 
 
-def load_boxes(root: Path, split: str, rows: int, sentences: int, most: int = MOST, seed: int = 0) -> Dataset:
+def load_boxes(
+    root: Path,
+    split: str,
+    rows: int,
+    sentences: int = 1,
+    towers: float = 0.5,
+    most: int = MOST,
+    in_words: bool = False,
+    seed: int = 0,
+) -> Dataset:
     r"""
     root (`Path`): not read; every adapter takes it.
     split (`str`): the name of a draw.
     rows (`int`): how many scenes.
-    sentences (`int`): of each scene, as many of them true as false.
+    sentences (`int`, *optional*, defaults to 1): of each scene, as many of them true as false.
+    towers (`float`, *optional*, defaults to 0.5): the share of scenes that are towers.
     most (`int`, *optional*): things in a box, where they are scattered.
+    in_words (`bool`, *optional*, defaults to False): the first question says what is in the boxes, in place of a picture.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
     made = []
     for index in range(rows):
         rng = random.Random(f"{split} {seed} {index}")
-        scene = draw_towers(rng) if rng.random() < 0.5 else draw_things(rng, most)
-        questions, answers = zip(
-            *(judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)), strict=True
-        )
-        answers = (f"{describe(scene)}\n{answers[0]}", *answers[1:])
-        exchanges = [Exchange("boxes", *pair) for pair in zip(questions, answers, strict=True)]
-        made.append(conversation(f"{split}-{index}", exchanges, picture(scene)))
+        scene = draw_towers(rng) if rng.random() < towers else draw_things(rng, most)
+        exchanges = [judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
+        if in_words:
+            seen = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)
+            exchanges[0] = exchanges[0]._replace(question=f"{seen}\n{exchanges[0].question}")
+        made.append(conversation(f"{split}-{index}", exchanges, None if in_words else picture(scene)))
     return make_dataset(made)
