@@ -9,7 +9,7 @@ black base" is answered by
 
     black blue: 1; yellow: 0; black black yellow: 1 = 2 #### true
 
-How to count can be learnt from words alone, many times sooner than from pictures: then the question says what is in the boxes.
+How to count is learnt sooner from words than from pictures: there the question itself says what is in the boxes.
 """
 
 import random
