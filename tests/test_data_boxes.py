@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 from scipy import ndimage
 
 from training.data import boxes
-from training.data.boxes import COLOURS, Scene, Thing
+from training.data.boxes import COLOURS, Scene, Sentence, Thing
 from training.data.rows import answer_of, text_of
+from training.metrics.final_answer import final_answer
 
 
 def pixels_of(scene: Scene) -> np.ndarray:
@@ -61,65 +63,80 @@ TOWERS = Scene(
         for tower in (("black", "blue"), ("yellow",), ("black", "black", "yellow"))
     ),
 )
-SAYINGS = {
-    "There are exactly two blue circles touching the edge": (SCENE, True),
-    "There is exactly one blue circle touching the edge": (SCENE, False),
-    "There are at least 3 blue circles": (SCENE, True),
-    "There is no black triangle closely touching a corner of a box": (SCENE, False),
-    "There is a box with only blue items": (SCENE, True),
-    "There are 2 boxes with a black item on top": (SCENE, True),
-    "There is a tower with a blue block above a black block": (TOWERS, True),
-    "There is a tower with a black block above a blue block": (TOWERS, False),
-    "There are exactly two towers with a black block at the base": (TOWERS, True),
-    "There is exactly one yellow block as the top of a tower": (TOWERS, False),
-    "Each tower has at least 1 block": (TOWERS, True),
-    "There is no tower with blocks of only one color": (TOWERS, False),
-}
-SYNONYMS = {
-    "grey ": "",
-    "having": "with",
-    "which has": "with",
-    " only 2 ": " exactly two ",
-    "the wall": "the edge",
-    "an edge": "the edge",
-    "on top of a ": "above a ",
-    " over ": " above ",
+SAYINGS = {  # sentence: a scene, how many things, towers or boxes count in each of its boxes, and whether it is true
+    "there is a blue circle touching the edge": (SCENE, [1, 0, 1], True),
+    "there are at least 3 blue circles": (SCENE, [1, 0, 2], True),
+    "there is no black triangle closely touching a corner of a box": (SCENE, [0, 1, 0], False),
+    "there are two items not touching any edge": (SCENE, [1, 0, 1], True),
+    "there is a box with only blue items": (SCENE, [0, 0, 1], True),
+    "there are 2 boxes with a black item on top": (SCENE, [1, 1, 0], True),
+    "each box has a blue circle": (SCENE, [1, 0, 1], False),
+    "one box has a blue item": (SCENE, [1, 0, 1], True),
+    "there is a tower with a blue block above a black block": (TOWERS, [1, 0, 0], True),
+    "there is a tower with a black block above a blue block": (TOWERS, [0, 0, 0], False),
+    "there is no black block on a black block": (TOWERS, [0, 0, 1], False),
+    "there are exactly two towers with a black block at the base": (TOWERS, [1, 0, 1], True),
+    "there is exactly one yellow block as the top of a tower": (TOWERS, [0, 1, 1], False),
+    "all 3 towers have at least 1 block": (TOWERS, [1, 1, 1], True),
+    "there is no tower with blocks of only one color": (TOWERS, [0, 1, 0], False),
+    "there is a tower with a blue block at the top": (TOWERS, [1, 0, 0], True),
+    "there is one tower with a yellow second block": (TOWERS, [0, 0, 0], False),
 }
 
 
 def test_sentences_mean_what_they_say():
-    """Each of these is said sooner or later, and judged as a person judges it."""
+    """Each of these is said sooner or later, counted and judged as a person does it."""
     makers = (boxes.about_things, boxes.about_boxes, boxes.about_towers, boxes.about_blocks)
     left, rng = dict(SAYINGS), random.Random(0)
     for _ in range(200_000):
         sentence = rng.choice(makers)(rng)
-        said = sentence.text.removesuffix(".")
-        for other, usual in SYNONYMS.items():
-            said = said.replace(other, usual)
+        said = sentence.text.removesuffix(".").lower()
         if said in left:
-            scene, judgement = left.pop(said)
-            assert sentence.is_true_of(scene) == judgement, said
+            scene, counts, verdict = left.pop(said)
+            assert (sentence.counts(scene), sentence.is_true_of(scene)) == (counts, verdict), said
         if not left:
             return
     raise AssertionError(f"never said: {list(left)}")
 
 
-def test_rows_describe_ask_and_are_the_same_again():
+def test_an_answer_says_what_is_there_and_counts_before_it_judges():
+    sentence = Sentence(
+        "There are two blue things.", lambda things: boxes.colours_of(things).count("blue"), lambda found: found == 2
+    )
+    assert boxes.judge(sentence, TOWERS) == (
+        "boxes",
+        "There are two blue things. True or false?",
+        "black blue: 1; yellow: 0; black black yellow: 0 = 1 #### false",
+    )
+    assert boxes.judge(sentence, SCENE).answer == (
+        "black square, blue circle left: 1; black triangle right bottom: 0; blue circle, blue circle bottom: 2 = 3 #### false"
+    )
+
+
+def test_rows_judge_sentences_about_a_picture_and_are_the_same_again():
     rows = boxes.load_boxes(None, "train", 60, sentences=2)
     assert rows[:3] == boxes.load_boxes(None, "train", 3, sentences=2)[:]
     assert rows[0] != boxes.load_boxes(None, "train", 1, sentences=2, seed=1)[0]
+    truths = Counter()
     for row in rows:
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 3
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (400, 100)
-        assert text_of(row["messages"][-2]).endswith("True or false?") and answer_of(row) in ("true", "false")
-    truths = Counter(text_of(row["messages"][place]) for row in rows for place in (3, 5))
-    assert set(truths) == {"true", "false"} and min(truths.values()) > 40
+        assert text_of(row["messages"][-2]).endswith("True or false?")
+        truths.update(final_answer(text_of(row["messages"][place])) for place in (1, 3))
+    assert set(truths) == {" true", " false"} and min(truths.values()) > 40
 
 
-def test_descriptions_name_all_there_is():
-    said = "black square, blue circle; black triangle; blue circle, blue circle"
-    assert boxes.describe(SCENE).answer == said
-    assert boxes.describe(TOWERS).answer == "black blue, yellow, black black yellow"
-    for row in boxes.load_boxes(None, "train", 20, sentences=0, most=1):
-        towers = "towers" in text_of(row["messages"][0])
-        assert towers or len(answer_of(row).replace(";", ",").split(",")) == 3
+def test_boxes_in_words_are_what_the_answer_finds_in_them():
+    for row in boxes.load_boxes(None, "train", 20, in_words=True):
+        assert not row["images"]
+        words, _ = text_of(row["messages"][0]).split("\n")
+        found = answer_of(row).partition(" = ")[0]
+        assert re.sub(r": \d", "", found) == words
+
+
+def test_towers_have_the_share_that_is_asked_for():
+    for towers in (0, 1):
+        rows = boxes.load_boxes(None, "train", 20, towers=towers, most=1)
+        shapes = [any(shape in answer_of(row) for shape in boxes.SHAPES) for row in rows]
+        assert set(shapes) == {not towers}
+        assert not any("," in answer_of(row) for row in rows)  # one thing in a box

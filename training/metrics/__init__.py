@@ -10,6 +10,7 @@ from training.metrics.bleu import Translation
 from training.metrics.cider import CIDEr
 from training.metrics.error_rate import ErrorRate
 from training.metrics.exact_match import ExactMatch
+from training.metrics.final_answer import FinalAnswer
 from training.metrics.number_match import NumberMatch
 from training.metrics.perplexity import Perplexity
 from training.metrics.rouge import Rouge
@@ -22,6 +23,7 @@ METRICS = {
     "bleu": Translation,
     "cider": CIDEr,
     "exact_match": ExactMatch,
+    "final_answer": FinalAnswer,
     "number_match": NumberMatch,
     "perplexity": Perplexity,
     "rouge": Rouge,

@@ -4,15 +4,15 @@ import re
 from decimal import Decimal
 
 from training.metrics.answers import AnswerMetric, Estimate, estimate_share
+from training.metrics.final_answer import final_answer
 
 
-MARK = "####"  # GSM8K writes its result after it
 NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 def last_number(text: str) -> Decimal | None:
     """The last number after the last mark, or of the whole text where there is none; `1,000.0` and `1000` are the same."""
-    found = NUMBER.findall(text.rpartition(MARK)[2])
+    found = NUMBER.findall(final_answer(text))
     return Decimal(found[-1].replace(",", "")) if found else None
 
 
