@@ -134,9 +134,8 @@ def test_boxes_in_words_are_what_the_answer_finds_in_them():
         assert re.sub(r": \d", "", found) == words
 
 
-def test_towers_have_the_share_that_is_asked_for():
-    for towers in (0, 1):
-        rows = boxes.load_boxes(None, "train", 20, towers=towers, most=1)
-        shapes = [any(shape in answer_of(row) for shape in boxes.SHAPES) for row in rows]
-        assert set(shapes) == {not towers}
-        assert not any("," in answer_of(row) for row in rows)  # one thing in a box
+def test_four_scenes_of_five_are_towers():
+    rows = boxes.load_boxes(None, "train", 200, most=1, in_words=True)
+    assert not any("," in answer_of(row) for row in rows)  # one thing in a box
+    towers = [not any(shape in answer_of(row) for shape in boxes.SHAPES) for row in rows]
+    assert 0.7 < sum(towers) / len(rows) < 0.9

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import GotOcr2ImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor
 
 from modeling_mmgpt import MMGPTProcessor
+from modeling_mmgpt.templates_mmgpt import CHAT_TEMPLATE
 from tests.conftest import (
     CONVOLUTIONS,
     FRAMES,
@@ -127,6 +128,10 @@ def test_a_turn_that_answers_nobody_is_a_text_by_itself(processor, tokenizer):
     )
     assert tokenizer.decode(outputs["input_ids"][0]) == "To be" + tokenizer.eos_token
     assert set(outputs["assistant_masks"][0]) == {1}
+    text = tokenizer.apply_chat_template(
+        [{"role": "assistant", "content": "To be"}], chat_template=CHAT_TEMPLATE, tokenize=False, bos_token="<s>"
+    )
+    assert text == "<s>To be" + tokenizer.eos_token
 
 
 def test_assistant_mask_covers_what_the_assistant_says_and_nothing_else(processor, tokenizer):

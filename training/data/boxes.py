@@ -1,7 +1,7 @@
 """Drawn scenes of three grey boxes with sentences about them, in the manner of NLVR (Suhr et al. 2017): made on the spot, from a seed.
 
-NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Half of
-the scenes are towers of blocks, half are scattered things.
+NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Four
+scenes of five are towers of blocks, the others scattered things, which take far longer to learn to see.
 
 Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore an answer says
 what is in each box, how many of those that the sentence speaks of, and only then whether it is true: "There are two towers with a
@@ -33,10 +33,11 @@ SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 10, "medium": 20, "large": 30}
 BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
 MOST = 7  # things in a box
+TOWERS = 0.8  # share of the scenes
 BOXES = 3
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 WALLS = ("left", "right", "top", "bottom")
-TRIES = 40  # scenes that are drawn for a sentence before another one is said
+TRIES = 40  # sentences that are made up before one of the other verdict will do
 
 
 @dataclass(frozen=True)
@@ -381,7 +382,7 @@ def about_units(rng: random.Random, one: str, many: str, property: Property) -> 
 def about_towers(rng: random.Random) -> Sentence:
     if rng.random() < 0.8:
         return about_units(rng, "tower", "towers", tower_property(rng))
-    # Of a block on another one may speak without naming the tower.
+    # A block on another one can be spoken of without its tower.
     order = tower_order(rng)
     is_denied = rng.random() < 0.2 and order.words.startswith("a ")
     words = f"There is {'no ' + order.words[2:] if is_denied else order.words}"
@@ -399,7 +400,7 @@ def about_boxes(rng: random.Random) -> Sentence:
 
 
 def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
-    """A sentence that is true, or false, of the scene."""
+    """A sentence that is true, or where `wanted` is False false, of the scene."""
     makers = (about_towers, about_towers, about_blocks) if scene.has_towers else (about_things, about_boxes)
     sentences = (rng.choice(makers)(rng) for _ in range(TRIES))
     sentence = next((one for one in sentences if one.is_true_of(scene) == wanted), None)
@@ -431,7 +432,6 @@ def load_boxes(
     split: str,
     rows: int,
     sentences: int = 1,
-    towers: float = 0.5,
     most: int = MOST,
     in_words: bool = False,
     seed: int = 0,
@@ -441,15 +441,14 @@ def load_boxes(
     split (`str`): the name of a draw.
     rows (`int`): how many scenes.
     sentences (`int`, *optional*, defaults to 1): of each scene, as many of them true as false.
-    towers (`float`, *optional*, defaults to 0.5): the share of scenes that are towers.
-    most (`int`, *optional*): things in a box, where they are scattered.
+    most (`int`, *optional*, defaults to `MOST`): things in a box, where they are scattered.
     in_words (`bool`, *optional*, defaults to False): the first question says what is in the boxes, in place of a picture.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
     made = []
     for index in range(rows):
         rng = random.Random(f"{split} {seed} {index}")
-        scene = draw_towers(rng) if rng.random() < towers else draw_things(rng, most)
+        scene = draw_towers(rng) if rng.random() < TOWERS else draw_things(rng, most)
         exchanges = [judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
         if in_words:
             seen = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)

@@ -12,18 +12,20 @@ def final_answer(text: str) -> str:
     return text.rpartition(MARK)[2]
 
 
+def final_matches(predictions: list[str], references: list[list[str]]) -> list[bool]:
+    """Which predictions end in the final answer of one of their references."""
+    return exact_matches(
+        [final_answer(one) for one in predictions], [[final_answer(one) for one in right] for right in references]
+    )
+
+
 class FinalAnswer(AnswerMetric):
     """{"final_answer": share, "low": share, "high": share, "n": count}, low and high bounding the 95% interval (Wilson)."""
 
     measure = "final_answer"
 
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
-        return {"final_answer": estimate_share(self.matches(predictions, references))}
+        return {"final_answer": estimate_share(final_matches(predictions, references))}
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
-        return [float(right) for right in self.matches(predictions, references)]
-
-    @staticmethod
-    def matches(predictions: list[str], references: list[list[str]]) -> list[bool]:
-        given = [[final_answer(one) for one in right] for right in references]
-        return exact_matches([final_answer(one) for one in predictions], given)
+        return [float(right) for right in final_matches(predictions, references)]
