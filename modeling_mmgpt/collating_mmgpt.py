@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from .grids_mmgpt import tiles_per_image
-from .media_mmgpt import load_audio, load_image, load_video
-from .media_rows_mmgpt import MEDIA_INPUTS, ROWS_OF_MEDIA
-from .packing_mmgpt import open_packs, pack_batch
+from .media_features_mmgpt import MEDIA_INPUTS, ROWS_OF_MEDIA
+from .media_loading_mmgpt import load_audio, load_image, load_video
+from .preprocessing_mmgpt import sampling
 from .processing_mmgpt import MMGPTProcessor
-from .rows_mmgpt import sampling
 
 
 PARTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}
@@ -40,18 +39,14 @@ class MMGPTCollator:
             with a warning. A row that is left with nothing to learn is an error.
         add_generation_prompt: for evaluation: the last assistant turn is left out, the prompt for it stands in its
             place, padding is on the left, and there are no labels.
-        pack_to: several rows, in their order, share one row of the batch of up to so many tokens, each as if it were alone
-            (packing_mmgpt.py). Give it rows as they are, or packs of equal size made by [`PackedRows`].
     """
 
     processor: MMGPTProcessor
     max_length: int | None = None
     add_generation_prompt: bool = False
-    pack_to: int | None = None
 
     def __call__(self, rows: list[dict]) -> dict:
-        rows = open_packs(rows)
-        names = [str(row.get("id", f"row {index} of the batch")) for index, row in enumerate(rows)]
+        names = names_of(rows)
         conversations = [self.conversation(row, name) for row, name in zip(rows, names, strict=True)]
         padding_side = "left" if self.add_generation_prompt else "right"
         batch = self.processor.apply_chat_template(
@@ -67,9 +62,6 @@ class MMGPTCollator:
             self.cut(batch, names)
         if not self.add_generation_prompt:
             batch["labels"] = self.labels(batch, names)
-        if self.pack_to is not None and not self.add_generation_prompt:
-            groups = [row.get("pack") for row in rows]
-            return pack_batch(dict(batch), self.pack_to, self.processor.tokenizer.pad_token_id, names, groups)
         return dict(batch)
 
     def conversation(self, row: dict, name: str) -> list[dict]:
@@ -153,6 +145,11 @@ class MMGPTCollator:
             batch[key] = batch[key][:, :length]
         for kind, fits in kept.items():
             drop_media(batch, kind, torch.tensor(fits, dtype=torch.bool))
+
+
+def names_of(samples: list[dict]) -> list[str]:
+    """What the samples of a batch are called in errors: their `"id"`, else their place."""
+    return [str(sample.get("id", f"sample {index} of the batch")) for index, sample in enumerate(samples)]
 
 
 def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:

@@ -14,15 +14,13 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
 
-from .lengths_mmgpt import ANY_SIZE_TOWERS, CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, image_geometry, side
+from .token_counts_mmgpt import ANY_SIZE_TOWERS, CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, image_geometry, side
 
 
 if TYPE_CHECKING:
     # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
     # configuration: these lines make every `save_pretrained` carry the whole package.
-    from .assembling_mmgpt import assemble  # noqa: F401
     from .collating_mmgpt import MMGPTCollator  # noqa: F401
-    from .converting_mmgpt import convert_checkpoint  # noqa: F401
     from .modeling_mmgpt import MMGPTModel  # noqa: F401
     from .pipeline_mmgpt import MMGPTTaskPipeline  # noqa: F401
     from .processing_mmgpt import MMGPTProcessor  # noqa: F401

@@ -14,7 +14,9 @@ from transformers.utils import auto_docstring
 from .connectors_mmgpt import connect, merge_frames, merge_patches
 from .grids_mmgpt import cut_patches, merge_native_patches, split_media
 from .idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others, with_zero_weight
-from .lengths_mmgpt import (
+from .media_cache_mmgpt import MediaCache
+from .media_features_mmgpt import pad_rows, split_rows
+from .token_counts_mmgpt import (
     NATIVE_TOWERS,
     audio_geometry,
     audio_token_count,
@@ -22,8 +24,6 @@ from .lengths_mmgpt import (
     grid_token_count,
     image_geometry,
 )
-from .media_cache_mmgpt import MediaCache
-from .media_rows_mmgpt import pad_rows, split_rows
 from .towers_mmgpt import run_audio_tower, run_vision_tower
 
 

@@ -8,7 +8,7 @@ parameter then gets a gradient, of zero.
 import torch
 from torch import nn
 
-from .lengths_mmgpt import (
+from .token_counts_mmgpt import (
     ANY_SIZE_TOWERS,
     NATIVE_TOWERS,
     image_geometry,

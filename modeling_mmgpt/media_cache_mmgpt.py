@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from .media_rows_mmgpt import pad_rows
+from .media_features_mmgpt import pad_rows
 
 
 class MediaCache:

@@ -42,12 +42,12 @@ from .grids_mmgpt import (
     tiles_per_image,
 )
 from .idle_towers_mmgpt import trains_with_others
-from .media_rows_mmgpt import EMBEDS, repeat_media
+from .media_features_mmgpt import EMBEDS, repeat_media
 from .modeling_mmgpt_text import check_generation, keep_labelled, keep_last
 from .releases_mmgpt import CACHE, takes_cache
 from .saving_mmgpt import CompleteFolderMixin
-from .serving_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 from .towers_mmgpt import build_tower, tower_width
+from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
 
 @auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")

@@ -19,7 +19,7 @@ import torch
 from transformers import AnyToAnyPipeline, ImageTextToTextPipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from .media_mmgpt import load_audio, load_image
+from .media_loading_mmgpt import load_audio, load_image
 from .prompts_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
 
 

@@ -1,5 +1,5 @@
 """Text, images, sounds and videos to tensors. Only this file knows placeholder strings; how many stand for an item it asks
-lengths_mmgpt."""
+token_counts_mmgpt."""
 
 from functools import partial
 
@@ -8,23 +8,11 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring, is_torchvision_available
 
+from .chat_templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of, with_media, without_media
 from .configuration_mmgpt import AUTO_MAP
 from .grids_mmgpt import tiles_per_image
-from .lengths_mmgpt import (
-    audio_geometry,
-    audio_token_count,
-    audio_windows,
-    frame_count,
-    grid_token_count,
-    image_geometry,
-    image_token_count,
-    shortest_sound,
-    takes_fixed_window,
-)
-from .media_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
-from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
-from .requests_mmgpt import check_length, longest_input, mend_transcriptions, requests_refused
-from .rows_mmgpt import (
+from .media_loading_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
+from .preprocessing_mmgpt import (
     audio_rows,
     check_image_processor,
     cuts_tiles,
@@ -38,9 +26,21 @@ from .rows_mmgpt import (
     video_processor_like,
     video_rows,
 )
+from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
+from .requests_mmgpt import check_length, longest_input, mend_transcriptions, requests_refused
 from .saving_mmgpt import written_whole
-from .serving_mmgpt import name_fields, one_row_each
-from .templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of, with_media, without_media
+from .token_counts_mmgpt import (
+    audio_geometry,
+    audio_token_count,
+    audio_windows,
+    frame_count,
+    grid_token_count,
+    image_geometry,
+    image_token_count,
+    shortest_sound,
+    takes_fixed_window,
+)
+from .vllm_mmgpt import name_fields, one_row_each
 
 
 # Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.

@@ -14,8 +14,6 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from .card_mmgpt import adapter_base, rename_card, write_card
-
 
 # What belongs to a checkpoint but is written by its processor, not by its model.
 COMPANIONS = (
@@ -106,8 +104,6 @@ class CompleteFolderMixin:
                 source = find_companion(self.name_or_path, name)
                 if source is not None:
                     shutil.copyfile(source, folder / name)
-            if "README.md" in missing and not (folder / "README.md").exists():
-                write_card(folder, self, {"name": destination.name})
             return super().save_pretrained(folder, is_main_process=True, push_to_hub=push_to_hub, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
@@ -120,69 +116,6 @@ class CompleteFolderMixin:
             return push_folder(folder, repo_id, message=commit_message, **kwargs)
 
 
-def save_checkpoint(
-    folder: str | os.PathLike, model, processor, card: dict | None = None, state_dict: dict | None = None
-) -> Path:
-    """Writes model, processor and card to one complete folder and returns it.
-
-    Args:
-        folder: where; written beside it first and renamed, so that it is there whole or not at all.
-        model: any MMGPT model, or a `PeftModel` of one: then the folder holds the adapter and the name of its base.
-        processor: its MMGPTProcessor (for a text-only model: its tokenizer).
-        card: measured facts for the model card, see [`write_card`]. What they do not mention stays as the card of the folder or
-            repository says that the model was loaded from.
-        state_dict: the weights, where those of `model` are only a part of them (FSDP, ZeRO-3).
-    """
-    folder = Path(folder).absolute()
-    facts = {"name": folder.name, **(card or {})}
-    with written_whole(folder) as temporary:
-        processor.save_pretrained(temporary)
-        if adapter_base(model) is None:
-            earlier = find_companion(model.name_or_path, "README.md")
-            if earlier is not None and set(facts) == {"name"}:
-                text = rename_card(earlier.read_text(encoding="utf-8"), facts["name"])
-                (temporary / "README.md").write_text(text, encoding="utf-8")
-            else:
-                write_card(temporary, model, facts, earlier)
-            model.save_pretrained(temporary, state_dict=state_dict)
-        else:  # peft writes a card of its own, which ours replaces
-            save_adapter(temporary, model, facts.get("base_model"), state_dict)
-            write_card(temporary, model, facts)
-    return folder
-
-
-def save_adapter(folder: Path, model, base_model: str | None, state_dict: dict | None) -> None:
-    """The adapter, with `base_model` as the name of its base where the base was loaded from elsewhere."""
-    known = {name: config.base_model_name_or_path for name, config in model.peft_config.items()}
-    try:
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = base_model or config.base_model_name_or_path
-        model.save_pretrained(folder, state_dict=state_dict)
-    finally:
-        for name, config in model.peft_config.items():
-            config.base_model_name_or_path = known[name]
-
-
-def push_checkpoint(repo_id: str, model, processor, card: dict | None = None, **kwargs) -> CommitInfo:
-    """Publishes model, code, processor and card on the Hub in one commit.
-
-    Args:
-        repo_id: `owner/name`; made if it does not exist yet.
-        model, processor, card: as for [`save_checkpoint`]. An adapter needs a base that others can load: the name that its
-            base was loaded by, or the fact `base_model`.
-        kwargs: those of [`push_folder`].
-    """
-    facts = {"name": repo_id, **(card or {})}
-    base = facts.get("base_model") or adapter_base(model)
-    if base is not None and os.path.isdir(base):
-        raise ValueError(
-            f"The adapter's base is the folder {base}, which nobody else has: push the base first, and give its name as "
-            "card={'base_model': 'owner/name'}."
-        )
-    with tempfile.TemporaryDirectory() as temporary:
-        return push_folder(save_checkpoint(Path(temporary) / "model", model, processor, facts), repo_id, **kwargs)
-
-
 def push_folder(
     folder: str | os.PathLike,
     repo_id: str,
@@ -192,8 +125,9 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | None = None,
+    card: str | None = None,
 ) -> CommitInfo:
-    """Publishes a saved folder on the Hub in one commit, its card under the model's new name.
+    """Publishes a saved folder on the Hub in one commit, with `card` in the place of its README.md where it is given.
 
     Weights of an earlier push that this one has no use for go in the same commit. What a training run leaves beside the
     checkpoint (optimizer, trainer state, checkpoints in sub-folders) stays here."""
@@ -208,11 +142,10 @@ def push_folder(
         for path in folder.iterdir():
             if path.is_file() and path.name not in RUN_FILES and not path.name.startswith((".", "rng_state")):
                 (Path(staging) / path.name).symlink_to(path)
-        card = Path(staging) / "README.md"
-        if card.exists():
-            text = rename_card(card.read_text(encoding="utf-8"), repo_id)
-            card.unlink()
-            card.write_text(text, encoding="utf-8")
+        if card is not None:
+            readme = Path(staging) / "README.md"
+            readme.unlink(missing_ok=True)
+            readme.write_text(card, encoding="utf-8")
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=staging,

@@ -12,7 +12,7 @@ from transformers.utils import auto_docstring, can_return_tuple
 
 from .configuration_mmgpt import MMGPTFrameConfig, MMGPTPatchConfig
 from .grids_mmgpt import patch_places
-from .lengths_mmgpt import CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, convolutional_stride, takes_waveform
+from .token_counts_mmgpt import CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, convolutional_stride, takes_waveform
 
 
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")

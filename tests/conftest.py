@@ -187,21 +187,21 @@ def collator(processor):
     return MMGPTCollator(processor)
 
 
-def picture(seed: int, height: int = 20, width: int = 30) -> PIL.Image.Image:
+def make_image(seed: int, height: int = 20, width: int = 30) -> PIL.Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return PIL.Image.fromarray(pixels)
 
 
-def sound(seed: int, num_samples: int = 6000) -> dict:
+def make_audio(seed: int, num_samples: int = 6000) -> dict:
     waveform = np.random.default_rng(seed).normal(scale=0.1, size=num_samples).astype(np.float32)
     return {"array": waveform, "sampling_rate": 16000}
 
 
-def film(seed: int, num_frames: int = 3) -> list[PIL.Image.Image]:
-    return [picture(1000 * seed + index) for index in range(num_frames)]
+def make_video(seed: int, num_frames: int = 3) -> list[PIL.Image.Image]:
+    return [make_image(1000 * seed + index) for index in range(num_frames)]
 
 
-def row(question: str, answer: str, images=(), audios=(), videos=()) -> dict:
+def make_sample(question: str, answer: str, images=(), audios=(), videos=()) -> dict:
     """A one-turn conversation: the images, the sounds, the videos, then the question."""
     kinds = {"image": images, "audio": audios, "video": videos}
     media = [{"type": kind} for kind, items in kinds.items() for _ in items]
@@ -210,7 +210,7 @@ def row(question: str, answer: str, images=(), audios=(), videos=()) -> dict:
     return {"messages": messages, **{f"{kind}s": list(items) for kind, items in kinds.items()}}
 
 
-def long_row() -> dict:
+def make_long_sample() -> dict:
     """Several turns with media of every kind between the words: pictures of several shapes, sounds of several windows, videos."""
 
     def user(*content):
@@ -229,23 +229,28 @@ def long_row() -> dict:
             user("audio"),
             {"role": "assistant", "content": "Three."},
         ],
-        "images": [picture(10, 40, 90), picture(11, 3, 50), picture(12, 16, 16)],
-        "audios": [sound(13, 40000), sound(14, 900)],
-        "videos": [film(15, 2), film(16, 1)],
+        "images": [make_image(10, 40, 90), make_image(11, 3, 50), make_image(12, 16, 16)],
+        "audios": [make_audio(13, 40000), make_audio(14, 900)],
+        "videos": [make_video(15, 2), make_video(16, 1)],
     }
 
 
 @pytest.fixture
 def rows():
     return [
-        row("What is it?", "A cat.", images=[picture(0)]),
-        row("Who speaks?", "Nobody at all.", audios=[sound(1)]),
-        row("Say hi.", "Hi!"),
-        row("Compare.", "Same.", images=[picture(2), picture(3)], audios=[sound(4, 3400), sound(5, 1800)]),
+        make_sample("What is it?", "A cat.", images=[make_image(0)]),
+        make_sample("Who speaks?", "Nobody at all.", audios=[make_audio(1)]),
+        make_sample("Say hi.", "Hi!"),
+        make_sample(
+            "Compare.",
+            "Same.",
+            images=[make_image(2), make_image(3)],
+            audios=[make_audio(4, 3400), make_audio(5, 1800)],
+        ),
     ]
 
 
 @pytest.fixture
 def all_rows(rows):
     """The same, and rows with videos, large pictures and long sounds."""
-    return [*rows, row("And then?", "Nothing.", videos=[film(6)]), long_row()]
+    return [*rows, make_sample("And then?", "Nothing.", videos=[make_video(6)]), make_long_sample()]

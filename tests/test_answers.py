@@ -8,8 +8,8 @@ from pathlib import Path
 import evaluate
 import pytest
 
-from training.metrics import METRICS, find_metric
-from training.metrics.answers import Estimate, estimate_ratio, estimate_share, tabulate, wilson_interval
+from training.evaluation.metrics import METRICS, find_metric
+from training.evaluation.metrics.answers import Estimate, estimate_ratio, estimate_share, tabulate, wilson_interval
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -87,7 +87,7 @@ class TestEveryMetricOfAnswers:
 def test_metrics_load_from_their_files_in_a_fresh_process(tmp_path):
     code = (
         "import evaluate, json, sys\n"
-        "folder = 'training/metrics/'\n"
+        "folder = 'training/evaluation/metrics/'\n"
         "kinds = [type(evaluate.load(f'{folder}{name}.py')).__name__ for name in json.loads(sys.argv[1])]\n"
         "print(json.dumps(kinds))"
     )

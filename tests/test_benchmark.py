@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from modeling_mmgpt.lengths_mmgpt import image_token_count
-from modeling_mmgpt.rows_mmgpt import row_size, sampling
-from training import benchmark
+from modeling_mmgpt.preprocessing_mmgpt import row_size, sampling
+from modeling_mmgpt.token_counts_mmgpt import image_token_count
+from training.checks import benchmark
 from training.model_building import build_model
 from training.recipe import CONFIGURATION, ModelArguments
 from training.train_tokenizer import train_tokenizer

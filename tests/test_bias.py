@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.card_mmgpt import section_of, write_card
-from training import bias
-from training.likelihood import text_losses
-from training.metrics.answers import wilson_interval
+from modeling_mmgpt.tools.model_card import section_of, write_card
+from training.evaluation import bias
+from training.evaluation.likelihood import text_losses
+from training.evaluation.metrics.answers import wilson_interval
 
 
 SENTENCES = ["abc", "a quick brown fox", "zzz zzz", "hello there", "other words", "x"]

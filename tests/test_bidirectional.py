@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from tests.conftest import make_model, make_processor, picture, row
+from tests.conftest import make_image, make_model, make_processor, make_sample
 
 
 IMAGE, TEXT_TOKEN = 4, 20
@@ -107,8 +107,8 @@ def test_a_left_padded_batch_generates_what_each_prompt_does_alone(model, tokeni
 
     collate = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     rows = [
-        row("What?", "x", images=[picture(0)]),
-        row("And what is in these two?", "y", images=[picture(1), picture(2)]),
+        make_sample("What?", "x", images=[make_image(0)]),
+        make_sample("And what is in these two?", "y", images=[make_image(1), make_image(2)]),
     ]
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, **options}
     together = model.generate(**collate(rows), **options)

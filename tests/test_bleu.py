@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.bleu import Translation
+from training.evaluation.metrics.bleu import Translation
 
 
 def test_by_hand():

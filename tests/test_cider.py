@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.metrics.cider import CIDEr, cider_scores
+from training.evaluation.metrics.cider import CIDEr, cider_scores
 
 
 REFERENCES = [["a cat"], ["a dog"]]

@@ -13,13 +13,14 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, cli, save_checkpoint
+from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
+from modeling_mmgpt.tools import cli
 from tests.conftest import TEXT, byte_tokenizer, make_model, make_processor
 from tests.tiny_assistant import RATE
 
 
 def mmgpt(*arguments, said: str = "") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "modeling_mmgpt.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "modeling_mmgpt.tools.cli", *map(str, arguments)]
     return subprocess.run(command, input=said, capture_output=True, text=True, timeout=300)
 
 
@@ -225,7 +226,7 @@ class TestInfo:
 
 def test_the_entry_point_is_in_the_wheel():
     scripts = tomllib.loads(Path("pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"mmgpt": "modeling_mmgpt.cli:main"}
+    assert scripts == {"mmgpt": "modeling_mmgpt.tools.cli:main"}
     assert callable(cli.main)
 
 

@@ -9,19 +9,19 @@ from modeling_mmgpt import MMGPTCollator
 from tests.conftest import (
     SIGLIP,
     WHISPER,
-    film,
-    long_row,
+    make_audio,
     make_config,
+    make_image,
+    make_long_sample,
     make_model,
     make_processor,
-    picture,
-    row,
-    sound,
+    make_sample,
+    make_video,
 )
 
 
 def test_labels_are_the_assistants_turns(collator, tokenizer):
-    batch = collator([row("Say hi.", "Hi!"), row("?", "No")])
+    batch = collator([make_sample("Say hi.", "Hi!"), make_sample("?", "No")])
     prompt = tokenizer.encode("<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n")
     answer = tokenizer.encode("Hi!<|im_end|>")
     end = tokenizer.encode("\n")
@@ -44,7 +44,9 @@ def test_media_are_those_of_the_whole_batch_in_order(collator, rows):
 
 
 def test_prompts_stop_before_the_answer_and_are_padded_on_the_left(processor, tokenizer):
-    batch = MMGPTCollator(processor, add_generation_prompt=True)([row("Say hi.", "Hi!"), row("?", "No")])
+    batch = MMGPTCollator(processor, add_generation_prompt=True)(
+        [make_sample("Say hi.", "Hi!"), make_sample("?", "No")]
+    )
     assert "labels" not in batch
     assert batch["attention_mask"][1].tolist() == sorted(batch["attention_mask"][1].tolist())
     texts = tokenizer.batch_decode(batch["input_ids"])
@@ -64,13 +66,13 @@ def test_every_turn_of_the_assistant_is_learned(collator, tokenizer):
 
 
 def test_text_beyond_max_length_is_cut(processor):
-    whole = MMGPTCollator(processor)([row("Say hi.", "Hi! " * 20)])
-    cut = MMGPTCollator(processor, max_length=40)([row("Say hi.", "Hi! " * 20)])
+    whole = MMGPTCollator(processor)([make_sample("Say hi.", "Hi! " * 20)])
+    cut = MMGPTCollator(processor, max_length=40)([make_sample("Say hi.", "Hi! " * 20)])
     assert all(torch.equal(cut[key], whole[key][:, :40]) for key in ("input_ids", "attention_mask", "labels"))
 
 
 def turns(*answers_and_media) -> dict:
-    """A conversation whose n-th question is one medium: `("image", picture(0)), ("audio", sound(0))`."""
+    """A conversation whose n-th question is one medium: `("image", make_image(0)), ("audio", make_audio(0))`."""
     messages, media = [], {"images": [], "audios": [], "videos": []}
     for number, (kind, medium) in enumerate(answers_and_media):
         messages += [
@@ -86,9 +88,12 @@ def test_a_medium_that_the_cut_would_go_through_is_dropped_whole(tokenizer):
     model = make_model(vision=SIGLIP, audio=WHISPER, vision_max_tiles=2)
     processor = make_processor(model.config, tokenizer)
     long = turns(
-        ("image", picture(0, 16, 32)), ("audio", sound(1, 20000)), ("video", film(2, 2)), ("image", picture(3))
+        ("image", make_image(0, 16, 32)),
+        ("audio", make_audio(1, 20000)),
+        ("video", make_video(2, 2)),
+        ("image", make_image(3)),
     )
-    short = turns(("video", film(4, 1)), ("image", picture(5, 32, 16)), ("audio", sound(6)))
+    short = turns(("video", make_video(4, 1)), ("image", make_image(5, 32, 16)), ("audio", make_audio(6)))
     whole = MMGPTCollator(processor)([long, short])
     batch = processor.apply_chat_template(
         [MMGPTCollator(processor).conversation(long, "noon")],
@@ -125,7 +130,7 @@ def test_a_medium_that_the_cut_would_go_through_is_dropped_whole(tokenizer):
 
 
 def test_a_batch_without_its_only_medium_has_no_pixels(processor):
-    rows = [turns(("audio", sound(0, 900)), ("image", picture(0)))]
+    rows = [turns(("audio", make_audio(0, 900)), ("image", make_image(0)))]
     with pytest.warns(UserWarning, match="without 1 image behind the cut"):
         cut = MMGPTCollator(processor, max_length=50)(rows)
     assert "pixel_values" not in cut and len(cut["input_features"]) == 1
@@ -136,16 +141,18 @@ def test_a_row_that_is_cut_before_its_answer_is_refused(processor):
         pytest.warns(UserWarning, match="noon"),
         pytest.raises(ValueError, match=r"noon has nothing to learn.*max_length=20"),
     ):
-        MMGPTCollator(processor, max_length=20)([{**row("?", "!", images=[picture(0)]), "id": "noon"}])
+        MMGPTCollator(processor, max_length=20)([{**make_sample("?", "!", images=[make_image(0)]), "id": "noon"}])
 
 
 def test_a_prompt_is_never_cut(processor):
     with pytest.raises(ValueError, match="more than max_length=20"):
-        MMGPTCollator(processor, max_length=20, add_generation_prompt=True)([row("?", "!", images=[picture(0)])])
+        MMGPTCollator(processor, max_length=20, add_generation_prompt=True)(
+            [make_sample("?", "!", images=[make_image(0)])]
+        )
 
 
 def test_media_stand_anywhere_in_any_number_over_several_turns(collator, tokenizer):
-    text = tokenizer.decode(collator([long_row()])["input_ids"][0])
+    text = tokenizer.decode(collator([make_long_sample()])["input_ids"][0])
     image, frame = "<|image|>" * 16, "<|video|>" * 16
     first, second, third = text.split("<|im_start|>user\n")[1:]
     assert first.startswith(f"<0.0 s>{frame}<1.0 s>{frame}First {image}?")
@@ -157,22 +164,24 @@ def test_media_stand_anywhere_in_any_number_over_several_turns(collator, tokeniz
     ("change", "sentence"),
     [
         ({"images": []}, "noon: its messages have 1 image parts but it comes with 0"),
-        ({"images": [picture(0)] * 2}, "noon: its messages have 1 image parts but it comes with 2"),
-        ({"audios": [sound(0)]}, "noon: its messages have 0 audio parts but it comes with 1"),
+        ({"images": [make_image(0)] * 2}, "noon: its messages have 1 image parts but it comes with 2"),
+        ({"audios": [make_audio(0)]}, "noon: its messages have 0 audio parts but it comes with 1"),
         ({"images": [{"bytes": b"broken", "path": None}]}, "image 0 of noon is not an image"),
-        ({"videos": [film(0)]}, "noon: its messages have 0 video parts but it comes with 1"),
+        ({"videos": [make_video(0)]}, "noon: its messages have 0 video parts but it comes with 1"),
         ({"messages": [{"role": "user", "content": "alone"}], "images": []}, "noon has nothing to learn"),
     ],
 )
 def test_a_bad_row_is_named(collator, change, sentence):
     with pytest.raises(ValueError, match=sentence):
-        collator([row("fine", "yes"), {**row("?", "!", images=[picture(0)]), "id": "noon", **change}])
+        collator(
+            [make_sample("fine", "yes"), {**make_sample("?", "!", images=[make_image(0)]), "id": "noon", **change}]
+        )
 
 
 def test_media_without_a_tower_are_refused(tokenizer):
     blind = MMGPTCollator(make_processor(make_config(vision=None), tokenizer))
     with pytest.raises(ValueError, match="noon comes with image inputs, but the model has no tower for them"):
-        blind([{**row("?", "!", images=[picture(0)]), "id": "noon"}])
+        blind([{**make_sample("?", "!", images=[make_image(0)]), "id": "noon"}])
 
 
 def test_it_can_be_pickled_for_data_workers(collator, rows):

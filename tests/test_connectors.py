@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_mmgpt import MMGPTCollator
 from modeling_mmgpt.connectors_mmgpt import MMGPTConnector, MMGPTResampler, merge_frames, merge_patches
-from tests.conftest import WHISPER, make_config, make_model, make_processor, row, sound
+from tests.conftest import WHISPER, make_audio, make_config, make_model, make_processor, make_sample
 
 
 def test_merged_patches_are_the_squares_of_the_grid():
@@ -75,7 +75,9 @@ def test_placeholders_of_a_resampler_are_its_queries(tokenizer, rows):
 def test_silence_that_fills_a_window_changes_nothing_behind_a_resampler(tokenizer):
     """In the batch the second sound is filled up to the length of the first."""
     model = make_model(**RESAMPLERS)
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))([row("?", "!", audios=[sound(0), sound(1, 2000)])])
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(
+        [make_sample("?", "!", audios=[make_audio(0), make_audio(1, 2000)])]
+    )
     both = model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output
     frames = int(batch["input_features_mask"][1].sum())
     alone = model.get_audio_features(batch["input_features"][1:, :, :frames]).pooler_output

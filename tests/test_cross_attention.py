@@ -15,7 +15,17 @@ from modeling_mmgpt.cross_attention_mmgpt import (
     look_up_media,
     media_layers,
 )
-from tests.conftest import SIGLIP, TEXT, make_config, make_model, make_processor, open_gates, picture, row, sound
+from tests.conftest import (
+    SIGLIP,
+    TEXT,
+    make_audio,
+    make_config,
+    make_image,
+    make_model,
+    make_processor,
+    make_sample,
+    open_gates,
+)
 
 
 SEES = torch.tensor(
@@ -126,7 +136,7 @@ def test_tokens_that_see_nothing_get_exactly_zero(tokenizer, implementation):
     collator = MMGPTCollator(make_processor(model.config, tokenizer))
     content = [{"type": "text", "text": "Look: "}, {"type": "image"}]
     late = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "!"}]}
-    batch = collator([{**late, "images": [picture(0)]}, row("Hi", "Hello")])
+    batch = collator([{**late, "images": [make_image(0)]}, make_sample("Hi", "Hello")])
     text = {key: value for key, value in batch.items() if key != "pixel_values"}
     seen, unseen = model(**batch), model(**text)
     image = int((batch["input_ids"][0] == 4).nonzero()[0])
@@ -162,7 +172,9 @@ def test_eager_is_sdpa_and_other_kernels_fall_back_to_it(tokenizer, rows):
 def test_the_order_of_what_is_heard_matters(tokenizer):
     """Attention over keys without places would be the same for a sound played backwards, in blocks of whole frames."""
     model = open_gates(make_model(fusion="cross_attention", text={"initializer_range": 0.3}))
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))([row("?", "!", audios=[sound(0, 6400)])])
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(
+        [make_sample("?", "!", audios=[make_audio(0, 6400)])]
+    )
     frames = batch["input_features"].unflatten(-1, (-1, 4)).flip(2).flatten(2)  # the tower takes 4 at a time
     backwards = {**batch, "input_features": frames}
     assert not torch.allclose(model(**batch).logits[0, -1], model(**backwards).logits[0, -1], atol=1e-4)
@@ -181,14 +193,14 @@ def test_last_scope_forgets_the_first_image_in_the_blocks(tokenizer):
         block = model.model.language_model.layers[0].cross_block
         block.register_forward_hook(lambda module, args, output, outputs=outputs: outputs.append(output[0, -1]))
         for first in (0, 1):
-            model(**collator([{"messages": messages, "images": [picture(first), picture(2)]}]))
+            model(**collator([{"messages": messages, "images": [make_image(first), make_image(2)]}]))
         assert torch.allclose(*outputs, atol=1e-6) == is_same
 
 
 def test_packed_is_unpacked(tokenizer):
     model = open_gates(make_model(fusion="cross_attention"))
     collator = MMGPTCollator(make_processor(model.config, tokenizer))
-    alone = [collator([row(text, "!", images=[picture(n)])]) for n, text in enumerate(("one", "another"))]
+    alone = [collator([make_sample(text, "!", images=[make_image(n)])]) for n, text in enumerate(("one", "another"))]
     lengths = [one["input_ids"].shape[1] for one in alone]
     packed = model(
         input_ids=torch.cat([one["input_ids"] for one in alone], 1),

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from training.data import ADAPTERS
 from training.data.augmentation import AugmentingCollator, change_speed, move_image, random_stretch
 from training.data.mixture import augmentations, describe_mixture, join_parts, load_mixture, load_source, weigh
-from training.data.rows import FEATURES, answer_of, assistant_turn, make_dataset, text_of, user_turn
+from training.data.samples import FEATURES, answer_of, assistant_turn, make_dataset, text_of, user_turn
 from training.recipe import AugmentationArguments, DataArguments, SourceArguments, build_recipe
 
 

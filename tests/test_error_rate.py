@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.error_rate import ErrorRate, normalise
+from training.evaluation.metrics.error_rate import ErrorRate, normalise
 
 
 def test_by_hand():

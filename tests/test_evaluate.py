@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.card_mmgpt import section_of
-from tests.conftest import film, picture, row, sound
-from tests.test_grounding import image_rows
-from training import data, evaluate
-from training.data.rows import answer_of, assistant_turn, make_dataset, user_turn
+from modeling_mmgpt.tools.model_card import section_of
+from tests.conftest import make_audio, make_image, make_sample, make_video
+from tests.test_controls import image_rows
+from training import data
+from training.data.samples import answer_of, assistant_turn, make_dataset, user_turn
+from training.evaluation import evaluate
 from training.model_building import build_model
 from training.recipe import EvaluationArguments, ModelArguments, build_recipe
 from training.train_tokenizer import texts_of, train_tokenizer
@@ -122,8 +122,8 @@ class TestRows:
         assert evaluation["records"][1]["references"] == ["yes"]
 
     def test_media_exchanged_and_blank_unless_left_out(self, model, processor):
-        rows = [row("?", "yes", images=[picture(seed)], audios=[sound(seed)]) for seed in (0, 1)]
-        rows += [row("?", "no", videos=[film(seed)]) for seed in (0, 1)]
+        rows = [make_sample("?", "yes", images=[make_image(seed)], audios=[make_audio(seed)]) for seed in (0, 1)]
+        rows += [make_sample("?", "no", videos=[make_video(seed)]) for seed in (0, 1)]
         score = evaluate.evaluate_rows(model, processor, rows, EvaluationArguments(max_new_tokens=1))["tasks"]["all"]
         assert score["shuffled_media"] is not None and score["blank_media"] is not None
         fast = EvaluationArguments(max_new_tokens=1, baselines=False)
@@ -204,9 +204,3 @@ class TestCommandLine:
         with pytest.raises(SystemExit):
             evaluate.main()
         assert message in capsys.readouterr().err
-
-    def test_runs_as_a_file_beside_the_library_of_the_same_name(self, tmp_path):
-        script = str(CHECKOUT / "training" / "evaluate.py")
-        done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "key=value" in done.stdout

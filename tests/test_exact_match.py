@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.exact_match import ExactMatch, exact_matches
+from training.evaluation.metrics.exact_match import ExactMatch, exact_matches
 
 
 def test_outer_blanks_do_not_count_and_case_does():

@@ -8,7 +8,7 @@ from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, from_gpt
 from modeling_mmgpt.experts_mmgpt import MMGPTRouter
 from modeling_mmgpt.modeling_mmgpt_text import MMGPTTextModel
 from tests.conftest import TEXT, make_model
-from training.parity import MODELS, random_ids, random_model
+from training.checks.parity import MODELS, random_ids, random_model
 
 
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.final_answer import FinalAnswer, final_answer
+from training.evaluation.metrics.final_answer import FinalAnswer, final_answer
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import re
 import PIL.Image
 import pytest
 
-from tests.conftest import film, picture, sound
-from training.data.rows import assistant_turn, medium, user_turn
-from training.evaluate import make_records, score_tasks
-from training.gallery import write_gallery
+from tests.conftest import make_audio, make_image, make_video
+from training.data.samples import assistant_turn, medium, user_turn
+from training.evaluation.evaluate import make_records, score_tasks
+from training.evaluation.gallery import write_gallery
 
 
 def make_page(path, rows, predictions, **kwargs) -> str:
@@ -52,7 +52,7 @@ def test_the_worst_come_first_in_either_direction(tmp_path, metric, answer, pred
 def test_media_are_inside_the_page(tmp_path):
     file = io.BytesIO()
     PIL.Image.new("RGB", (4, 4)).save(file, format="JPEG")
-    rows = [question("?", "a", images=[medium(file.getvalue()), picture(0)], audios=[sound(0)])]
+    rows = [question("?", "a", images=[medium(file.getvalue()), make_image(0)], audios=[make_audio(0)])]
     page = make_page(tmp_path / "errors.html", rows, ["b"])
     assert page.count("data:image/png;base64,") == 3, "two pictures and a spectrogram"
     assert page.count("data:audio/wav;base64,") == 1
@@ -60,6 +60,8 @@ def test_media_are_inside_the_page(tmp_path):
 
 
 def test_a_video_is_shown_by_a_few_of_its_frames(tmp_path):
-    rows = [question("?", "a", videos=[{"frames": [picture(index) for index in range(9)], "fps": 1}, film(0)])]
+    rows = [
+        question("?", "a", videos=[{"frames": [make_image(index) for index in range(9)], "fps": 1}, make_video(0)])
+    ]
     page = make_page(tmp_path / "errors.html", rows, ["b"])
     assert page.count("data:image/png;base64,") == 4 + 3

@@ -10,13 +10,13 @@ from tests.conftest import (
     SIGLIP,
     TEXT,
     WHISPER,
-    long_row,
+    make_audio,
+    make_image,
+    make_long_sample,
     make_model,
     make_processor,
+    make_sample,
     open_gates,
-    picture,
-    row,
-    sound,
 )
 
 
@@ -89,11 +89,11 @@ def test_assisted_decoding_is_greedy_decoding(prompted, helper):
 def prompts_of_several_media() -> list[dict]:
     """0, 1 and 2 images and sounds in a sample: repeated entry by entry, they would come to another's placeholders."""
     return [
-        row("Compare.", "", images=[picture(0), picture(1)], audios=[sound(2)]),
-        row("Nothing?", ""),
-        row("And these?", "", images=[picture(3)], audios=[sound(4, 3400), sound(5, 1800)]),
-        row("Two again.", "", images=[picture(6), picture(7)]),
-        long_row(),
+        make_sample("Compare.", "", images=[make_image(0), make_image(1)], audios=[make_audio(2)]),
+        make_sample("Nothing?", ""),
+        make_sample("And these?", "", images=[make_image(3)], audios=[make_audio(4, 3400), make_audio(5, 1800)]),
+        make_sample("Two again.", "", images=[make_image(6), make_image(7)]),
+        make_long_sample(),
     ]
 
 

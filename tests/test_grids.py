@@ -15,7 +15,7 @@ from modeling_mmgpt.grids_mmgpt import (
     split_media,
     tiles_per_image,
 )
-from modeling_mmgpt.lengths_mmgpt import grid_token_count
+from modeling_mmgpt.token_counts_mmgpt import grid_token_count
 from tests.conftest import PATCHES, make_model
 
 

@@ -15,9 +15,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load
 from typer.testing import CliRunner
 
-from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, cli, push_checkpoint, save_checkpoint
-from modeling_mmgpt.card_mmgpt import record_results
-from modeling_mmgpt.saving_mmgpt import push_folder
+from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, push_checkpoint, save_checkpoint
+from modeling_mmgpt.tools import cli
+from modeling_mmgpt.tools.checkpoints import push_folder
+from modeling_mmgpt.tools.model_card import record_results
 from tests.hub_server import problems_of_card, publishing_to, running_hub
 from tests.test_saving import CODE, COMPLETE
 

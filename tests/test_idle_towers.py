@@ -15,12 +15,12 @@ from tests.conftest import (
     PATCHES,
     SIGLIP,
     WHISPER,
+    make_audio,
+    make_image,
     make_model,
     make_processor,
+    make_sample,
     open_gates,
-    picture,
-    row,
-    sound,
 )
 
 
@@ -53,8 +53,11 @@ DINOV2 = {
 }
 # What each process trains on: the first has everything, the second only words.
 BATCHES = [
-    [row("What?", "A cat.", images=[picture(0), picture(1)]), row("Who?", "Nobody.", audios=[sound(1)])],
-    [row("Say hi.", "Hi!"), row("Again.", "Hi again.")],
+    [
+        make_sample("What?", "A cat.", images=[make_image(0), make_image(1)]),
+        make_sample("Who?", "Nobody.", audios=[make_audio(1)]),
+    ],
+    [make_sample("Say hi.", "Hi!"), make_sample("Again.", "Hi again.")],
 ]
 
 

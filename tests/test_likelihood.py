@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.likelihood import cut_windows, text_losses
+from training.evaluation.likelihood import cut_windows, text_losses
 
 
 TEXTS = ["To be, or not to be", "Häßliche Grüße, 你好!", "x", ""]

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from modeling_mmgpt.rows_mmgpt import row_size, sampling
-from training.data.rows import assistant_turn, make_dataset, user_turn
+from modeling_mmgpt.preprocessing_mmgpt import row_size, sampling
+from training.data.samples import assistant_turn, make_dataset, user_turn
 from training.model_building import build_model, build_model_and_processor, load_checkpoint
 from training.recipe import CONFIGURATION, ModelArguments, RecipeError, build_recipe, load_recipe
 from training.train_tokenizer import train_tokenizer

@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
-from modeling_mmgpt.lengths_mmgpt import image_geometry
+from modeling_mmgpt.token_counts_mmgpt import image_geometry
 from tests.conftest import (
     CONVOLUTIONS,
     FRAMES,
@@ -14,14 +14,14 @@ from tests.conftest import (
     PATCHES,
     SIGLIP,
     WHISPER,
-    film,
+    make_audio,
+    make_image,
     make_model,
     make_processor,
+    make_sample,
+    make_video,
     open_gates,
-    picture,
     real_features,
-    row,
-    sound,
 )
 
 
@@ -126,12 +126,12 @@ def test_media_change_the_answer(variant):
     collator = MMGPTCollator(processor)
 
     def last_logits(*media):
-        return model(**collator([row("So?", "Yes.", *([one] for one in media))])).logits[0, -1]
+        return model(**collator([make_sample("So?", "Yes.", *([one] for one in media))])).logits[0, -1]
 
-    reference = last_logits(picture(0), sound(0), film(0))
-    assert not torch.equal(reference, last_logits(picture(1), sound(0), film(0)))
-    assert not torch.equal(reference, last_logits(picture(0), sound(1), film(0)))
-    assert not torch.equal(reference, last_logits(picture(0), sound(0), film(1)))
+    reference = last_logits(make_image(0), make_audio(0), make_video(0))
+    assert not torch.equal(reference, last_logits(make_image(1), make_audio(0), make_video(0)))
+    assert not torch.equal(reference, last_logits(make_image(0), make_audio(1), make_video(0)))
+    assert not torch.equal(reference, last_logits(make_image(0), make_audio(0), make_video(1)))
 
 
 def test_features_stand_in_the_places_of_their_placeholders(model, collator, rows):
@@ -222,7 +222,7 @@ def test_text_only_path_is_pure_gpt(model):
 
 def test_order_of_images_matters_and_follows_the_text(model, processor):
     collator = MMGPTCollator(processor)
-    one, other = (row("?", "!", images=[picture(a), picture(b)]) for a, b in ((0, 1), (1, 0)))
+    one, other = (make_sample("?", "!", images=[make_image(a), make_image(b)]) for a, b in ((0, 1), (1, 0)))
     assert not torch.allclose(model(**collator([one])).logits[0, -1], model(**collator([other])).logits[0, -1])
 
 

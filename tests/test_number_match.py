@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from training.metrics.number_match import NumberMatch, last_number
+from training.evaluation.metrics.number_match import NumberMatch, last_number
 
 
 @pytest.mark.parametrize(

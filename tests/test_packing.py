@@ -6,9 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_tokens, pack_documents
-from modeling_mmgpt.packing_mmgpt import first_fit
-from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, open_gates, picture, row, sound
+from modeling_mmgpt import (
+    MMGPTBlockCollator,
+    MMGPTCollator,
+    MMGPTPackingCollator,
+    PackedDataset,
+    count_tokens,
+    pack_documents,
+)
+from modeling_mmgpt.tools.packing import first_fit
+from tests.conftest import SIGLIP, WHISPER, make_audio, make_image, make_model, make_processor, make_sample, open_gates
 
 
 VARIANTS = {
@@ -25,7 +32,11 @@ VARIANTS = {
 
 @pytest.fixture
 def samples(rows):
-    return [*rows, row("And this?", "Yes.", images=[picture(6)]), row("So?", "No.", audios=[sound(7, 2500)])]
+    return [
+        *rows,
+        make_sample("And this?", "Yes.", images=[make_image(6)]),
+        make_sample("So?", "No.", audios=[make_audio(7, 2500)]),
+    ]
 
 
 def loss_and_gradients(model, batch):
@@ -43,7 +54,7 @@ class TestPackedIsUnpacked:
         model.set_attn_implementation(attention)
         processor = make_processor(model.config, tokenizer)
         loss, gradients = loss_and_gradients(model, MMGPTCollator(processor)(samples))
-        packed = MMGPTCollator(processor, pack_to=150)(samples)
+        packed = MMGPTPackingCollator(processor, pack_to=150)(samples)
         assert 1 < len(packed["input_ids"]) < len(samples), "some samples share a row, and there is more than one row"
         packed_loss, packed_gradients = loss_and_gradients(model, packed)
         torch.testing.assert_close(packed_loss, loss, atol=1e-6, rtol=1e-5)
@@ -54,14 +65,14 @@ class TestPackedIsUnpacked:
     @pytest.mark.conformance  # half a minute of compiling
     def test_flex_attention(self, tokenizer, samples):
         model = make_model()
-        packed = MMGPTCollator(make_processor(model.config, tokenizer), pack_to=150)(samples)
+        packed = MMGPTPackingCollator(make_processor(model.config, tokenizer), pack_to=150)(samples)
         expected = model(**packed).logits
         model.set_attn_implementation("flex_attention")
         with torch.no_grad():  # flex attention has no backward pass on the CPU
             torch.testing.assert_close(model(**packed).logits, expected, atol=1e-5, rtol=1e-4)
 
     def test_a_sample_does_not_see_its_neighbours(self, model, processor, samples):
-        collator = MMGPTCollator(processor, pack_to=400)
+        collator = MMGPTPackingCollator(processor, pack_to=400)
         one, other = collator(samples[:3]), collator([samples[4], *samples[1:3]])
         assert len(one["input_ids"]) == 1
         length = one["position_ids"][0].tolist().index(0, 1)
@@ -70,7 +81,7 @@ class TestPackedIsUnpacked:
 
     def test_borders_for_flash_attention(self, model, processor, samples, monkeypatch):
         """Attention that knows nothing but the borders flash attention is told computes the same, over all rows at once."""
-        packed = MMGPTCollator(processor, pack_to=150)(samples)
+        packed = MMGPTPackingCollator(processor, pack_to=150)(samples)
         assert packed["cu_seq_lens_q"].dtype == torch.int32
         expected = model(**packed).logits
 
@@ -91,10 +102,10 @@ class TestPackedIsUnpacked:
 
 
 def test_exact_tensors(processor, tokenizer):
-    rows = [row("a", "b"), row("cc", "dd"), row("e", "f")]
+    rows = [make_sample("a", "b"), make_sample("cc", "dd"), make_sample("e", "f")]
     alone = [MMGPTCollator(processor)([one]) for one in rows]
     first, second, third = (len(one["input_ids"][0]) for one in alone)
-    batch = MMGPTCollator(processor, pack_to=first + second)(rows)
+    batch = MMGPTPackingCollator(processor, pack_to=first + second)(rows)
     padding = first + second - third
     ids = [one["input_ids"][0].tolist() for one in alone]
     labels = [one["labels"][0].tolist() for one in alone]
@@ -108,7 +119,7 @@ def test_exact_tensors(processor, tokenizer):
 
 
 def test_media_keep_their_order(processor, samples):
-    packed, plain = MMGPTCollator(processor, pack_to=150)(samples), MMGPTCollator(processor)(samples)
+    packed, plain = MMGPTPackingCollator(processor, pack_to=150)(samples), MMGPTCollator(processor)(samples)
     assert torch.equal(packed["pixel_values"], plain["pixel_values"])
     assert torch.equal(packed["input_features"], plain["input_features"])
     mask = plain["attention_mask"].bool()
@@ -118,9 +129,9 @@ def test_media_keep_their_order(processor, samples):
 
 def test_a_sample_that_fits_no_pack_is_named(processor):
     with pytest.raises(ValueError, match=r"noon has \d+ tokens, more than pack_to=20"):
-        MMGPTCollator(processor, pack_to=20)([{**row("Long?", "Yes, " * 9), "id": "noon"}])
+        MMGPTPackingCollator(processor, pack_to=20)([{**make_sample("Long?", "Yes, " * 9), "id": "noon"}])
     with pytest.raises(ValueError, match="noon has 30 tokens, more than pack_to=20"):
-        PackedRows([{"id": "noon"}], [30], pack_to=20)
+        PackedDataset([{"id": "noon"}], [30], pack_to=20)
 
 
 @settings(max_examples=200, deadline=None)
@@ -132,25 +143,25 @@ def test_first_fit_loses_nothing_and_keeps_the_budget(lengths, budget, window):
     assert all(pack == sorted(pack) for pack in packs)
 
 
-class TestPackedRows:
+class TestPackedDataset:
     def test_packs_are_full_and_always_the_same(self, processor):
-        rows = [row("?" * (1 + index % 17), "!" * (1 + index % 5)) for index in range(100)]
+        rows = [make_sample("?" * (1 + index % 17), "!" * (1 + index % 5)) for index in range(100)]
         lengths = count_tokens(MMGPTCollator(processor), rows)
-        packs, again = PackedRows(rows, lengths, pack_to=300), PackedRows(rows, lengths, pack_to=300)
-        assert packs.packs == again.packs != PackedRows(rows, lengths, pack_to=300, seed=1).packs
+        packs, again = PackedDataset(rows, lengths, pack_to=300), PackedDataset(rows, lengths, pack_to=300)
+        assert packs.packs == again.packs != PackedDataset(rows, lengths, pack_to=300, seed=1).packs
         assert sum(lengths) / (300 * len(packs)) > 0.9
         assert sorted(index for pack in packs.packs for index in pack) == list(range(100))
 
     def test_every_pack_is_one_row_of_the_batch(self, processor, samples):
         lengths = count_tokens(MMGPTCollator(processor), samples)
-        packs = PackedRows(samples, lengths, pack_to=150)
-        batch = MMGPTCollator(processor, pack_to=150)([packs[index] for index in range(len(packs))])
+        packs = PackedDataset(samples, lengths, pack_to=150)
+        batch = MMGPTPackingCollator(processor, pack_to=150)([packs[index] for index in range(len(packs))])
         assert len(batch["input_ids"]) == len(packs) and batch["input_ids"].shape[1] <= 150
 
     def test_without_a_seed_the_order_is_kept(self, processor):
-        rows = [row("?", "!") for _ in range(6)]
+        rows = [make_sample("?", "!") for _ in range(6)]
         lengths = count_tokens(MMGPTCollator(processor), rows)
-        assert PackedRows(rows, lengths, pack_to=2 * lengths[0], seed=None).packs == [[0, 1], [2, 3], [4, 5]]
+        assert PackedDataset(rows, lengths, pack_to=2 * lengths[0], seed=None).packs == [[0, 1], [2, 3], [4, 5]]
 
 
 class TestDocuments:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.metrics.perplexity import Perplexity
+from training.evaluation.metrics.perplexity import Perplexity
 
 
 def test_by_hand():

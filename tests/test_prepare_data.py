@@ -12,14 +12,14 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from tests.conftest import picture
+from tests.conftest import make_image
 from training import prepare_data
-from training.data.contamination import EvaluationIndex
+from training.data.cleaning.contamination import EvaluationIndex
+from training.data.cleaning.duplicates import DuplicateFinder, take_fingerprint
+from training.data.cleaning.filters import judge_images, judge_language, judge_length, judge_repetition, judge_sounds
 from training.data.conversation import png_bytes, wav_bytes
-from training.data.duplicates import DuplicateFinder, take_fingerprint
-from training.data.filters import judge_images, judge_language, judge_length, judge_repetition, judge_sounds
 from training.data.mixture import load_mixture
-from training.data.rows import FEATURES, assistant_turn, complete_row, medium, user_turn
+from training.data.samples import FEATURES, assistant_turn, complete_row, medium, user_turn
 from training.prepare_data import prepare
 from training.recipe import CONFIGURATION, RecipeError, SourceArguments, build_recipe, load_recipe
 
@@ -65,7 +65,7 @@ class TestFilters:
 
     def test_blank_media(self):
         plain = medium(png_bytes(Image.new("RGB", (8, 8), (7, 7, 9))))
-        assert judge_images([medium(png_bytes(picture(1))), plain]) == (
+        assert judge_images([medium(png_bytes(make_image(1))), plain]) == (
             "blank image",
             "image 1 is all of one colour, RGB (7, 7, 9)",
         )
@@ -123,7 +123,7 @@ class TestDuplicates:
 
 class TestContamination:
     def find(self, evaluation: dict, row: dict, copies: int = 1) -> str | None:
-        from training.data.filters import whole_text
+        from training.data.cleaning.filters import whole_text
 
         index = EvaluationIndex(words=13, distance=4)
         for copy in range(copies):

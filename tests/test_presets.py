@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig
-from modeling_mmgpt.card_mmgpt import part_sizes
-from modeling_mmgpt.converting_mmgpt import config_to_gpt
+from modeling_mmgpt.tools.convert import config_to_gpt
+from modeling_mmgpt.tools.model_card import part_sizes
 from training.recipe import CONFIGURATION, read_preset
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import GotOcr2ImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor
 
 from modeling_mmgpt import MMGPTProcessor
-from modeling_mmgpt.templates_mmgpt import CHAT_TEMPLATE
+from modeling_mmgpt.chat_templates_mmgpt import CHAT_TEMPLATE
 from tests.conftest import (
     CONVOLUTIONS,
     FRAMES,
@@ -20,12 +20,12 @@ from tests.conftest import (
     PATCHES,
     SIGLIP,
     WHISPER,
-    film,
+    make_audio,
     make_config,
+    make_image,
     make_model,
     make_processor,
-    picture,
-    sound,
+    make_video,
 )
 
 
@@ -40,8 +40,8 @@ def ask(*content, answer=None) -> list[dict]:
 def test_each_placeholder_is_repeated_once_for_each_token(processor):
     inputs = processor(
         text=["<|image|> and <|audio|>", "<|audio|>"],
-        images=[picture(0)],
-        audio=[sound(0), sound(1, 1800)],
+        images=[make_image(0)],
+        audio=[make_audio(0), make_audio(1, 1800)],
         padding=True,
         return_tensors="pt",
     )
@@ -54,29 +54,32 @@ def test_each_placeholder_is_repeated_once_for_each_token(processor):
 
 def test_token_types_tell_the_modality(processor):
     inputs = processor(
-        text=["<|image|>a<|audio|>"], images=[picture(0)], audio=[sound(0, 1800)], return_mm_token_type_ids=True
+        text=["<|image|>a<|audio|>"],
+        images=[make_image(0)],
+        audio=[make_audio(0, 1800)],
+        return_mm_token_type_ids=True,
     )
     assert inputs["mm_token_type_ids"] == [[1] * 16 + [0] + [3] * 3]
 
 
 def test_the_spectrogram_of_a_sound_does_not_depend_on_its_neighbours(processor):
-    together = processor(text=["<|audio|><|audio|>"], audio=[sound(0), sound(1, 1800)], return_tensors="pt")
-    alone = processor(text=["<|audio|>"], audio=[sound(1, 1800)], return_tensors="pt")
+    together = processor(text=["<|audio|><|audio|>"], audio=[make_audio(0), make_audio(1, 1800)], return_tensors="pt")
+    alone = processor(text=["<|audio|>"], audio=[make_audio(1, 1800)], return_tensors="pt")
     assert torch.equal(together["input_features"][1, :, :11], alone["input_features"][0])
     assert not together["input_features"][1, :, 11:].any()
 
 
 def test_a_fixed_window_costs_no_tokens_for_its_padding(tokenizer):
     processor = make_processor(make_config(audio=WHISPER), tokenizer)
-    inputs = processor(text=["<|audio|>"], audio=[sound(0)], return_tensors="pt")
+    inputs = processor(text=["<|audio|>"], audio=[make_audio(0)], return_tensors="pt")
     assert inputs["input_features"].shape == (1, 20, 100)  # the whole second
     assert (inputs["input_ids"] == 5).sum() == 19  # 38 of its 100 frames, halved by the encoder
 
 
 def test_a_sound_longer_than_the_window_is_cut_into_several(tokenizer):
     processor = make_processor(make_config(audio=WHISPER), tokenizer)
-    whole = sound(0, 40000)["array"]  # 2.5 seconds
-    inputs = processor(text=["<|audio|><|audio|>"], audio=[whole, sound(1)], return_tensors="pt")
+    whole = make_audio(0, 40000)["array"]  # 2.5 seconds
+    inputs = processor(text=["<|audio|><|audio|>"], audio=[whole, make_audio(1)], return_tensors="pt")
     assert inputs["audio_windows"].tolist() == [3, 1]
     assert inputs["input_features_mask"].sum(-1).tolist() == [100, 100, 50, 38]
     assert (inputs["input_ids"] == 5).sum() == 50 + 50 + 25 + 19
@@ -85,19 +88,19 @@ def test_a_sound_longer_than_the_window_is_cut_into_several(tokenizer):
 
 
 def test_media_of_a_conversation_come_from_every_source(processor, tmp_path):
-    picture(0).save(tmp_path / "a.png")
-    soundfile.write(tmp_path / "a.wav", sound(0)["array"], 16000, subtype="FLOAT")
+    make_image(0).save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "a.wav", make_audio(0)["array"], 16000, subtype="FLOAT")
     encoded_image = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
     encoded_sound = base64.b64encode((tmp_path / "a.wav").read_bytes()).decode()
     images = [
-        {"type": "image", "image": picture(0)},
+        {"type": "image", "image": make_image(0)},
         {"type": "image", "path": str(tmp_path / "a.png")},
         {"type": "image", "url": f"data:image/png;base64,{encoded_image}"},
         {"type": "image", "base64": encoded_image},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded_image}"}},
     ]
     sounds = [
-        {"type": "audio", "audio": sound(0)["array"]},
+        {"type": "audio", "audio": make_audio(0)["array"]},
         {"type": "audio", "path": str(tmp_path / "a.wav")},
         {"type": "audio", "url": f"data:audio/wav;base64,{encoded_sound}"},
         {"type": "audio", "base64": encoded_sound},
@@ -137,8 +140,8 @@ def test_a_turn_that_answers_nobody_is_a_text_by_itself(processor, tokenizer):
 def test_assistant_mask_covers_what_the_assistant_says_and_nothing_else(processor, tokenizer):
     conversation = [
         {"role": "system", "content": "Be brief."},
-        *ask({"type": "image", "image": picture(0)}, {"type": "text", "text": "Hi?"}, answer="Ho."),
-        *ask({"type": "audio", "audio": sound(0)["array"]}, answer=[{"type": "text", "text": "Hey."}]),
+        *ask({"type": "image", "image": make_image(0)}, {"type": "text", "text": "Hi?"}, answer="Ho."),
+        *ask({"type": "audio", "audio": make_audio(0)["array"]}, answer=[{"type": "text", "text": "Hey."}]),
     ]
     inputs = processor.apply_chat_template(
         conversation, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
@@ -150,7 +153,7 @@ def test_assistant_mask_covers_what_the_assistant_says_and_nothing_else(processo
 def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processor):
     with pytest.raises(ValueError, match=r"Sample 0 has 2 <\|image\|> in its text but 1 images"):
         processor.apply_chat_template(
-            ask({"type": "image", "image": picture(0)}, {"type": "text", "text": "<|image|>"}),
+            ask({"type": "image", "image": make_image(0)}, {"type": "text", "text": "<|image|>"}),
             tokenize=True,
             return_dict=True,
         )
@@ -160,14 +163,17 @@ def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processo
     ("arguments", "sentence"),
     [
         (
-            {"text": ["a", "<|image|>"], "images": [[picture(0)], []]},
+            {"text": ["a", "<|image|>"], "images": [[make_image(0)], []]},
             r"Sample 0 has 0 <\|image\|> in its text but 1 images",
         ),
         ({"text": ["<|image|>"]}, r"number of images, but there are 1 tokens .*\[1\]\) and 0 images"),
-        ({"text": ["<|image|>", "x"], "images": [picture(0)] * 3}, r"number of images, .*\[1, 0\]\) and 3 images"),
-        ({"text": ["<|audio|>", "x"], "audio": [sound(0)] * 2}, r"number of sounds, .*\[1, 0\]\) and 2 sounds"),
+        ({"text": ["<|image|>", "x"], "images": [make_image(0)] * 3}, r"number of images, .*\[1, 0\]\) and 3 images"),
+        ({"text": ["<|audio|>", "x"], "audio": [make_audio(0)] * 2}, r"number of sounds, .*\[1, 0\]\) and 2 sounds"),
         ({"text": ["<|audio|>"], "audio": [np.zeros(0)]}, "sound 0 is empty"),
-        ({"text": ["<|video|>", "x"], "videos": [film(0), film(1)]}, r"number of videos, .*\[1, 0\]\) and 2 videos"),
+        (
+            {"text": ["<|video|>", "x"], "videos": [make_video(0), make_video(1)]},
+            r"number of videos, .*\[1, 0\]\) and 2 videos",
+        ),
         ({"text": ["<|video|>"], "videos": [b"no video"]}, "video 0 is not a video"),
         ({"text": ["<|video|>"], "videos": [[]]}, r"1 tokens .* and 0 videos"),
         ({"text": ["<|image|>"], "images": [[b"no image"]]}, "image 0 of sample 0 is not an image"),
@@ -183,8 +189,8 @@ def test_tokens_in_advance_are_those_of_the_real_thing(processor):
     counts = processor._get_num_multimodal_tokens(image_sizes=[(20, 30), (99, 10)], audio_lengths=lengths)
     inputs = processor(
         text=["<|image|><|image|>" + "<|audio|>" * 4],
-        images=[picture(0), picture(1, 99, 10)],
-        audio=[sound(0, length) for length in lengths],
+        images=[make_image(0), make_image(1, 99, 10)],
+        audio=[make_audio(0, length) for length in lengths],
         return_tensors="pt",
     )
     assert counts["num_image_patches"] == [1, 1]
@@ -303,9 +309,9 @@ def test_with_cross_attention_placeholders_are_rows_whatever_the_media(kind, siz
     model = make_model(**SIGHTS[kind], fusion="cross_attention")
     processor = make_processor(model.config, tokenizer, any_size=kind.startswith("any"))
     media = {
-        "images": [picture(index, *size) for index, size in enumerate(sizes)] or None,
-        "audio": [sound(index, length) for index, length in enumerate(lengths)] or None,
-        "videos": [film(index, count) for index, count in enumerate(counts)] or None,
+        "images": [make_image(index, *size) for index, size in enumerate(sizes)] or None,
+        "audio": [make_audio(index, length) for index, length in enumerate(lengths)] or None,
+        "videos": [make_video(index, count) for index, count in enumerate(counts)] or None,
     }
     text = "<|video|>" * len(counts) + "a<|image|>" * len(sizes) + "b" + "<|audio|>c" * len(lengths)
     inputs = processor(text=[text], return_tensors="pt", **media)
@@ -330,9 +336,9 @@ def test_with_cross_attention_each_row_has_one_placeholder(tokenizer):
     sizes = [(20, 30), (90, 40), (5, 5)]
     inputs = processor(
         text=["a<|image|>b<|image|><|image|><|audio|><|video|>?"],
-        images=[picture(0, *size) for size in sizes],
-        audio=[sound(0, 40000)],
-        videos=[film(0)],
+        images=[make_image(0, *size) for size in sizes],
+        audio=[make_audio(0, 40000)],
+        videos=[make_video(0)],
         return_tensors="pt",
     )
     assert (
@@ -346,8 +352,8 @@ def test_with_cross_attention_each_row_has_one_placeholder(tokenizer):
 
 def test_a_large_image_becomes_tiles_and_an_overview(tokenizer):
     processor = make_processor(make_config(vision=SIGLIP, vision_max_tiles=6), tokenizer)
-    large = picture(0, 30, 45)  # 16 pixels to a tile: two rows of three
-    inputs = processor(text=["<|image|><|image|>"], images=[large, picture(1, 9, 9)], return_tensors="pt")
+    large = make_image(0, 30, 45)  # 16 pixels to a tile: two rows of three
+    inputs = processor(text=["<|image|><|image|>"], images=[large, make_image(1, 9, 9)], return_tensors="pt")
     places = [[1, 1], [1, 2], [1, 3], [2, 1], [2, 2], [2, 3], [0, 0]]
     assert inputs["tile_positions"].tolist() == [*places, [0, 0]]
     assert inputs["pixel_values"].shape == (8, 3, 16, 16)
@@ -366,7 +372,7 @@ def test_a_large_image_becomes_tiles_and_an_overview(tokenizer):
 def test_a_caller_may_ask_for_more_patches_of_an_image_of_any_size(tokenizer):
     processor = make_processor(make_config(vision=NAFLEX), tokenizer)
     few, many = (
-        processor(text=["<|image|>"], images=[picture(0, 60, 20)], max_num_patches=most, return_tensors="pt")
+        processor(text=["<|image|>"], images=[make_image(0, 60, 20)], max_num_patches=most, return_tensors="pt")
         for most in (12, 48)
     )
     assert few["spatial_shapes"].tolist() == [[6, 2]] and many["spatial_shapes"].tolist() == [[12, 4]]
@@ -402,17 +408,17 @@ def test_an_image_processor_that_does_not_fit_the_tower_is_refused(choices, imag
 
 
 def test_each_frame_of_a_video_stands_behind_its_time(processor, tokenizer):
-    inputs = processor(text=["See <|video|>!"], videos=[film(0)], fps=2, return_mm_token_type_ids=True)
+    inputs = processor(text=["See <|video|>!"], videos=[make_video(0)], fps=2, return_mm_token_type_ids=True)
     frame = "<|video|>" * 16
     assert tokenizer.decode(inputs["input_ids"][0]) == f"See <0.0 s>{frame}<0.5 s>{frame}<1.0 s>{frame}!"
     assert inputs["mm_token_type_ids"][0] == [2 if token == 6 else 0 for token in inputs["input_ids"][0]]
     assert inputs["pixel_values_videos"].shape == (3, 3, 16, 16)
-    image = processor(text=["<|image|>"], images=[film(0)[1]])["pixel_values"][0]
+    image = processor(text=["<|image|>"], images=[make_video(0)[1]])["pixel_values"][0]
     torch.testing.assert_close(inputs["pixel_values_videos"][1], image)  # a frame is seen as an image is
 
 
 def test_every_frame_is_seen_where_no_sampling_is_wanted(processor, tokenizer):
-    videos = [film(0, 40)]
+    videos = [make_video(0, 40)]
     bounded = processor(text=["<|video|>"], videos=videos)
     assert bounded["num_frames_per_video"].tolist() == [32]
     whole = processor(text=["<|video|>"], videos=videos, do_sample_frames=False)
@@ -424,10 +430,10 @@ def test_every_frame_is_seen_where_no_sampling_is_wanted(processor, tokenizer):
 
 
 def test_a_video_of_a_conversation_may_be_frames_or_their_files(processor, tmp_path):
-    for index, frame in enumerate(film(0)):
+    for index, frame in enumerate(make_video(0)):
         frame.save(tmp_path / f"{index}.png")
     paths = [str(tmp_path / f"{index}.png") for index in range(3)]
-    videos = [{"type": "video", "video": video} for video in (film(0), np.stack(film(0)), paths)]
+    videos = [{"type": "video", "video": video} for video in (make_video(0), np.stack(make_video(0)), paths)]
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     inputs = processor.apply_chat_template(ask(*videos, {"type": "text", "text": "Same?"}), **options)
     assert inputs["num_frames_per_video"].tolist() == [3, 3, 3]
@@ -438,7 +444,7 @@ def test_a_video_of_a_conversation_may_be_frames_or_their_files(processor, tmp_p
 def test_videos_without_a_place_for_them_are_refused(tokenizer):
     blind = make_processor(make_config(vision=None), tokenizer)
     with pytest.raises(ValueError, match="Videos were given but the model takes none"):
-        blind(text=["<|video|>"], videos=[film(0)])
+        blind(text=["<|video|>"], videos=[make_video(0)])
 
 
 @pytest.mark.parametrize(("vision", "audio"), [(PATCHES, FRAMES), (PATCHES, None), (None, FRAMES), (None, None)])
@@ -455,9 +461,9 @@ def test_a_processor_survives_a_folder_with_the_parts_it_has(tmp_path, tokenizer
 def test_media_for_a_missing_part_are_refused(tokenizer):
     processor = make_processor(make_config(vision=None, audio=None), tokenizer)
     with pytest.raises(ValueError, match="no vision tower"):
-        processor(text=["<|image|>"], images=[picture(0)])
+        processor(text=["<|image|>"], images=[make_image(0)])
     with pytest.raises(ValueError, match="no audio tower"):
-        processor(text=["<|audio|>"], audio=[sound(0)])
+        processor(text=["<|audio|>"], audio=[make_audio(0)])
 
 
 def test_a_tower_without_its_processor_is_refused(tokenizer):
@@ -476,7 +482,7 @@ class TestSoundAlone:
     """The form in which `transformers serve` asks for a transcription: a waveform as the first argument, and nothing else."""
 
     def test_gets_the_processors_own_prompt(self, processor):
-        waveform = sound(0)["array"]
+        waveform = make_audio(0)["array"]
         alone = processor(waveform, sampling_rate=16000, return_tensors="pt")
         parts = [{"type": "audio", "audio": waveform}, {"type": "text", "text": processor.prompts[SPEECH]}]
         asked = processor.apply_chat_template(
@@ -490,12 +496,12 @@ class TestSoundAlone:
         assert all(torch.equal(alone[name], asked[name]) for name in alone)
 
     def test_what_is_generated_is_decoded_without_the_prompt(self, processor):
-        ids = processor(sound(0)["array"], return_tensors="pt")["input_ids"][0].tolist()
+        ids = processor(make_audio(0)["array"], return_tensors="pt")["input_ids"][0].tolist()
         said = processor.tokenizer("four")["input_ids"]
         assert processor.batch_decode(torch.tensor([ids + said])) == ["four"]
 
     def test_any_other_conversation_is_decoded_whole(self, processor):
-        ids = processor(sound(0)["array"], return_tensors="pt")["input_ids"][0].tolist()
+        ids = processor(make_audio(0)["array"], return_tensors="pt")["input_ids"][0].tolist()
         others = [ids[1:], ids[:-1], processor.tokenizer("Hello")["input_ids"], []]
         assert processor.batch_decode(others) == processor.tokenizer.batch_decode(others)
 
@@ -521,7 +527,7 @@ class TestWhatIsRefused:
 
 def test_what_serving_engines_read(processor):
     """The contract with vLLM's Transformers backend (multimodal.py of vLLM 0.32), which makes its inputs from these."""
-    images, sounds = [picture(0), picture(1, 40, 9)], [sound(0)["array"], sound(1, 1800)["array"]]
+    images, sounds = [make_image(0), make_image(1, 40, 9)], [make_audio(0)["array"], make_audio(1, 1800)["array"]]
     inputs = processor(
         text="<|image|><|audio|> <|audio|><|image|>",
         images=images,

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from modeling_mmgpt import cli
-from tests.conftest import film
+from modeling_mmgpt.tools import cli
+from tests.conftest import make_video
 from tests.hub_server import publishing_to, running_hub
 from tests.test_saving import in_a_fresh_process
 from training.model_building import build_model
@@ -106,7 +106,10 @@ class TestUseIt:
         """A large photograph and a long video, through the processor of the size `small`."""
         with torch.device("meta"):
             _, processor = build_model(ModelArguments(preset="small"), train_tokenizer(["?"], 320))
-        content = [{"type": "image", "image": Image.new("RGB", (400, 300))}, {"type": "video", "video": film(0, 20)}]
+        content = [
+            {"type": "image", "image": Image.new("RGB", (400, 300))},
+            {"type": "video", "video": make_video(0, 20)},
+        ]
         names = {"processor": processor, "messages": [{"role": "user", "content": content}]}
         exec(compile(snippet("limits ="), "README.md", "exec"), names)
         assert names["inputs"]["num_frames_per_video"].tolist() == [8]

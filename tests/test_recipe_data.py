@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.data.mixture import load_mixture
-from training.data.rows import answer_of, references_of, text_of
+from training.data.samples import answer_of, references_of, text_of
 from training.recipe import CONFIGURATION, load_recipe
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.rouge import Rouge
+from training.evaluation.metrics.rouge import Rouge
 
 
 def test_by_hand():

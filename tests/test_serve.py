@@ -23,7 +23,7 @@ from transformers.utils import is_librosa_available
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
 from tests.conftest import TEXT, byte_tokenizer
-from tests.test_media import clip, web_server
+from tests.test_media_loading import clip, web_server
 from tests.tiny_assistant import RATE
 
 

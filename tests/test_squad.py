@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.squad import SQuAD, f1, is_exact
+from training.evaluation.metrics.squad import SQuAD, f1, is_exact
 
 
 def test_words_in_common():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_mmgpt import MMGPTCollator, MMGPTProcessor
+from modeling_mmgpt import MMGPTCollator, MMGPTPackingCollator, MMGPTProcessor
 from tests.conftest import SIGLIP, make_model, make_processor
 from tests.toy_training import ADAPTERS, toy_tree
 from training import data, train
@@ -62,7 +62,7 @@ class TestWork:
     def test_packed_counts_what_unpacked_counts(self, rows, collator, processor, model):
         plain = counted(model, collator(rows))
         lengths = collator(rows)["attention_mask"].sum(-1)
-        packed = counted(model, MMGPTCollator(processor, pack_to=int(lengths.sum()))(rows))
+        packed = counted(model, MMGPTPackingCollator(processor, pack_to=int(lengths.sum()))(rows))
         for name in ("tokens", "media", "pairs", "lm_head", "vision_tower", "vision_connector", "audio_connector"):
             assert packed[name] == plain[name]
         assert plain["media"] == 16 + 10 + 32 + 9 and plain["vision_connector"] == 3 * 16

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
-from modeling_mmgpt.card_mmgpt import NOTHING, licences_in, record_results, section_of
+from modeling_mmgpt.tools.model_card import NOTHING, licences_in, record_results, section_of
 from tests.toy_training import ADAPTERS, losses, toy_tree
 from training import data, train
 from training.recipe import build_recipe

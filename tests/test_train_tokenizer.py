@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from training.data.rows import assistant_turn, user_turn
+from training.data.samples import assistant_turn, user_turn
 from training.train_tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, texts_of, train_tokenizer
 
 

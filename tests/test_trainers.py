@@ -9,8 +9,8 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningCo
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from modeling_mmgpt import MMGPTCollator, save_checkpoint
-from tests.conftest import make_model, make_processor, picture, row
+from modeling_mmgpt import MMGPTCollator, MMGPTPackingCollator, save_checkpoint
+from tests.conftest import make_image, make_model, make_processor, make_sample
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -86,8 +86,7 @@ class TestTransformersTrainer:
 
     def test_packed(self, processor, rows, tmp_path):
         curves = []
-        for budget in (None, 200):
-            collator = MMGPTCollator(processor, pack_to=budget)
+        for collator in (MMGPTCollator(processor), MMGPTPackingCollator(processor, pack_to=200)):
             arguments = self.arguments(tmp_path, per_device_train_batch_size=4)
             trainer = Trainer(make_model(), arguments, train_dataset=rows, data_collator=collator)
             trainer.train()
@@ -110,7 +109,9 @@ class TestSFT:
         )
 
     def images(self):
-        rows = [row("What is it?", f"A {word}.", images=[picture(0)]) for word in ("cat", "dog", "cow", "owl")]
+        rows = [
+            make_sample("What is it?", f"A {word}.", images=[make_image(0)]) for word in ("cat", "dog", "cow", "owl")
+        ]
         for one in rows:  # one shape for all contents, as a table has it
             one["messages"][1]["content"] = [{"type": "text", "text": one["messages"][1]["content"]}]
             del one["audios"]
@@ -192,7 +193,7 @@ class TestPreferences:
         content = [{"type": "image"}, {"type": "text", "text": "Say it."}] if sees else "Say it."
         rows = [{"prompt": [{"role": "user", "content": content}]} for _ in range(4)]
         if sees:
-            rows = [{**one, "images": [picture(i)]} for i, one in enumerate(rows)]
+            rows = [{**one, "images": [make_image(i)]} for i, one in enumerate(rows)]
         seen = []
 
         def reward(completions, **kwargs):

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from tests.conftest import make_model, make_processor
-from training.vllm_answers import never_said, openai_messages
-from training.vllm_check import answer_with_generate, held_out_rows, load, make_requests, print_table, verdict
+from training.checks.vllm_answers import never_said, openai_messages
+from training.checks.vllm_check import answer_with_generate, held_out_rows, load, make_requests, print_table, verdict
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_any_difference_is_found_and_named(capsys):
 
 
 def test_a_folder_without_a_model_is_named_with_what_to_do(tmp_path):
-    command = [sys.executable, "-m", "training.vllm_check", str(tmp_path), "--vllm", sys.executable]
+    command = [sys.executable, "-m", "training.checks.vllm_check", str(tmp_path), "--vllm", sys.executable]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert f"{tmp_path} holds no model: run `make demo` first" in result.stderr

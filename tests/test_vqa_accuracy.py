@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.metrics.vqa_accuracy import VQAAccuracy, normalise, vqa_accuracy
+from training.evaluation.metrics.vqa_accuracy import VQAAccuracy, normalise, vqa_accuracy
 
 
 @pytest.mark.parametrize(("times", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from modeling_mmgpt import MMGPTCollator, MMGPTProcessor, save_checkpoint
-from tests.conftest import byte_tokenizer, make_model, make_processor, row
+from tests.conftest import byte_tokenizer, make_model, make_processor, make_sample
 
 
 RATE = 16000
@@ -39,21 +39,21 @@ def tone(word: str, seconds: float = 0.3) -> np.ndarray:
 
 
 def lessons() -> list[dict]:
-    rows = [row(question, answer) for question, answer in TEXTS.items()]
+    rows = [make_sample(question, answer) for question, answer in TEXTS.items()]
     for colour in COLOURS:
-        rows.append(row("Colour?", colour, images=[square(colour)]))
-        rows.append(row("Describe the picture.", f"a {colour} one", images=[square(colour)]))
+        rows.append(make_sample("Colour?", colour, images=[square(colour)]))
+        rows.append(make_sample("Describe the picture.", f"a {colour} one", images=[square(colour)]))
     for first, second in (("red", "blue"), ("blue", "red")):
         pictures = [square(first), square(second)]
-        rows.append(row("Colours?", f"{first} {second}", images=pictures))
-        turns = [row("Colour?", colour, images=[square(colour)])["messages"] for colour in (first, second)]
+        rows.append(make_sample("Colours?", f"{first} {second}", images=pictures))
+        turns = [make_sample("Colour?", colour, images=[square(colour)])["messages"] for colour in (first, second)]
         rows.append({"messages": turns[0] + turns[1], "images": pictures, "audios": [], "videos": []})
     for word in PITCHES:
         for before, after in ((0.0, 0.0), (0.0, 0.1), (0.01, 0.08), (0.02, 0.1)):
             silence = (int(before * RATE), int(after * RATE))
             audio = {"array": np.pad(tone(word), silence), "sampling_rate": RATE}
-            rows.append(row("Heard?", word, audios=[audio]))
-            rows.append(row("Heard when?", f"<|0.00|> {word}<|0.30|>", audios=[audio]))
+            rows.append(make_sample("Heard?", word, audios=[audio]))
+            rows.append(make_sample("Heard when?", f"<|0.00|> {word}<|0.30|>", audios=[audio]))
     return rows
 
 

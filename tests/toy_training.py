@@ -14,7 +14,7 @@ from PIL import Image
 
 from training import data, train, train_tokenizer
 from training.data import streaming
-from training.data.rows import assistant_turn, make_dataset, medium, user_turn
+from training.data.samples import assistant_turn, make_dataset, medium, user_turn
 from training.recipe import build_recipe
 
 

@@ -7,12 +7,15 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForConditionalGeneration
-from tests.conftest import SIGLIP, byte_tokenizer, make_model, make_processor, picture, row, sound
+from tests.conftest import SIGLIP, byte_tokenizer, make_audio, make_image, make_model, make_processor, make_sample
 
 
 def batch_of(rank: int | None, model) -> dict:
     """Two samples for each process, or those of both."""
-    rows = [row("?", "yes" * (1 + i), images=[picture(i)], audios=[sound(i, 2000 + 700 * i)]) for i in range(4)]
+    rows = [
+        make_sample("?", "yes" * (1 + i), images=[make_image(i)], audios=[make_audio(i, 2000 + 700 * i)])
+        for i in range(4)
+    ]
     rows = rows if rank is None else rows[2 * rank : 2 * rank + 2]
     return MMGPTCollator(make_processor(model.config, byte_tokenizer()))(rows)
 

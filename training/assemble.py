@@ -10,12 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-
-if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 from modeling_mmgpt import assemble, save_checkpoint
-from modeling_mmgpt.assembling_mmgpt import CONNECTOR_FIELDS
+from modeling_mmgpt.tools.assemble import CONNECTOR_FIELDS
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ import argparse
 import torch
 
 from modeling_mmgpt import convert_checkpoint
-from modeling_mmgpt.families_mmgpt import FAMILIES
+from modeling_mmgpt.tools.families import FAMILIES
 
 
 def main(arguments: list[str] | None = None) -> None:

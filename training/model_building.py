@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.processing_utils import VideosKwargs
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor, MMGPTTextConfig
-from modeling_mmgpt.rows_mmgpt import video_processor_like
+from modeling_mmgpt.preprocessing_mmgpt import video_processor_like
 from training.recipe import ModelArguments, Recipe, RecipeError, check_keys, merge, read_preset
 from training.train_tokenizer import texts_of, train_tokenizer
 

@@ -14,24 +14,19 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
-
-
-if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm import tqdm
 
 from modeling_mmgpt.saving_mmgpt import written_whole
-from training.data.contamination import EvaluationIndex
-from training.data.duplicates import DuplicateFinder, Fingerprint, take_fingerprint
-from training.data.filters import Objection, find_objection, whole_text
+from training.data.cleaning.contamination import EvaluationIndex
+from training.data.cleaning.duplicates import DuplicateFinder, Fingerprint, take_fingerprint
+from training.data.cleaning.filters import Objection, find_objection, whole_text
+from training.data.formats import SHAPES
 from training.data.loading import PROBLEM, make_rows_and_problems, task_of
 from training.data.mixture import check_source, load_source
-from training.data.shapes import SHAPES
 from training.recipe import PrepareArguments, Recipe, RecipeError, SourceArguments, load_recipe
 
 

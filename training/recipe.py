@@ -24,7 +24,7 @@ CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
 # What a run of ours needs where TrainingArguments has another default; a recipe may still set each of them.
 TRAINING_DEFAULTS = {
     "remove_unused_columns": False,  # the rows' media columns are no arguments of the model's forward
-    "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluate.py generates
+    "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluation/evaluate.py generates
     "use_cpu": not torch.accelerator.is_available(),  # said aloud, since TrainingArguments refuses bf16 otherwise
     "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
@@ -67,7 +67,7 @@ class ModelArguments:
 @dataclass
 class SourceArguments:
     r"""
-    adapter (`str`): how the records become samples: a shape of `training.data.shapes.SHAPES`, or a data adapter of
+    adapter (`str`): how the records become samples: a shape of `training.data.formats.SHAPES`, or a data adapter of
         `training.data.ADAPTERS`, which brings its own files.
     split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
     files (`str` or `list[str]`, *optional*): for a shape: file, folder or pattern such as `photos/{split}-*.parquet`,
@@ -107,7 +107,7 @@ class SourceArguments:
 class DataArguments:
     r"""
     train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
-    validation, test (`list[SourceArguments]`, *optional*): what training/evaluate.py can measure on.
+    validation, test (`list[SourceArguments]`, *optional*): what training/evaluation/evaluate.py can measure on.
     root (`str`, *optional*): folder with one folder per data set.
     streaming (`bool`, *optional*, defaults to False): read `train` as it is needed, without a copy on the disk and without end
         (training/data/streaming.py); `training.max_steps` says how long.

@@ -12,30 +12,32 @@ import dataclasses
 import json
 import os
 import platform
-import sys
 import time
 import warnings
 from functools import partial
 from pathlib import Path
 
-
-if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import torch
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
-from modeling_mmgpt import MMGPTBlockCollator, MMGPTCollator, PackedRows, count_tokens, save_checkpoint
-from modeling_mmgpt.card_mmgpt import licences_in, load_card, section_of
+from modeling_mmgpt import (
+    MMGPTBlockCollator,
+    MMGPTCollator,
+    MMGPTPackingCollator,
+    PackedDataset,
+    count_tokens,
+    save_checkpoint,
+)
 from modeling_mmgpt.saving_mmgpt import find_companion
+from modeling_mmgpt.tools.model_card import licences_in, load_card, section_of
 from training.data.augmentation import AugmentingCollator
 from training.data.mixture import augmentations, describe_mixture, load_mixture
 from training.data.numbering import NumberedRows, SeededCollator
 from training.data.streaming import StreamingMixture, stream_packs
 from training.data.text_blocks import make_blocks, stream_blocks
-from training.evaluate import evaluate_rows
-from training.metrics import find_metric
+from training.evaluation.evaluate import evaluate_rows
+from training.evaluation.metrics import find_metric
 from training.model_building import build_model_and_processor
 from training.recipe import EvaluationArguments, Recipe, RecipeError, format_recipe, load_recipe
 from training.resuming import (
@@ -217,7 +219,10 @@ def rows_to_train_on(rows, recipe: Recipe, processor, text_config):
 def make_collator(recipe: Recipe, processor):
     if recipe.stage == "pretrain":
         return MMGPTBlockCollator()
-    return MMGPTCollator(processor, max_length=recipe.sequence.max_length, pack_to=recipe.sequence.pack_to)
+    longest, budget = recipe.sequence.max_length, recipe.sequence.pack_to
+    if budget is None:
+        return MMGPTCollator(processor, max_length=longest)
+    return MMGPTPackingCollator(processor, max_length=longest, pack_to=budget)
 
 
 def prepare_rows(rows, recipe: Recipe, processor, text_config):
@@ -233,7 +238,7 @@ def prepare_rows(rows, recipe: Recipe, processor, text_config):
         stop = min(start + ROWS_AT_ONCE, len(rows))
         lengths += count_tokens(collator, [rows[index] for index in range(start, stop)])
     in_order = recipe.training.train_sampling_strategy == "sequential"
-    return PackedRows(rows, lengths, budget, seed=None if in_order else 0)
+    return PackedDataset(rows, lengths, budget, seed=None if in_order else 0)
 
 
 def save(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:

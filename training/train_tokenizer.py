@@ -7,20 +7,14 @@ those that MMGPTProcessor and its chat template use; the vocabulary is padded to
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-
-
-if __package__ in (None, ""):  # run as a file: imports start at the checkout, not in this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from training.data.mixture import join_parts, load_parts
-from training.data.rows import text_of
+from training.data.samples import text_of
 from training.data.streaming import first_rows
 from training.recipe import Recipe, RecipeError, load_recipe
 

@@ -1,14 +1,14 @@
-r"""Data: a recipe's source is files or a Hub data set with the shape of its records (training/data/shapes.py); what no shape
+r"""Data: a recipe's source is files or a Hub data set with the shape of its records (training/data/formats.py); what no shape
 fits, or what is made on the spot, has an adapter of its own.
 
 Such an adapter is a function `adapter(root: Path, split: str, **options) -> datasets.Dataset` of rows of the one sample
-format; `training/data/rows.py` says what a row is.
+format; `training/data/samples.py` says what a row is.
 """
 
-from training.data.boxes import load_boxes
-from training.data.demo import load_course, load_demo
 from training.data.easy_vqa import load_easy_vqa
 from training.data.fsdd import load_fsdd
+from training.data.synthetic.boxes import load_boxes
+from training.data.synthetic.course import load_course, load_demo
 
 
 ADAPTERS = {

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from torchvision.transforms import v2
 
-from modeling_mmgpt.media_mmgpt import load_image
+from modeling_mmgpt.media_loading_mmgpt import load_image
 
 
 if TYPE_CHECKING:

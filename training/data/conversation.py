@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from training.data.rows import assistant_turn, medium, user_turn
+from training.data.samples import assistant_turn, medium, user_turn
 
 
 Maker = Callable[[], tuple[str, str]]  # gives a question and its answer, perhaps others each time

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 from datasets import Dataset
 
-from training.data.rows import assistant_turn, make_dataset, medium, require_file, user_turn
+from training.data.samples import assistant_turn, make_dataset, medium, require_file, user_turn
 
 
 def load_easy_vqa(root: Path, split: str, open_only: bool = False) -> Dataset:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 from datasets import Dataset
 
-from training.data.rows import assistant_turn, make_dataset, medium, require_file, user_turn
+from training.data.samples import assistant_turn, make_dataset, medium, require_file, user_turn
 
 
 QUESTION = "Which digit is spoken?"

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, Video, load_dataset
 
-from modeling_mmgpt.media_mmgpt import load_image, load_video
+from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from training.data.augmentation import read_sound
-from training.data.rows import FEATURES, MEDIUM, complete_row
-from training.data.shapes import SHAPES, BrokenSample, MissingColumn, shape_options
+from training.data.formats import SHAPES, BrokenSample, MissingColumn, shape_options
+from training.data.samples import FEATURES, MEDIUM, complete_row
 
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def check_options(source: SourceArguments) -> None:
 @cache
 def code_version() -> str:
     """Changes with the code that makes rows, so that a result kept by older code is not taken for this one's."""
-    files = [Path(__file__).with_name(name) for name in ("loading.py", "rows.py", "shapes.py")]
+    files = [Path(__file__).with_name(name) for name in ("loading.py", "samples.py", "formats.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

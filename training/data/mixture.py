@@ -12,9 +12,9 @@ from datasets import Dataset, concatenate_datasets
 
 from training.data import ADAPTERS, LICENSES
 from training.data.blocks import alternate, cut, cut_alike
+from training.data.formats import SHAPES
 from training.data.loading import make_rows, task_of
-from training.data.rows import FEATURES, text_of
-from training.data.shapes import SHAPES
+from training.data.samples import FEATURES, text_of
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import zlib
 
 import torch
 
-from modeling_mmgpt.packing_mmgpt import open_packs
+from modeling_mmgpt.tools.packing import open_packs
 
 
 class NumberedRows(torch.utils.data.Dataset):

@@ -29,11 +29,11 @@ from datasets import Features, IterableDataset, Value, interleave_datasets
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from modeling_mmgpt import MMGPTCollator, PackedRows, count_tokens
+from modeling_mmgpt import MMGPTCollator, PackedDataset, count_tokens
+from training.data.formats import SHAPES
 from training.data.loading import NUMBER, load_records, stream_rows, task_of
 from training.data.mixture import check_source, load_source
-from training.data.rows import FEATURES
-from training.data.shapes import SHAPES
+from training.data.samples import FEATURES
 
 
 if TYPE_CHECKING:
@@ -190,14 +190,14 @@ def number_row(row: dict, index: int) -> dict:
 
 
 class Packer:
-    """Rows of some samples to packs of up to `pack_to` tokens, for `IterableDataset.map`; see [`PackedRows`]."""
+    """Rows of some samples to packs of up to `pack_to` tokens, for `IterableDataset.map`; see [`PackedDataset`]."""
 
     def __init__(self, collator: MMGPTCollator, pack_to: int):
         self.collator, self.pack_to = collator, pack_to
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        packs = PackedRows(rows, count_tokens(self.collator, rows), self.pack_to, seed=None)
+        packs = PackedDataset(rows, count_tokens(self.collator, rows), self.pack_to, seed=None)
         return {"packed": [packs[index]["packed"] for index in range(len(packs))]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modeling_mmgpt import pack_documents
-from training.data.rows import text_of
+from training.data.samples import text_of
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,206 @@
+"""Media to rows of a tower's input: images and their tiles, windows of sounds, frames of videos.
+
+Each function runs one of transformers' processors and gives what the model takes.
+"""
+
+import numpy as np
+import torch
+from transformers.image_utils import get_image_size
+
+from .token_counts_mmgpt import NATIVE_TOWERS, audio_windows, most_tiles
+from .vllm_mmgpt import in_vllm
+
+
+FPS, NUM_FRAMES = 1.0, 32  # of videos, where their processor names none
+
+# What a video's frames share with images.
+SHARED_SETTINGS = (
+    "size",
+    "crop_size",
+    "do_center_crop",
+    "do_resize",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "do_convert_rgb",
+    "image_mean",
+    "image_std",
+    "resample",
+)
+
+
+def takes_any_size(image_processor) -> bool:
+    """Whether it cuts images of any shape into patches (NaFlex)."""
+    return "spatial_shapes" in image_processor.model_input_names
+
+
+def cuts_tiles(image_processor) -> bool:
+    return bool(getattr(image_processor, "crop_to_patches", False))
+
+
+def check_image_processor(config, image_processor) -> None:
+    """Refuses an image processor that makes another form of input than the vision tower takes."""
+    kind = config.vision_config.model_type
+    any_size, tiles = takes_any_size(image_processor), cuts_tiles(image_processor)
+    name = type(image_processor).__name__
+    if any_size != (kind in NATIVE_TOWERS) and not (any_size and kind == "mmgpt_patch"):
+        takes = "images of any shape as patches" if kind in NATIVE_TOWERS else "images of one size"
+        raise ValueError(f"The model's {kind!r} tower takes {takes}, which {name} does not make: use another one.")
+    if tiles != (config.vision_max_tiles is not None):
+        raise ValueError(
+            f"vision_max_tiles is {config.vision_max_tiles} but {name} cuts {'tiles' if tiles else 'none'}: tiles need both, "
+            "vision_max_tiles in the model's config and crop_to_patches=True in an image processor that has it (GotOcr2ImageProcessor)."
+        )
+    if tiles and image_processor.max_patches > config.vision_max_tiles:
+        raise ValueError(
+            f"{name} cuts up to {image_processor.max_patches} tiles, but vision_max_tiles is {config.vision_max_tiles}."
+        )
+
+
+def image_rows(image_processor, images: list, **kwargs) -> dict:
+    """`pixel_values`, with `tile_positions` of a processor that cuts tiles and `spatial_shapes` of one that takes any size."""
+    if takes_any_size(image_processor):
+        processed = image_processor(images, **{**kwargs, "return_tensors": "pt"})
+        # The processor fills up to its own maximum. In vLLM it stays so: an image must not depend on its neighbours there.
+        longest = None if in_vllm() else int(processed["spatial_shapes"].prod(-1).max())
+        return {
+            "pixel_values": processed["pixel_values"][:, :longest],
+            "spatial_shapes": processed["spatial_shapes"],
+        }
+    if not cuts_tiles(image_processor):
+        return image_processor(images, **kwargs)
+    pixel_values, positions = [], []
+    for image in images:
+        rows, columns = tile_grid(image_processor, *size_of(image), **kwargs)
+        # Asked for so many tiles and no fewer, the processor has one choice of the grid's shape: ours.
+        options = {**kwargs, "return_tensors": "pt", "min_patches": rows * columns, "max_patches": rows * columns}
+        pixel_values.append(image_processor(image, **options)["pixel_values"])
+        positions += tile_positions(rows, columns)
+    return {"pixel_values": torch.cat(pixel_values), "tile_positions": torch.tensor(positions)}
+
+
+def tile_grid(image_processor, height: int, width: int, **kwargs) -> tuple[int, int]:
+    """Rows and columns of tiles that an image is cut into, its shape kept as well as the number of tiles allows."""
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    settings = {
+        name: getattr(image_processor, name) if kwargs.get(name) is None else kwargs[name]
+        for name in ("crop_to_patches", "size", "min_patches", "max_patches")
+    }
+    if not settings["crop_to_patches"]:
+        return 1, 1
+    tile_size = settings["size"]["height"], settings["size"]["width"]
+    most = most_tiles(height, width, tile_size, settings["max_patches"])
+    least = min(settings["min_patches"], settings["max_patches"])
+    columns, rows = get_optimal_tiled_canvas((height, width), tile_size, least, max(least, most))
+    return rows, columns
+
+
+def tile_positions(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Row and column of each tile, counted from 1, and (0, 0) of the overview at the end, which stands alone for one tile."""
+    tiles = [(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
+    return [*(tiles if len(tiles) > 1 else []), (0, 0)]
+
+
+def patch_grid(
+    image_processor, height: int, width: int, max_num_patches: int | None = None, **kwargs
+) -> tuple[int, int]:
+    """Rows and columns of patches that a processor of any size cuts an image into."""
+    from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
+
+    side = image_processor.patch_size
+    most = max_num_patches or image_processor.max_num_patches
+    height, width = get_image_size_for_max_num_patches(height, width, side, most)
+    return height // side, width // side
+
+
+def row_size(processor) -> tuple[int, int]:
+    """Height and width of what an image or video processor makes of each image, tile or frame."""
+    size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
+    return size["height"], size["width"]
+
+
+def size_of(image) -> tuple[int, int]:
+    """Height and width of an image object or array."""
+    return (image.height, image.width) if hasattr(image, "height") else get_image_size(image)
+
+
+def audio_rows(feature_extractor, waveforms: list, window: int | None, shortest: int, **kwargs) -> dict:
+    """`input_features` and `input_features_mask`; with a `window` also `audio_windows`, how many each sound was cut into.
+
+    Each window goes through the extractor by itself, so that its spectrogram does not depend on its neighbours."""
+    kwargs |= {"padding": "longest" if window is None else "max_length", "truncation": False}
+    kwargs |= {"return_attention_mask": True, "return_tensors": "np", "sampling_rate": feature_extractor.sampling_rate}
+    name = feature_extractor.model_input_names[0]
+    spectrograms, lengths, counts = [], [], []
+    for waveform in waveforms:
+        sizes = audio_windows(len(waveform), window, shortest)
+        waveform = np.pad(waveform, (0, sum(sizes) - len(waveform)))
+        for piece in np.split(waveform, np.cumsum(sizes)[:-1]):
+            features = feature_extractor(piece, **kwargs)
+            spectrograms.append(features[name][0])  # (mel, frames), or (samples,)
+            lengths.append(int(features["attention_mask"][0].sum()))
+        counts.append(len(sizes))
+    longest = max(spectrogram.shape[-1] for spectrogram in spectrograms)
+    padded = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, longest - one.shape[-1])]) for one in spectrograms]
+    mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
+    rows = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
+    return rows if window is None else {**rows, "audio_windows": np.array(counts)}
+
+
+def video_rows(video_processor, videos: list[dict], **kwargs) -> dict:
+    """`pixel_values_videos` of all frames and `num_frames_per_video`, how many are each video's, of videos that `load_video` gave."""
+    kwargs |= {"return_tensors": "pt", "do_sample_frames": False}
+    frames = [video_processor([video["frames"]], **kwargs)["pixel_values_videos"][0] for video in videos]
+    return {
+        "pixel_values_videos": torch.cat(frames),
+        "num_frames_per_video": torch.tensor([len(one) for one in frames]),
+    }
+
+
+def video_processor_like(image_processor, **choices):
+    """A video processor whose frames look to the tower as the images of `image_processor` do, each as a whole.
+
+    `choices` are settings of its own, such as `fps` and `num_frames`, the most frames of a second and of a video."""
+    from transformers import LlavaOnevisionVideoProcessor
+
+    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    if takes_any_size(image_processor):
+        side = int(image_processor.max_num_patches**0.5) * image_processor.patch_size
+        settings["size"] = {"height": side, "width": side}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return LlavaOnevisionVideoProcessor(**settings | {"fps": FPS, "num_frames": NUM_FRAMES} | choices)
+
+
+def tiling_processor_like(image_processor, max_tiles: int):
+    """A processor that cuts large images into up to `max_tiles` tiles, each like an image of `image_processor`."""
+    from transformers import GotOcr2ImageProcessor
+
+    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    height, width = row_size(image_processor)
+    settings |= {"size": {"height": height, "width": width}, "crop_size": None, "do_center_crop": None}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return GotOcr2ImageProcessor(**settings, crop_to_patches=True, max_patches=max_tiles)
+
+
+def sampling(video_processor, fps: float | None = None, num_frames: int | None = None) -> tuple[float, int]:
+    """Frames per second and the most frames of a video: what the caller says, or its processor."""
+    return fps or video_processor.fps or FPS, num_frames or video_processor.num_frames or NUM_FRAMES
+
+
+__all__ = [
+    "audio_rows",
+    "check_image_processor",
+    "cuts_tiles",
+    "image_rows",
+    "patch_grid",
+    "row_size",
+    "sampling",
+    "size_of",
+    "takes_any_size",
+    "tile_grid",
+    "tile_positions",
+    "tiling_processor_like",
+    "video_processor_like",
+    "video_rows",
+]

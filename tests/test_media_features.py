@@ -1,0 +1,195 @@
+"""Media are encoded once: given as features, or found again by their content."""
+
+import pytest
+import torch
+
+from modeling_mmgpt import MMGPTCollator
+from tests.conftest import (
+    NAFLEX,
+    SIGLIP,
+    WHISPER,
+    make_audio,
+    make_image,
+    make_model,
+    make_processor,
+    make_sample,
+    open_gates,
+    real_features,
+)
+
+
+FUSIONS = {
+    "interleave": {"vision": SIGLIP, "audio": WHISPER},
+    "encoder-free": {},
+    "cross-attention": {"vision": SIGLIP, "audio": WHISPER, "fusion": "cross_attention"},
+    "cross-attention, tiles": {"vision": SIGLIP, "audio": WHISPER, "fusion": "cross_attention", "vision_max_tiles": 4},
+    "any size": {"vision": NAFLEX},
+    "cross-attention, any size": {"vision": NAFLEX, "fusion": "cross_attention"},
+    "resampler": {"vision_connector": "resampler", "audio_connector": "resampler", "audio_num_queries": 5},
+}
+
+
+@pytest.fixture(params=FUSIONS)
+def prompted(request, tokenizer, all_rows):
+    model = open_gates(make_model(**FUSIONS[request.param]))
+    return model, MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(all_rows)
+
+
+def embedded(model, batch, form) -> dict:
+    """The batch with features in the place of pixels and spectrograms; videos stay as they are."""
+    images = {key: batch[key] for key in ("pixel_values", "tile_positions", "spatial_shapes") if key in batch}
+    sounds = {key: batch[key] for key in ("input_features", "input_features_mask", "audio_windows") if key in batch}
+    rest = {key: value for key, value in batch.items() if key not in images | sounds}
+    features = {
+        "image_embeds": form(model.get_image_features(**images).pooler_output),
+        "audio_embeds": form(model.get_audio_features(**sounds).pooler_output),
+    }
+    return rest | features
+
+
+def count_calls(module) -> list:
+    rows = []
+    module.register_forward_hook(
+        lambda module, args, kwargs, output: rows.append(len((args or (*kwargs.values(),))[0])), with_kwargs=True
+    )
+    return rows
+
+
+@pytest.mark.parametrize("form", [tuple, list])
+def test_features_in_the_place_of_pixels_give_the_same_bits(prompted, form):
+    model, batch = prompted
+    inputs = embedded(model, batch, form)
+    assert torch.equal(model(**inputs).logits, model(**batch).logits)
+    options = {"max_new_tokens": 4, "min_new_tokens": 4}
+    for beams in (1, 3):
+        given = model.generate(**inputs, **options, num_beams=beams)
+        assert given.tolist() == model.generate(**batch, **options, num_beams=beams).tolist()
+    assert model.generate(**inputs, **options, use_cache=False).tolist() == model.generate(**batch, **options).tolist()
+
+
+@torch.no_grad()
+def test_outputs_carry_the_features_alone_where_no_tower_ran(prompted):
+    model, batch = prompted
+    reference = model(**batch)
+    with model.media_cache():
+        cached = model(**batch, output_hidden_states=True)
+    for outputs in (cached, model(**embedded(model, batch, tuple))):
+        for kind in ("image_outputs", "audio_outputs"):
+            media, whole = outputs[kind], reference[kind]
+            assert media.last_hidden_state is media.hidden_states is media.attentions is None
+            assert torch.equal(real_features(media), real_features(whole))
+
+
+def test_interleaved_features_may_come_in_one_piece(model, collator, rows):
+    batch = collator(rows)
+    assert torch.equal(model(**embedded(model, batch, torch.cat)).logits, model(**batch).logits)
+
+
+def test_several_questions_about_one_picture_encode_it_once(tokenizer):
+    model = make_model(vision=SIGLIP)
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    calls = count_calls(model.model.vision_tower)
+    features = model.get_image_features(
+        collator([make_sample("", "", images=[make_image(0)])])["pixel_values"]
+    ).pooler_output
+    for question in ("Which colour?", "How many?"):
+        batch = collator([make_sample(question, "", images=[make_image(0)])])
+        pixels = batch.pop("pixel_values")
+        assert len(calls) == 1
+        answer = model.generate(**batch, image_embeds=features, max_new_tokens=3)
+        assert len(calls) == 1
+        expected = model.generate(**batch, pixel_values=pixels, max_new_tokens=3)
+        calls.pop()
+        assert answer.tolist() == expected.tolist()
+
+
+def test_pixels_and_their_features_together_are_refused(model, collator, rows):
+    batch = collator(rows)
+    features = model.get_image_features(batch["pixel_values"]).pooler_output
+    with pytest.raises(ValueError, match="pixel_values or image_embeds"):
+        model(**batch, image_embeds=features)
+
+
+@torch.no_grad()
+def test_each_distinct_row_goes_through_its_tower_once(prompted):
+    model, batch = prompted
+    expected = model(**batch).logits
+    images = len(batch["pixel_values"]) + len(batch["pixel_values_videos"])
+    sounds = len(batch["input_features"])
+    seen, heard = count_calls(model.model.vision_tower), count_calls(model.model.audio_tower)
+    with model.media_cache(max_items=100):
+        for _ in range(2):
+            torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
+        assert (sum(seen), sum(heard)) == (images, sounds)
+        changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
+        changed["pixel_values"][0] += 1.0  # another picture
+        assert not torch.allclose(model(**changed).logits, expected, atol=1e-6)
+        assert (sum(seen), sum(heard)) == (images + 1, sounds)
+    model(**batch)
+    assert (sum(seen), sum(heard)) == (2 * images + 1, 2 * sounds)  # closed: nothing is kept
+
+
+@torch.no_grad()
+def test_a_conversation_encodes_its_pictures_once(tokenizer):
+    """As a chat does: all messages again at every turn, with one picture more."""
+    model = make_model(vision=SIGLIP)
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    calls = count_calls(model.model.vision_tower)
+    with model.media_cache(max_items=8):
+        for turns in (1, 2, 3):
+            prompt = collator([make_sample("What now?", "", images=[make_image(seed) for seed in range(turns)])])
+            model.generate(**prompt, max_new_tokens=2)
+    assert calls == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_the_same_sound_is_found_whatever_it_is_padded_to(tokenizer):
+    model = make_model()
+    collator = MMGPTCollator(make_processor(model.config, tokenizer))
+    calls = count_calls(model.model.audio_tower)
+    with model.media_cache():
+        alone = model(**collator([make_sample("?", "!", audios=[make_audio(1, 2000)])])).logits
+        both = model(
+            **collator(
+                [make_sample("?", "!", audios=[make_audio(1, 2000)]), make_sample("?", "!", audios=[make_audio(0)])]
+            )
+        ).logits
+    assert calls == [1, 1]
+    torch.testing.assert_close(both[0, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_same_picture_of_any_size_is_found_whatever_it_is_padded_to(tokenizer):
+    model = make_model(vision=NAFLEX)
+    collator = MMGPTCollator(make_processor(model.config, tokenizer))
+    calls = count_calls(model.model.vision_tower)
+    small, large = make_image(0, 8, 8), make_image(1, 16, 16)
+    with model.media_cache():
+        for images in ([small], [small, large], [large]):
+            batch = collator([make_sample("?", "!", images=images)])
+            batch["pixel_values"] = batch["pixel_values"][:, : int(batch["spatial_shapes"].prod(-1).max())]
+            model(**batch)
+    assert calls == [1, 1]
+
+
+@torch.no_grad()
+def test_the_cache_is_bounded_and_drops_what_was_used_last_long_ago(model, collator):
+    calls = count_calls(model.model.vision_tower)
+    batches = [collator([make_sample("?", "!", images=[make_image(seed)])]) for seed in range(3)]
+    with model.media_cache(max_items=2) as cache:
+        for seed in (0, 1, 0, 2, 0, 1):  # 2 drops 1, which then has to come again
+            model(**batches[seed])
+        assert len(cache.rows) == 2
+    assert len(calls) == 4
+    with pytest.raises(ValueError, match="at least 1"), model.media_cache(0):
+        pass
+
+
+def test_training_never_takes_from_the_cache(model, collator, rows):
+    batch = collator(rows)
+    calls = count_calls(model.model.vision_tower)
+    with model.media_cache() as cache:
+        for _ in range(2):
+            model.train()(**batch).loss.backward()
+            model.eval()(**batch).loss.backward()  # gradients were asked for, so the tower has to run
+        assert len(calls) == 4 and not cache.rows

@@ -1,0 +1,213 @@
+"""The model card tells what is known and keeps quiet about the rest."""
+
+import os
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, save_checkpoint
+from modeling_mmgpt.tools.model_card import NOTHING, licences_in, part_sizes, record_results, rename_card, section_of
+
+
+RESULTS = [
+    {"task": "speech", "measure": "wer", "value": 0.05, "low": 0.03, "high": 0.08, "n": 80, "split": "test"},
+    {"task": "speech", "measure": "cer", "value": 0.02, "low": 0.01, "high": 0.03, "n": 80, "split": "test"},
+]
+SEEN = {"task": "colours", "measure": "exact_match", "value": 0.9, "n": 10, "majority": 0.5, "shuffled": 0.4}
+BIAS = [{"task": "gender", "measure": "stereotype preferred", "value": 0.52, "low": 0.46, "high": 0.58, "n": 262}]
+MIXTURE = [
+    {"source": "me/questions", "rows": 12000, "weight": 2.0, "licence": "cc-by-4.0"},
+    {"source": "birds", "rows": None, "weight": 0.5, "licence": None},
+]
+
+
+def saved_card(folder, model, processor, **facts) -> str:
+    save_checkpoint(folder / "nano", model, processor, card=facts)
+    return (folder / "nano" / "README.md").read_text()
+
+
+def test_parts_and_results(tmp_path, model, processor):
+    results = [
+        {"task": "captions", "measure": "exact match", "value": "0.97", "n": 300},
+        {"task": "speech", "measure": "word errors", "value": "0.05", "low": "0.03", "high": "0.08", "n": 80},
+    ]
+    card = saved_card(tmp_path, model, processor, results=results, license="apache-2.0")
+    assert "| captions | exact match | 0.97 |  | 300 |" in card
+    assert "| speech | word errors | 0.05 | 0.03 to 0.08 | 80 |" in card
+    assert "license: apache-2.0" in card and "that sees and hears" in card
+    sizes = part_sizes(model)
+    assert sum(sizes.values()) == sum(parameter.numel() for parameter in model.parameters())
+    assert all(f"| {part} | {size:,} |" in card for part, size in sizes.items())
+
+
+def test_what_is_not_known_is_not_told(tmp_path, model, processor):
+    card = saved_card(tmp_path, model, processor)
+    assert "Nothing was measured" in card and "## Bias\n\nNot measured." in card
+    assert "None" not in card and "Hardware" not in card and "\n\n\n\n" not in card
+
+
+def test_everything_known_is_told(tmp_path, model, processor):
+    bias = [{"task": "gender", "measure": "stereotype preferred", "value": 0.52, "low": 0.46, "high": 0.58, "n": 262}]
+    facts = {
+        "hardware": "2 CPU cores",
+        "intended_use": "Pictures of red things.",
+        "base_model": "me/base",
+        "bias": bias,
+    }
+    card = saved_card(tmp_path, model, processor, **facts, licences={"decoder": "mit", "me/data": "cc-by-4.0"})
+    assert "Hardware: 2 CPU cores." in card and "Pictures of red things." in card and "Trained from me/base." in card
+    assert "| gender | stereotype preferred | 0.52 | 0.46 to 0.58 | 262 |" in card and "Not measured." not in card
+    assert "| decoder | mit |" in card and "| me/data | cc-by-4.0 |" in card
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"train_seconds": 3.0}, r"no place for \['train_seconds'\]"),
+        ({"results": [{"task": "captions", "value": 1}]}, r"lacks \['measure', 'n'\]"),
+        ({"bias": [{"task": "gender"}]}, r"lacks \['measure', 'n', 'value'\]"),
+        ({"mixture": [{"source": "birds"}]}, r"lacks \['licence', 'rows', 'weight'\]"),
+    ],
+)
+def test_a_fact_the_card_has_no_place_for_is_not_dropped(tmp_path, model, processor, facts, message):
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path / "nano", model, processor, card=facts)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_new_name_stands_where_the_old_one_was():
+    card = '---\nmodel-index:\n- name: model\n---\n\n# model\n\nThe model.\n\nname = "model"\n'
+    renamed = (
+        card.replace("# model", "# me/it").replace('"model"', '"me/it"').replace("- name: model", "- name: me/it")
+    )
+    assert rename_card(card, "me/it") == renamed
+    assert rename_card("# My birds\n", "me/it") == "# My birds\n"
+
+
+def test_the_mixture_and_the_licence_of_each_part(tmp_path, model, processor):
+    card = saved_card(tmp_path, model, processor, mixture=MIXTURE, licences={"decoder": "mit"}, training="10 steps.")
+    training = section_of(tmp_path / "nano" / "README.md", "Training")
+    assert training.startswith("10 steps.\n\n| data | rows of an epoch | weight |\n")
+    assert "| me/questions | 12,000 | 2.0 |\n| birds | streamed | 0.5 |" in training and "not recorded" not in training
+    licences = {"decoder": "mit", "me/questions": "cc-by-4.0", "birds": "not stated"}
+    assert licences_in(tmp_path / "nano" / "README.md") == licences and "| code | Apache-2.0 |" in card
+
+
+class TestRecord:
+    """What is measured later goes into the card that is there."""
+
+    @pytest.fixture
+    def folder(self, tmp_path, model, processor):
+        save_checkpoint(tmp_path / "nano", model, processor, card={"license": "mit", "hardware": "2 CPU cores"})
+        return tmp_path / "nano"
+
+    def test_a_table_takes_the_place_of_the_sentence(self, folder):
+        before = (folder / "README.md").read_text()
+        assert record_results(folder, [*RESULTS, SEEN], by="recipe `toy`, split `test`") == folder / "README.md"
+        results = section_of(folder / "README.md", "Results")
+        assert re.search(r"Recipe `toy`, split `test`, \d{4}-\d\d-\d\d:\n\n\| task ", results)
+        assert "| task | measure | value | 95 % interval | majority | shuffled | n |" in results
+        assert "| speech | wer | 0.05 | 0.03 to 0.08 |  |  | 80 |" in results
+        assert "| colours | exact_match | 0.9 |  | 0.5 | 0.4 | 10 |" in results
+        # All else is as it was, to the byte.
+        after = ModelCard.load(folder / "README.md").text
+        assert after.replace(results, NOTHING["Results"]) == ModelCard(before).text
+        assert "Hardware: 2 CPU cores." in after and NOTHING["Bias"] in after
+
+    def test_the_metadata_have_the_numbers(self, folder):
+        record_results(folder, [*RESULTS, {**SEEN, "dataset": "me/colours"}], by="recipe `toy`")
+        data = ModelCard.load(folder / "README.md").data
+        assert data.license == "mit" and data.model_name == "nano"
+        found = [(one.dataset_type, one.dataset_split, one.metric_type, one.metric_value) for one in data.eval_results]
+        speech = [("speech", "test", "wer", 0.05), ("speech", "test", "cer", 0.02)]
+        assert found == [*speech, ("me/colours", None, "exact_match", 0.9)]
+        assert {one.task_type for one in data.eval_results} == {"any-to-any"}
+
+    def test_measured_again_it_is_replaced_and_others_stay(self, folder):
+        record_results(folder, RESULTS, by="recipe `a`")
+        record_results(folder, [SEEN], by="recipe `b`")
+        once = (folder / "README.md").read_text()
+        record_results(folder, [{**SEEN, "value": 0.8}], by="recipe `b`")
+        assert (folder / "README.md").read_text() == once.replace("| 0.9 |", "| 0.8 |").replace(
+            "value: 0.9", "value: 0.8"
+        )
+        record_results(folder, [{**SEEN, "value": 0.9}], by="recipe `b`")
+        assert (folder / "README.md").read_text() == once
+        assert once.index("Recipe `a`") < once.index("Recipe `b`") < once.index("## Bias")
+
+    def test_bias_has_a_section_of_its_own(self, folder):
+        record_results(folder, BIAS, by="CrowS-Pairs", section="Bias")
+        path = folder / "README.md"
+        assert "| gender | stereotype preferred | 0.52 | 0.46 to 0.58 | 262 |" in section_of(path, "Bias")
+        assert section_of(path, "Results") == NOTHING["Results"] and not ModelCard.load(path).data.eval_results
+
+    def test_a_card_that_somebody_wrote_keeps_their_words(self, folder):
+        own = "---\nlicense: mit\nwidget:\n- text: Hello\n---\n# Birds\n\nMine.\n\n## Thanks\n\nTo all.\n"
+        (folder / "README.md").write_text(own)
+        record_results(folder, RESULTS, by="recipe `a`")
+        record_results(folder, BIAS, by="CrowS-Pairs", section="Bias")
+        card = ModelCard.load(folder / "README.md")
+        assert card.text.startswith(
+            "# Birds\n\nMine.\n\n## Thanks\n\nTo all.\n\n## Results\n\n<!-- measured: recipe `a` -->"
+        )
+        assert card.data.to_dict()["widget"] == [{"text": "Hello"}] and len(card.data.eval_results) == 2
+
+    def test_whole_or_not_at_all(self, folder, monkeypatch):
+        before = (folder / "README.md").read_text()
+
+        def fail(*arguments):
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr("modeling_mmgpt.tools.model_card.os.replace", fail)
+        with pytest.raises(OSError, match="disk is full"):
+            record_results(folder, RESULTS, by="recipe `a`")
+        assert (folder / "README.md").read_text() == before
+        (folder / "README.md").write_text("---\n{\n---\n")
+        with pytest.raises(ValueError, match=r"README.md cannot be read: mend or remove it"):
+            record_results(folder, RESULTS, by="recipe `a`")
+        with pytest.raises(ValueError, match=r"lacks \['measure', 'n'\]"):
+            record_results(folder, [{"task": "captions", "value": 1}], by="recipe `a`")
+
+    def test_no_card_no_table(self, tmp_path):
+        assert record_results(tmp_path, RESULTS, by="recipe `a`") is None and os.listdir(tmp_path) == []
+
+
+class TestSavedAgain:
+    """A model that is loaded and saved again has its card with it, and what its new owner says lies over the old."""
+
+    @pytest.fixture
+    def folder(self, tmp_path, model, processor):
+        facts = {"license": "mit", "mixture": MIXTURE, "training": "10 steps.", "results": RESULTS}
+        save_checkpoint(tmp_path / "nano", model, processor, card=facts)
+        record_results(tmp_path / "nano", BIAS, by="CrowS-Pairs", section="Bias")
+        return tmp_path / "nano"
+
+    def again(self, folder, card=None) -> str:
+        model, processor = (one.from_pretrained(folder) for one in (MMGPTForConditionalGeneration, MMGPTProcessor))
+        save_checkpoint(folder.parent / "again", model, processor, card=card)
+        return (folder.parent / "again" / "README.md").read_text()
+
+    def test_nothing_new(self, folder):
+        first = (folder / "README.md").read_text()
+        MMGPTForConditionalGeneration.from_pretrained(folder).save_pretrained(folder.parent / "other")
+        assert (folder.parent / "other" / "README.md").read_text() == first
+        assert self.again(folder) == rename_card(first, "again") != first
+
+    def test_some_facts_are_new(self, folder):
+        first = (folder / "README.md").read_text()
+        (folder / "README.md").write_text(first.replace("tags:\n", "tags:\n- birds\n") + "\n## Thanks\n\nTo all.\n")
+        card = self.again(folder, {"license": "apache-2.0", "intended_use": "Birds."})
+        data, path = ModelCard(card).data, folder.parent / "again" / "README.md"
+        assert data.license == "apache-2.0" and data.model_name == "again" and len(data.eval_results) == 2
+        assert data.tags == ["mmgpt", "custom_code", "birds"]
+        assert section_of(path, "Intended use") == "Birds." and section_of(path, "Thanks") == "To all."
+        for heading in ("Training", "Results", "Bias", "Licences"):
+            assert section_of(path, heading) == section_of(folder / "README.md", heading) != ""
+        assert "# again\n" in card and 'name = "again"' in card
+
+    def test_an_empty_list_of_results_takes_the_old_ones_away(self, folder):
+        data = ModelCard(self.again(folder, {"results": [], "bias": []})).data
+        path = folder.parent / "again" / "README.md"
+        assert section_of(path, "Results") == NOTHING["Results"] and section_of(path, "Bias") == NOTHING["Bias"]
+        assert not data.eval_results and section_of(path, "Training").startswith("10 steps.")

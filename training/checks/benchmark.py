@@ -1,0 +1,233 @@
+r"""What media cost: the tokens they become in the decoder, and the milliseconds from a file to the model's first token.
+
+    python -m training.checks.benchmark                           # the inputs below on the presets nano and small
+    python -m training.checks.benchmark --presets mini base --repeats 5 --device cuda
+
+Weights are random, as speed does not depend on them, and the media are made here; decoders get room for all of them. `prepare`: from
+the file's bytes to tensors, decoding included; `prompt`: the towers, the connectors and the decoder over the whole prompt, up to the
+logits of the first token of the answer. The second table has the decoder alone, beside the class of transformers that computes the
+same function. Each is the median of several runs after one that does not count.
+"""
+
+import argparse
+import io
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import soundfile
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from modeling_mmgpt.preprocessing_mmgpt import cuts_tiles
+from modeling_mmgpt.tools.convert import config_to_gpt
+from modeling_mmgpt.tools.families import FAMILIES
+from training.model_building import build_model
+from training.recipe import ModelArguments
+from training.train import describe_hardware
+from training.train_tokenizer import train_tokenizer
+
+
+QUESTION = "What is this about?"
+POSITIONS = 16384  # room for every input, whatever the preset has
+TEXT_PROMPT, TEXT_ANSWER = 256, 64  # tokens of the second table
+
+
+def photograph() -> bytes:
+    """A 4000 x 3000 JPEG: clouds of colour under the noise of a sensor."""
+    random = np.random.default_rng(0)
+    clouds = PIL.Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        (4000, 3000), PIL.Image.Resampling.BICUBIC
+    )
+    noise = random.integers(-8, 9, (3000, 4000, 1), dtype=np.int16)
+    pixels = np.clip(np.asarray(clouds, dtype=np.int16) + noise, 0, 255).astype(np.uint8)
+    return encode(PIL.Image.fromarray(pixels), "JPEG")
+
+
+def page() -> bytes:
+    """An A4 page of text scanned at 200 dots an inch, grey, as PNG: 1654 x 2339."""
+    image = PIL.Image.new("L", (1654, 2339), 250)
+    draw = PIL.ImageDraw.Draw(image)
+    for line in range(60):
+        words = " ".join(f"word{line * 12 + index}" for index in range(12))
+        draw.text((150, 150 + 34 * line), words, fill=20, font_size=24)
+    return encode(image, "PNG")
+
+
+def small_picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return encode(PIL.Image.fromarray(pixels).resize((640, 480), PIL.Image.Resampling.BICUBIC), "JPEG")
+
+
+def encode(image: PIL.Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def recording(seconds: int) -> bytes:
+    """A FLAC of noise at 16 kHz."""
+    wave = np.random.default_rng(0).normal(scale=0.1, size=16000 * seconds)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, 16000, format="FLAC")
+    return buffer.getvalue()
+
+
+def ask(*media: dict) -> list[dict]:
+    return [{"role": "user", "content": [*media, {"type": "text", "text": QUESTION}]}]
+
+
+def chat() -> list[dict]:
+    """Twenty pictures in a conversation of ten turns."""
+    messages = []
+    for turn in range(10):
+        pictures = [{"type": "image", "image": small_picture(2 * turn + index)} for index in range(2)]
+        messages += [*ask(*pictures), {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}]
+    return messages[:-1]
+
+
+# Each with what the caller sets beside it.
+INPUTS: dict[str, tuple[Callable[[], list[dict]], dict]] = {
+    "no media": (ask, {}),
+    "photograph, 4000 x 3000": (lambda: ask({"type": "image", "image": photograph()}), {}),
+    "A4 page, 200 dpi": (lambda: ask({"type": "image", "image": page()}), {}),
+    "recording, 3 minutes": (lambda: ask({"type": "audio", "audio": recording(180)}), {}),
+    "chat with 20 pictures, 640 x 480": (chat, {}),
+    "the same, max_patches=1": (chat, {"max_patches": 1}),
+}
+
+
+class Timer:
+    """Medians of milliseconds of work on `device`, which is waited for."""
+
+    def __init__(self, device: torch.device, repeats: int):
+        self.device, self.repeats = device, repeats
+
+    def medians(self, *functions: Callable) -> list[float]:
+        """Of each function; they take turns, so that what else the machine does falls on all of them."""
+        times = [[] for _ in functions]
+        for repeat in range(self.repeats + 1):
+            for function, own in zip(functions, times, strict=True):
+                start = time.perf_counter()
+                function()
+                self.wait()
+                if repeat:  # the first run warms up
+                    own.append(1000 * (time.perf_counter() - start))
+        return [statistics.median(own) for own in times]
+
+    def wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+
+def build(preset: str, device: torch.device, dtype: torch.dtype):
+    config = {"text_config": {"max_position_embeddings": POSITIONS}}
+    tokenizer = train_tokenizer([QUESTION], 512)
+    model, processor = build_model(ModelArguments(preset=preset, config=config), tokenizer)
+    return model.eval().to(device, dtype), processor
+
+
+@torch.inference_mode()
+def measure(model, processor, conversation: list[dict], timer: Timer, **limits) -> dict:
+    """Tokens of the prompt, and milliseconds to prepare it and to run it; `limits` as a caller gives them to the processor."""
+
+    def prepare():
+        return processor.apply_chat_template(
+            conversation,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=limits,
+        )
+
+    inputs = prepare().to(model.device, model.dtype)
+    (prepared,) = timer.medians(prepare)
+    (run,) = timer.medians(lambda: model(**inputs, logits_to_keep=1))
+    return {"tokens": inputs["input_ids"].shape[1], "prepare": prepared, "prompt": run}
+
+
+def transformers_twin(text_config):
+    """A model of transformers that computes the same function as a decoder of this configuration, with weights of its own."""
+    refusals = []
+    for family in FAMILIES:
+        try:
+            return AutoModelForCausalLM.from_config(config_to_gpt(text_config, family))
+        except ValueError as refusal:
+            refusals.append(str(refusal))
+    raise ValueError("No class of transformers computes the same function:\n" + "\n".join(refusals))
+
+
+@torch.inference_mode()
+def measure_text(model, timer: Timer) -> dict:
+    """Milliseconds of a prompt, and of each token behind it, of the model and of its twin in transformers."""
+    twin = transformers_twin(model.config.text_config).eval().to(model.device, model.dtype)
+    models = (model, twin)
+    for one in models:
+        one.generation_config.eos_token_id = None  # random weights, and every answer of one length
+    prompt = torch.randint(0, 256, (1, TEXT_PROMPT), generator=torch.Generator().manual_seed(0)).to(model.device)
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+    prompts = timer.medians(*(lambda one=one: one(**inputs, logits_to_keep=1) for one in models))
+
+    def answer(one, tokens: int):
+        return one.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+
+    lengths = (1, 1 + TEXT_ANSWER)
+    times = timer.medians(
+        *(lambda one=one, tokens=tokens: answer(one, tokens) for one in models for tokens in lengths)
+    )
+    tokens = [(times[1] - times[0]) / TEXT_ANSWER, (times[3] - times[2]) / TEXT_ANSWER]
+    return {"twin": type(twin).__name__, "prompt": prompts, "token": tokens}
+
+
+def media_table(models: dict, timer: Timer) -> Iterator[str]:
+    """Rows are inputs; each preset has three columns. Line by line: the last ones take minutes on a CPU."""
+    columns = [f"{preset}: {name}" for preset in models for name in ("tokens", "prepare, ms", "prompt, ms")]
+    yield f"| input | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
+    for name, (make, limits) in INPUTS.items():
+        cells = []
+        for model, processor in models.values():
+            if limits and not cuts_tiles(processor.image_processor):
+                cells += ["", "", ""]
+                continue
+            found = measure(model, processor, make(), timer, **limits)
+            cells += [f"{found['tokens']:,}", f"{found['prepare']:,.0f}", f"{found['prompt']:,.0f}"]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def text_table(models: dict, timer: Timer) -> Iterator[str]:
+    """Rows are presets: their decoder's prompt and tokens, and the twin's."""
+    yield f"| text alone | {TEXT_PROMPT} tokens read, ms | in transformers, ms | a token written, ms | in transformers, ms | its class |"
+    yield "|---|---|---|---|---|---|"
+    for preset, (model, _) in models.items():
+        found = measure_text(model, timer)
+        numbers = [f"{value:,.1f}" for pair in (found["prompt"], found["token"]) for value in pair]
+        yield f"| {preset} | {' | '.join(numbers)} | {found['twin']} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["nano", "small"], help="named sizes of configuration/models")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each measurement")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or another device of torch")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of weights and activations"
+    )
+    arguments = parser.parse_args()
+    timer = Timer(torch.device(arguments.device), arguments.repeats)
+    models = {preset: build(preset, timer.device, getattr(torch, arguments.dtype)) for preset in arguments.presets}
+    for line in itertools.chain(media_table(models, timer), [""], text_table(models, timer)):
+        print(line, flush=True)
+    hardware = describe_hardware() if timer.device.type in ("cpu", "cuda") else timer.device.type
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"\n({hardware}; {versions}; {arguments.dtype}; median of {arguments.repeats})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+r"""Is our decoder the same function as transformers' own classes? One row for each family of the GPT line.
+
+    python -m training.checks.parity          # prints the table in Markdown
+
+Every family gets a tiny model of transformers with random values in every parameter, norms and biases included; it is converted
+to ours and back. tests/test_convert.py asserts the same numbers.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+from modeling_mmgpt import MMGPTForCausalLM
+from modeling_mmgpt.releases_mmgpt import CACHE
+from modeling_mmgpt.tools.convert import from_gpt, to_gpt
+
+
+TOLERANCE = 1e-4  # largest difference of a logit, float32
+NEW_TOKENS = 64
+
+OPENAI = {
+    "n_embd": 48,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 128,
+    "layer_norm_epsilon": 1e-3,
+    "resid_pdrop": 0.05,
+    "initializer_range": 0.03,
+}
+LLAMA = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 40,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+}
+# What the table calls a model, its family, and its configuration where that differs from the family's defaults.
+MODELS = {
+    "openai-gpt": ("openai-gpt", OPENAI),
+    "gpt2": ("gpt2", OPENAI | {"n_inner": 96}),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            "hidden_size": 48,
+            "num_layers": 4,
+            "num_heads": 4,
+            "max_position_embeddings": 128,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": 6,
+        },
+    ),
+    "gptj": ("gptj", OPENAI | {"rotary_dim": 8}),
+    "gpt_neox": (
+        "gpt_neox",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+        },
+    ),
+    "gpt_neox, sequential": (
+        "gpt_neox",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "use_parallel_residual": False,
+            "attention_bias": False,
+        },
+    ),
+    "llama": ("llama", LLAMA),
+    "llama 3, biases": (
+        "llama",
+        LLAMA | {"rope_parameters": LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    ),
+    "llama, linear": ("llama", LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
+    # The greedy texts of these two grow past the length at which their wavelengths change.
+    "llama, dynamic": (
+        "llama",
+        LLAMA
+        | {
+            "max_position_embeddings": 40,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        },
+    ),
+    "llama, longrope": ("llama", LLAMA | {"rope_parameters": LONGROPE}),
+    "mistral": ("mistral", LLAMA | {"head_dim": 16, "sliding_window": 6}),
+    "qwen2": ("qwen2", LLAMA | {"tie_word_embeddings": True, "max_window_layers": 4}),
+    "qwen2, sliding": ("qwen2", LLAMA | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}),
+    "qwen3": ("qwen3", LLAMA | {"head_dim": 16, "max_window_layers": 4}),
+    "qwen3, yarn": ("qwen3", LLAMA | {"head_dim": 16, "max_window_layers": 4, "rope_parameters": YARN}),
+    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 6, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}),
+    "mixtral, sliding": ("mixtral", LLAMA | {"num_local_experts": 4, "sliding_window": 6, "head_dim": 16}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        LLAMA
+        | {
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "mlp_only_layers": [1],
+            "head_dim": 16,
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3_moe, own weights": (
+        "qwen3_moe",
+        LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": False},
+    ),
+}
+TOKENS = {"vocab_size": 199, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "dtype": "float32"}
+
+
+@dataclass
+class Parity:
+    """Largest differences of logits in float32; what must be identical is True."""
+
+    logits: float
+    left_padding: float
+    right_padding: float
+    cached: float
+    greedy: bool
+    weights_back: bool
+    config_back: bool
+
+    @property
+    def passed(self) -> bool:
+        differences = (self.logits, self.left_padding, self.right_padding, self.cached)
+        return max(differences) <= TOLERANCE and self.greedy and self.weights_back and self.config_back
+
+
+@torch.no_grad()
+def random_model(model_type: str, options: dict, seed: int = 0) -> PreTrainedModel:
+    """A model of transformers in which no parameter keeps the value that initialisation gives it."""
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[model_type](**TOKENS | options)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            is_scale = name.endswith("weight")
+            parameter.normal_(mean=1.0 if is_scale else 0.0, std=0.3)
+        else:
+            parameter.normal_(std=0.2)
+    return model
+
+
+def random_ids(batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(10, TOKENS["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def largest(difference: torch.Tensor) -> float:
+    return difference.abs().max().item()
+
+
+@torch.no_grad()
+def compare(theirs: PreTrainedModel, ours: MMGPTForCausalLM) -> dict[str, float]:
+    """Largest difference of a logit: whole sequences, with padding on either side, and continued from a cache."""
+    ids = random_ids(3, 24)
+    found = {"logits": largest(theirs(ids).logits - ours(ids).logits)}
+    for side in ("left", "right"):
+        mask = torch.ones_like(ids)
+        for row, padding in enumerate((0, 5, 11)):
+            mask[row, slice(0, padding) if side == "left" else slice(24 - padding, 24)] = 0
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        # Their positions count padding unless they are told; generate() tells them so too.
+        expected = theirs(ids, attention_mask=mask, position_ids=positions).logits
+        actual = ours(ids, attention_mask=mask).logits
+        found[f"{side}_padding"] = largest((expected - actual)[mask.bool()])
+    first = ours(ids[:, :16], use_cache=True)
+    rest = [ours(ids[:, 16:17], use_cache=True, **{CACHE: first[CACHE]})]
+    rest.append(ours(ids[:, 17:], use_cache=True, **{CACHE: rest[0][CACHE]}))
+    found["cached"] = largest(theirs(ids).logits[:, 16:] - torch.cat([step.logits for step in rest], 1))
+    return found
+
+
+def same_greedy_text(theirs: PreTrainedModel, ours: MMGPTForCausalLM) -> bool:
+    ids = random_ids(2, 8, seed=2)
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    return torch.equal(*(model.generate(ids, do_sample=False, **options) for model in (theirs, ours)))
+
+
+def same_weights(model: PreTrainedModel, other: PreTrainedModel) -> bool:
+    mine, others = model.state_dict(), other.state_dict()
+    return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
+
+
+def same_config(model: PreTrainedModel, other: PreTrainedModel) -> bool:
+    return model.config.to_dict() | {"architectures": None} == other.config.to_dict() | {"architectures": None}
+
+
+def measure(name: str) -> Parity:
+    model_type, options = MODELS[name]
+    theirs = random_model(model_type, options)
+    ours = from_gpt(theirs)
+    back = to_gpt(ours, model_type)
+    return Parity(
+        **compare(theirs, ours),
+        greedy=same_greedy_text(theirs, ours),
+        weights_back=same_weights(theirs, back),
+        config_back=same_config(theirs, back),
+    )
+
+
+def format_cell(value: float | bool) -> str:
+    if isinstance(value, bool):
+        return "same" if value else "DIFFERENT"
+    return f"{value:.1e}"
+
+
+def main() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}, float32, CPU\n")
+    print(
+        "| model | logits | left padding | right padding | cached | greedy, 64 tokens | weights back | config back |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    failed = []
+    for name in MODELS:
+        parity = measure(name)
+        cells = [format_cell(value) for value in asdict(parity).values()]
+        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+        if not parity.passed:
+            failed.append(name)
+    if failed:
+        raise SystemExit(f"not equal within {TOLERANCE}: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

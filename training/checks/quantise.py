@@ -1,0 +1,81 @@
+r"""What 8-bit and 4-bit weights cost a trained model: its scores with whole weights, and with the decoder's in fewer bits.
+
+    make quantised MODEL=outputs/demo/model RECIPE=configuration/recipes/demo.yaml
+
+prints the scores of the recipe's test split side by side. The weights alone are quantised, by torchao: one scale for each row (8
+bits) or for each 32 weights of a row (4 bits, where they divide it). Towers, connectors and head stay whole: they are small, and
+what they lose no decoder mends.
+"""
+
+import argparse
+
+import torch
+from torch import nn
+from transformers import TorchAoConfig
+
+from modeling_mmgpt import MMGPTForConditionalGeneration
+from training.data.mixture import load_mixture
+from training.evaluation.evaluate import evaluate_rows
+from training.evaluation.metrics import METRICS
+from training.model_building import load_checkpoint
+from training.recipe import RecipeError, load_recipe
+
+
+# Named from the root of the model; a part that a model does not have is no fault.
+WHOLE = ["model.vision_tower", "model.audio_tower", "model.vision_connector", "model.audio_connector", "lm_head"]
+GROUP = 32  # weights that share a scale at 4 bits
+
+
+def weight_only(bits: int, model: nn.Module) -> TorchAoConfig:
+    """To load `model` again with the decoder's weights in 8 or 4 bits; on every device, unlike torchao's fastest kernels."""
+    try:
+        from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup
+    except ImportError as error:
+        raise ImportError("Quantised weights need torchao: `pip install 'mmgpt[quantise]'`.") from error
+    if bits == 8:
+        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=WHOLE)
+    in_groups, by_row = (IntxWeightOnlyConfig(torch.int4, scales) for scales in (PerGroup(GROUP), PerAxis(0)))
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    kinds = {name: by_row if module.in_features % GROUP else in_groups for name, module in linear.items()}
+    return TorchAoConfig(FqnToConfig(kinds), modules_to_not_convert=WHOLE)
+
+
+def compare(folder: str, rows: list[dict], arguments) -> dict[str, dict]:
+    """{"whole" | "8 bits" | "4 bits": the scores of `evaluate_rows`}"""
+    model, processor = load_checkpoint(folder)
+    arguments.baselines = False  # the same for all of them
+    results = {}
+    for name, bits in (("whole", None), ("8 bits", 8), ("4 bits", 4)):
+        if bits is not None:
+            config = weight_only(bits, model)
+            model = MMGPTForConditionalGeneration.from_pretrained(folder, quantization_config=config)
+        results[name] = evaluate_rows(model, processor, rows, arguments)["tasks"]
+    return results
+
+
+def format_comparison(results: dict[str, dict]) -> str:
+    """A line for each task, a column for each model."""
+    lines = [f"{'task':<20}{'n':>7}  {'measure':<18}" + "".join(f"{name:>10}" for name in results)]
+    for task, score in results["whole"].items():
+        measure = METRICS[score["metric"]].measure
+        values = [scores[task][measure] for scores in results.values()]
+        lines.append(f"{task:<20}{score['n']:>7}  {measure:<18}" + "".join(f"{value:>10.4f}" for value in values))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder saved by training/train.py, or a model of the Hub")
+    parser.add_argument("recipe", help="file in configuration/recipes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example eval.batch_size=16")
+    arguments = parser.parse_args()
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        rows = list(load_mixture(recipe.data.test, recipe.data.root))
+        print(format_comparison(compare(arguments.model, rows, recipe.eval)))
+    except (ImportError, FileNotFoundError, RecipeError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+r"""Does a saved model answer in vLLM as it does in generate()? `make vllm-check MODEL=FOLDER`.
+
+    python -m training.checks.vllm_check FOLDER --vllm .venv-vllm/bin/python
+
+Asks the folder's model questions with pictures, sounds and text, greedily and in float32: generate() in this process, vLLM offline
+(`LLM.generate`) and `vllm serve` with the OpenAI client in others, for vLLM changes transformers' classes. The vLLM processes cannot
+import this package: they run the code in the folder. Prints what is the same token for token, and fails where anything is not.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+
+from modeling_mmgpt.media_loading_mmgpt import load_image
+from training.checks import vllm_answers
+from training.data.samples import text_of
+from training.data.synthetic.course import load_demo
+
+
+WAYS = ("offline", "chat", "streamed", "completion")
+VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+FRAME_SIZE = (64, 64)
+LONGEST_CONTEXT = 2048  # enough for the questions; a model's own limit may be more than 1 GiB of cache holds
+SECONDS_TO_START = 600
+
+
+def held_out_rows(config) -> list[dict]:
+    """Questions of the demo's test data that the model has the senses for, two that mix media, and one about a film of pictures."""
+    sources = ["text"]
+    sources += ["digits", "scenes"] if getattr(config, "vision_config", None) is not None else []
+    sources += ["sounds"] if getattr(config, "audio_config", None) is not None else []
+    by_source = {source: list(load_demo(Path(), "test", source, rows=3)) for source in sources}
+    rows = [row for source in sources for row in by_source[source]]
+    if "digits" in sources:
+        rows.append(join("two pictures", by_source["digits"][0], by_source["scenes"][0]))
+        if getattr(config, "video_token_id", None) is not None:
+            rows.append(film("video", *by_source["scenes"]))
+    if {"scenes", "sounds"} <= set(sources):
+        rows.append(join("picture and sounds", by_source["scenes"][1], by_source["sounds"][0], by_source["sounds"][1]))
+    return rows
+
+
+def join(task: str, *rows: dict) -> dict:
+    """One question out of several: all their media in order, then the last one's text."""
+    content = [part for row in rows for part in row["messages"][0]["content"] if part["type"] != "text"]
+    content.append({"type": "text", "text": text_of(rows[-1]["messages"][0])})
+    media = {kind: [item for row in rows for item in row[kind]] for kind in ("images", "audios")}
+    return {"task": task, "messages": [{"role": "user", "content": content}], **media}
+
+
+def film(task: str, *rows: dict) -> dict:
+    """The rows' pictures as the frames of a video, and the first one's question."""
+    question = text_of(rows[0]["messages"][0])
+    content = [{"type": "video", "text": None}, {"type": "text", "text": question}]
+    frames = [load_image(row["images"][0]).resize(FRAME_SIZE) for row in rows]
+    return {
+        "task": task,
+        "messages": [{"role": "user", "content": content}],
+        "images": [],
+        "audios": [],
+        "videos": [np.stack(frames)],
+    }
+
+
+def make_requests(rows: list[dict], processor, folder: Path) -> list[dict]:
+    """What both sides are asked; media are written to files in `folder`."""
+    requests = []
+    for index, row in enumerate(rows):
+        question = row["messages"][0]
+        files = {"images": [], "audios": []}
+        for kind, suffix in (("images", ".png"), ("audios", ".wav")):
+            for place, item in enumerate(row[kind]):
+                path = folder / f"{index}-{place}{suffix}"
+                path.write_bytes(item["bytes"])
+                files[kind].append(str(path))
+        files["videos"] = []
+        for place, frames in enumerate(row.get("videos", [])):
+            path = folder / f"{index}-{place}.npy"
+            np.save(path, frames)
+            files["videos"].append(str(path))
+        prompt, messages = text_of(question), None
+        if processor.chat_template is not None:
+            prompt = processor.apply_chat_template([question], add_generation_prompt=True)
+            messages = None if files["videos"] else [question]  # the client has no form for frames
+        requests.append({"name": row["task"], "prompt": prompt, "messages": messages, **files})
+    return requests
+
+
+def load(folder: str, with_torchvision: bool):
+    """The model in float32, and its processor (a text model: its tokenizer)."""
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    if not hasattr(model.config, "text_config"):
+        return model, AutoTokenizer.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    if hasattr(processor, "image_processor") and not with_torchvision:
+        # Pillow rounds resized pixels otherwise, by one level of 256.
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, backend="pil")
+    return model, processor
+
+
+def answer_with_generate(model, processor, requests: list[dict], max_new_tokens: int) -> list[dict]:
+    answers = []
+    for request in requests:
+        videos = [np.load(path) for path in request["videos"]]
+        media = {"images": request["images"], "audio": request["audios"], "videos": videos}
+        media = {kind: items for kind, items in media.items() if items}
+        inputs = processor(text=[request["prompt"]], return_tensors="pt", **media)
+        inputs.pop("token_type_ids", None)
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
+        length = inputs["input_ids"].shape[1]
+        text = processor.decode(output[length:], skip_special_tokens=True)
+        answers.append({"prompt": output[:length], "tokens": output[length:], "text": text})
+    return answers
+
+
+def run_vllm(python: Path, folder: Path, *arguments: str) -> list[dict]:
+    """What training/checks/vllm_answers.py answers, run by the vLLM environment's `python` in `folder`."""
+    answers = folder / "answers.json"
+    command = [str(python), "-I", vllm_answers.__file__, *arguments, str(folder / "requests.json"), str(answers)]
+    log = folder / f"{arguments[0]}.log"
+    with log.open("w") as output:
+        result = subprocess.run(command, cwd=folder, env=vllm_environment(folder), stdout=output, stderr=output)
+    if result.returncode:
+        raise SystemExit(f"{tail(log)}\nvLLM ({arguments[0]}) failed: its last words stand above.")
+    return json.loads(answers.read_text(encoding="utf-8"))
+
+
+def vllm_environment(folder: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return kept | VLLM_ENVIRONMENT | {"HF_MODULES_CACHE": str(folder / "modules")}
+
+
+def tail(log: Path, lines: int = 40) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def vllm_server(python: Path, model_folder: str, folder: Path, max_model_len: int):
+    """`vllm serve` on a free port, up while the block runs; gives its base URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What `vllm serve` runs. The command itself looks for a package named vllm, which vllm-cpu 0.32 is not.
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model_folder]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model-impl", "transformers", "--trust-remote-code", "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "8"]
+    log = folder / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=vllm_environment(folder),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        wait_for(server, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def wait_for(server: subprocess.Popen, url: str, log: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(f"{tail(log)}\nvllm serve ended by itself: its last words stand above.")
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(1)
+    raise SystemExit(f"{tail(log)}\nvllm serve was not up after {SECONDS_TO_START} s: its last words stand above.")
+
+
+def verdict(expected: dict, answer: dict | None) -> str:
+    """`same`, where the two part, or a dash if this way was not asked."""
+    if answer is None:
+        return "-"
+    for key, name in (("prompt", "prompt"), ("tokens", "answer")):
+        if answer[key] != expected[key]:
+            pairs = zip(expected[key], answer[key], strict=False)
+            place = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
+            return f"DIFFERENT {name} " + ("length" if place is None else f"from token {place}")
+    return "same"
+
+
+def print_table(requests: list[dict], expected: list[dict], answers: list[dict]) -> list[str]:
+    """Prints a row for each request; returns the names of those that are not the same everywhere."""
+    print("| request | prompt tokens | generate() | vLLM offline | server: chat | streamed | completions |")
+    print("|---|---|---|---|---|---|---|")
+    failed = []
+    for request, reference, answer in zip(requests, expected, answers, strict=True):
+        verdicts = [verdict(reference, answer.get(way)) for way in WAYS]
+        text = " ".join(reference["text"].split()).replace("|", " ")
+        shown = text if len(text) <= 32 else text[:31] + "…"
+        print("| " + " | ".join([request["name"], str(len(reference["prompt"])), shown, *verdicts]) + " |")
+        if any(word.startswith("DIFFERENT") for word in verdicts):
+            failed.append(request["name"])
+    return failed
+
+
+def has_torchvision(python: Path) -> bool:
+    return subprocess.run([python, "-I", "-c", "import torchvision"], capture_output=True).returncode == 0
+
+
+def versions(python: Path) -> str:
+    program = "from importlib.metadata import version as v; print(*(f'{n} {v(n)}' for n in ('vllm-cpu', 'transformers', 'torch')), sep=', ')"
+    theirs = subprocess.run([python, "-I", "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+    return f"vLLM: {theirs}. generate(): transformers {transformers.__version__}, torch {torch.__version__}. float32, CPU."
+
+
+def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
+    config = AutoConfig.from_pretrained(model_folder, trust_remote_code=True)
+    max_model_len = min(config.get_text_config().max_position_embeddings, LONGEST_CONTEXT)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with_torchvision = has_torchvision(python)
+        model, processor = load(model_folder, with_torchvision)
+        rows = [row for row in held_out_rows(config) if with_torchvision or not row.get("videos")]
+        requests = make_requests(rows, processor, folder)
+        expected = answer_with_generate(model, processor, requests, max_new_tokens)
+        asked = {"requests": requests, "max_new_tokens": max_new_tokens, "max_model_len": max_model_len}
+        asked["suppress_tokens"] = model.generation_config.suppress_tokens or []
+        (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
+        offline = run_vllm(python, folder, "offline", model_folder)
+        with vllm_server(python, model_folder, folder, max_model_len) as base_url:
+            served = run_vllm(python, folder, "served", base_url)
+        answers = [one | other for one, other in zip(offline, served, strict=True)]
+        print(versions(python) + "\n")
+        return print_table(requests, expected, answers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a saved folder, for example outputs/demo/model")
+    parser.add_argument(
+        "--vllm", type=Path, required=True, metavar="PYTHON", help="Python of an environment with vLLM"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    arguments = parser.parse_args()
+    folder = Path(arguments.model).absolute()
+    if not (folder / "config.json").is_file():
+        parser.error(f"{arguments.model} holds no model: run `make demo` first, or name a folder, MODEL=outputs/mine.")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    failed = check(str(folder), arguments.vllm.absolute(), arguments.max_new_tokens)
+    if failed:
+        raise SystemExit(f"\nvLLM does not answer as generate() does: {', '.join(failed)}")
+    print("\nAll the same.")
+
+
+if __name__ == "__main__":
+    main()

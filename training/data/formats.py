@@ -1,0 +1,330 @@
+r"""Shapes: how the records of a data set become rows of the one sample format, by the name that recipes use as `adapter`.
+
+A shape is a function `shape(record, **options) -> row`, or a list of rows; the options name the record's columns, with
+the names that are usual on the Hub as defaults. `a.b` names a field inside a column, also of each entry of a list.
+
+    adapter            a record                                                                  data sets of this kind
+    messages           messages (text or parts), images, audios, videos                          TRL, LLaMA-Factory
+    llava              conversations of {from, value} with <image>, <audio>, <video> marks       LLaVA, ShareGPT
+    cauldron           texts of {user, assistant}, images                                        the_cauldron, FineVision
+    prompt_answer      any columns, written into a prompt, and an answer; media before it        GSM8K, anything
+    labelled_media     image, audio or video, label (the classes in `words`)                     imagefolder, ESC, MNIST
+    captions           image, caption (one or several)                                           COCO, Flickr
+    vqa                image, question, answer (one or several)                                  VQAv2, GQA
+    asr                audio, text                                                               LibriSpeech, LJSpeech
+    translation        a text in two languages, in columns or under `translation`                WMT, OPUS
+    summarisation      document, summary                                                         XSum, SAMSum
+    extractive_qa      context, question, answers.text (empty: there is no answer)               SQuAD
+    instructions       instruction, input, output                                                Alpaca, Self-Instruct
+    text               text: one assistant turn, without a question                              FineWeb, TinyStories
+    rows               rows of the sample format                                                 training/prepare_data.py
+"""
+
+import difflib
+import inspect
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from training.data.samples import FEATURES, assistant_turn, user_turn
+
+
+NO_ANSWER = "unanswerable"  # what a model says where a text does not hold the answer
+ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+MARK = re.compile(r"\s*<(image|audio|video)>\s*")
+FIELD = re.compile(r"{([^{}]+)}")
+
+
+class BrokenSample(ValueError):
+    """Something is wrong with one sample; the others can be used."""
+
+
+class MissingColumn(ValueError):
+    """A recipe names a column that the data do not have."""
+
+
+def lookup(record: dict, column: str) -> Any:
+    """The value of a column, or of a field inside it (`answers.text`). Raises `BrokenSample` where it is empty."""
+    value, keys = record, [column] if column in record else column.split(".")
+    for key in keys:
+        if isinstance(value, list):
+            value = [item.get(key) for item in value]
+            continue
+        if not isinstance(value, dict) or key not in value:
+            names = list(value) if isinstance(value, dict) else []
+            nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+            raise MissingColumn(f"there is no column {column!r}; the nearest is {nearest}, of {names}.")
+        value = value[key]
+        if value is None:
+            raise BrokenSample(f"column {column!r} is empty")
+    return value
+
+
+def fill(template: str, record: dict) -> str:
+    """The template with each {column} replaced by the record's value."""
+    return FIELD.sub(lambda field: str(lookup(record, field[1])), template)
+
+
+def media_of(record: dict, column: str | None) -> list[dict]:
+    """The media of a column: one or a list, each file bytes, a path or `{"bytes", "path"}`."""
+    if column is None:
+        return []
+    value = lookup(record, column)
+    return [as_medium(item, column) for item in (value if isinstance(value, list) else [value])]
+
+
+def as_medium(item: Any, column: str) -> dict:
+    if isinstance(item, bytes):
+        return {"bytes": item, "path": None}
+    if isinstance(item, str):
+        return {"bytes": None, "path": item}
+    if isinstance(item, dict) and (item.get("bytes") is not None or item.get("path")):
+        return {"bytes": item.get("bytes"), "path": item.get("path")}
+    raise BrokenSample(f"column {column!r} holds {type(item).__name__} where a file's bytes or path should be")
+
+
+def as_words(label: Any, words: list | dict | None) -> str:
+    """What a label is called: entry `label` of a list, or of a dict; without words the label itself."""
+    if words is None:
+        return str(label)
+    known = dict(enumerate(words)) if isinstance(words, list) else words
+    if label not in known:
+        raise BrokenSample(f"label {label!r} has no word among {words}")
+    return str(known[label])
+
+
+# ---- conversations
+
+
+def messages(
+    record: dict,
+    messages: str = "messages",
+    images: str | None = None,
+    audios: str | None = None,
+    videos: str | None = None,
+) -> dict:
+    """Conversations as TRL has them. Media without a part of their own stand before the first question.
+
+    images, audios, videos (`str`, *optional*): columns; by default of these names, where the record has them."""
+    columns = {"image": images or "images", "audio": audios or "audios", "video": videos or "videos"}
+    found = {kind: media_or_none(record, column) for kind, column in columns.items()}
+    turns = []
+    for message in lookup(record, messages):
+        content = message.get("content")
+        if content is None:
+            raise BrokenSample(f"a {message.get('role')} turn has no content")
+        if isinstance(content, str):
+            turns.append({"role": message["role"], "content": split_marks(content)})
+            continue
+        parts = []
+        for part in content:
+            kind = part["type"]
+            if kind in found:
+                inline = part.get(kind) or part.get("path") or part.get("url")
+                found[kind] += [as_medium(inline, messages)] if inline else []
+                parts.append({"type": kind, "text": None})
+            elif kind == "text":
+                parts.append({"type": "text", "text": part["text"]})
+            else:
+                raise BrokenSample(f"a part of a message is of type {kind!r}, which the sample format does not have")
+        turns.append({"role": message["role"], "content": parts})
+    return conversation_row(turns, found)
+
+
+def llava(
+    record: dict,
+    conversations: str = "conversations",
+    image: str | None = "image",
+    audio: str | None = None,
+    video: str | None = None,
+    role: str = "from",
+    value: str = "value",
+) -> dict:
+    """Conversations as LLaVA and ShareGPT have them, each medium at the place of its mark."""
+    turns = [
+        {"role": ROLES.get(turn[role], turn[role]), "content": split_marks(turn[value])}
+        for turn in lookup(record, conversations)
+    ]
+    columns = {"image": image, "audio": audio, "video": video}
+    return conversation_row(turns, {kind: media_or_none(record, column) for kind, column in columns.items()})
+
+
+def cauldron(record: dict, texts: str = "texts", images: str = "images") -> dict:
+    """Questions and answers about the same images."""
+    turns = []
+    for text in lookup(record, texts):
+        turns += [user_turn(text["user"]), assistant_turn(text["assistant"])]
+    return conversation_row(turns, {"image": media_or_none(record, images)})
+
+
+def media_or_none(record: dict, column: str | None) -> list[dict]:
+    """As `media_of`; text-only samples stand among the others, with nothing in the column or without it."""
+    return media_of(record, column) if column is not None and record.get(column) is not None else []
+
+
+def split_marks(text: str) -> list[dict]:
+    """The parts of a text with <image>, <audio> and <video> marks."""
+    parts = []
+    for index, piece in enumerate(MARK.split(text)):
+        if index % 2:
+            parts.append({"type": piece, "text": None})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def conversation_row(turns: list[dict], found: dict[str, list[dict]]) -> dict:
+    """The row of a conversation and its media by kind; those that no part stands for come before the first question."""
+    for kind in ("image", "audio", "video"):
+        media = found.get(kind, [])
+        count = sum(part["type"] == kind for turn in turns for part in turn["content"])
+        if not count and media:
+            first = next((turn for turn in turns if turn["role"] == "user"), None)
+            if first is None:
+                raise BrokenSample(f"it has {len(media)} {kind} inputs and no user turn for them")
+            first["content"] = [{"type": kind, "text": None}] * len(media) + first["content"]
+        elif count != len(media):
+            raise BrokenSample(f"its messages have {count} {kind} parts, but it comes with {len(media)}")
+    if not any(turn["role"] == "assistant" for turn in turns):
+        raise BrokenSample("it has no assistant turn: there is nothing to learn from it")
+    return {"messages": turns, **{f"{kind}s": media for kind, media in found.items()}}
+
+
+# ---- one question, one answer
+
+
+def prompt_answer(
+    record: dict,
+    prompt: str,
+    answer: str,
+    references: list[str] | None = None,
+    image: str | None = None,
+    audio: str | None = None,
+    video: str | None = None,
+    words: list | dict | None = None,
+    no_answer: str | None = None,
+    choices: str | None = None,
+) -> dict:
+    r"""
+    prompt (`str`): the question; `{column}` stands for a value of the record.
+    answer (`str`): column of the answer, or of a list of right ones: the commonest is learnt, all are references.
+    references (`list[str]`, *optional*): columns of all right answers, where they stand in several.
+    image, audio, video (`str`, *optional*): column of one medium or a list of them, put before the question.
+    words (`list` or `dict`, *optional*): what each label in the answer's column is called.
+    no_answer (`str`, *optional*): the answer where the list of answers is empty; without it the sample is broken.
+    choices (`str`, *optional*): column of a list of choices, put after the question as A, B, C ...; the answer's column
+        then has the number of the right one, from 0.
+    """
+    question = fill(prompt, record)
+    given = lookup(record, answer)
+    answers = [as_words(item, words) for item in given] if isinstance(given, list) else [as_words(given, words)]
+    if choices is not None:
+        letters = [chr(ord("A") + index) for index in range(len(lookup(record, choices)))]
+        lines = [f"{letter}. {choice}" for letter, choice in zip(letters, lookup(record, choices), strict=True)]
+        question, answers = "\n".join([question, *lines]), [as_words(given, letters)]
+    if not answers and no_answer is not None:
+        answers = [no_answer]
+    answers = [text.strip() for text in answers if text.strip()]
+    if not answers:
+        raise BrokenSample(f"column {answer!r} has no answer")
+    learnt = Counter(answers).most_common(1)[0][0]
+    if references is not None:
+        answers = [str(lookup(record, column)) for column in references]
+    found = {"image": media_of(record, image), "audio": media_of(record, audio), "video": media_of(record, video)}
+    media = tuple(kind for kind, items in found.items() for _ in items)
+    return {
+        "messages": [user_turn(question, media), assistant_turn(learnt)],
+        "references": answers if len(answers) > 1 else [],
+        **{f"{kind}s": items for kind, items in found.items()},
+    }
+
+
+def captions(
+    record: dict, prompt: str = "Describe the picture.", answer: str = "caption", each: bool = False, **options
+) -> list[dict]:
+    r"""
+    each (`bool`, *optional*, defaults to False): a row for each caption of a picture, for training; else one row with all
+        of them as references.
+    """
+    row = prompt_answer(record, prompt, answer, **{"image": "image"} | options)
+    if not each:
+        return [row]
+    question = row["messages"][0]
+    texts = row["references"] or [row["messages"][1]["content"][0]["text"]]
+    return [{**row, "messages": [question, assistant_turn(text)], "references": []} for text in texts]
+
+
+def translation(
+    record: dict,
+    source: str = "en",
+    target: str = "de",
+    prompt: str = "Translate {source} to {target}: {text}",
+    **options,
+) -> dict:
+    r"""
+    source, target (`str`, *optional*): the languages, which are the names of the columns.
+    """
+    texts = lookup(record, "translation") if "translation" in record else record
+    filled = fill(prompt, {"source": source, "target": target, "text": lookup(texts, source)})
+    return prompt_answer({"prompt": filled, "answer": lookup(texts, target)}, "{prompt}", "answer", **options)
+
+
+def instructions(
+    record: dict, instruction: str = "instruction", input: str | None = "input", answer: str = "output", **options
+) -> dict:
+    r"""
+    input (`str`, *optional*): column of what the instruction is about; it may be empty.
+    """
+    about = record.get(input) if input is not None else None
+    prompt = f"{lookup(record, instruction)}\n\n{about}" if about else lookup(record, instruction)
+    return prompt_answer({**record, "\0prompt": prompt}, "{\0prompt}", answer, **options)
+
+
+# ---- plain text
+
+
+def text(record: dict, text: str = "text", window: int | None = None) -> list[dict]:
+    r"""
+    text (`str`, *optional*): column of the text.
+    window (`int`, *optional*): cut into pieces of so many characters, a row each.
+    """
+    whole = lookup(record, text)
+    if not whole.strip():
+        raise BrokenSample(f"column {text!r} is blank")
+    window = window or len(whole)
+    return [{"messages": [assistant_turn(whole[start : start + window])]} for start in range(0, len(whole), window)]
+
+
+def rows(record: dict) -> dict:
+    """Rows as training/prepare_data.py writes them: all they say of themselves stays."""
+    return {name: value for name, value in record.items() if name in FEATURES and value is not None}
+
+
+SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
+    "messages": messages,
+    "llava": llava,
+    "cauldron": cauldron,
+    "prompt_answer": prompt_answer,
+    "labelled_media": partial(prompt_answer, answer="label"),
+    "captions": captions,
+    "vqa": partial(prompt_answer, prompt="{question}", answer="answer", image="image"),
+    "asr": partial(prompt_answer, prompt="Transcribe the speech.", answer="text", audio="audio"),
+    "translation": translation,
+    "summarisation": partial(prompt_answer, prompt="Summarise:\n{document}", answer="summary"),
+    "extractive_qa": partial(
+        prompt_answer, prompt="{context}\n\n{question}", answer="answers.text", no_answer=NO_ANSWER
+    ),
+    "instructions": instructions,
+    "text": text,
+    "rows": rows,
+}
+
+
+def shape_options(name: str) -> list[str]:
+    """The options that a shape takes."""
+    names = set(inspect.signature(SHAPES[name]).parameters) - {"record"}
+    if "options" in names:
+        names = names - {"options"} | set(inspect.signature(prompt_answer).parameters) - {"record"}
+    return sorted(names)

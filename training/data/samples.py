@@ -1,0 +1,90 @@
+r"""The one sample format: conversations with their media as undecoded file bytes.
+
+    {"id": "0_george_5", "task": "fsdd", "metric": None,
+     "messages": [{"role": "user", "content": [{"type": "audio", "text": None}, {"type": "text", "text": "Which digit?"}]},
+                  {"role": "assistant", "content": [{"type": "text", "text": "7"}]}],
+     "references": [], "images": [], "audios": [{"bytes": b"RIFF...", "path": None}]}
+
+Media stand in `images`, `audios` and `videos` in the order of their items in the messages. They stay bytes until the collator
+decodes a batch: a data set of thousands of clips is then a few megabytes of memory.
+
+Plain text is a conversation of one assistant turn. `references` are all right answers, where there are several; `metric` is
+the name of what judges the answers (training/evaluation/metrics), exact match where it is None.
+"""
+
+from pathlib import Path
+
+from datasets import Dataset, Features, List, Value
+
+
+MEDIUM = {"bytes": Value("binary"), "path": Value("string")}
+ITEM = {"type": Value("string"), "text": Value("string")}
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "task": Value("string"),
+        "metric": Value("string"),
+        "messages": List({"role": Value("string"), "content": List(ITEM)}),
+        "references": List(Value("string")),
+        "images": List(MEDIUM),
+        "audios": List(MEDIUM),
+        "videos": List(MEDIUM),
+    }
+)
+
+
+def make_dataset(rows: list[dict]) -> Dataset:
+    """Rows of the sample format with all columns present, so that data sets of any kind can be mixed."""
+    return Dataset.from_list([complete_row(row) for row in rows], features=FEATURES)
+
+
+def complete_row(row: dict) -> dict:
+    """The row with every column of the sample format."""
+    empty = {"id": None, "task": None, "metric": None, "messages": [], "references": []}
+    return empty | {"images": [], "audios": [], "videos": []} | row
+
+
+def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:
+    """A question: first the media, named by kind ("image", "audio", "video"), then the text."""
+    items = [{"type": kind, "text": None} for kind in media]
+    return {"role": "user", "content": [*items, {"type": "text", "text": text}]}
+
+
+def assistant_turn(text: str) -> dict:
+    """An answer."""
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def medium(data: bytes) -> dict:
+    """The bytes of an image, sound or video file."""
+    return {"bytes": data, "path": None}
+
+
+def text_of(message: dict) -> str:
+    """The text of a message, whether its content is a string or a list of items."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(item["text"] for item in content if item["type"] == "text")
+
+
+def answer_of(row: dict) -> str:
+    """What the last assistant turn says: the reference of an evaluation."""
+    last = row["messages"][-1]
+    if last["role"] != "assistant":
+        raise ValueError(f"row {row.get('id')!r} ends with a {last['role']} turn: there is no answer to compare with.")
+    return text_of(last).strip()
+
+
+def references_of(row: dict) -> list[str]:
+    """All right answers of an evaluation: `references`, or what the last assistant turn says."""
+    return list(row.get("references") or []) or [answer_of(row)]
+
+
+def require_file(path: Path) -> Path:
+    """The path itself, if it is a file; else an error that says how to name the data folder."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: name the folder that holds the data sets with data.root=FOLDER."
+        )
+    return path

@@ -1,0 +1,457 @@
+"""Drawn scenes of three grey boxes with sentences about them, in the manner of NLVR (Suhr et al. 2017): made on the spot, from a seed.
+
+NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Four
+scenes of five are towers of blocks, the others scattered things, which take far longer to learn to see.
+
+Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore an answer says
+what is in each box, how many of those that the sentence speaks of, and only then whether it is true: "There are two towers with a
+black base" is answered by
+
+    black blue: 1; yellow: 0; black black yellow: 1 = 2 #### true
+
+How to count is learnt sooner from words than from pictures: there the question itself says what is in the boxes.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import Dataset
+from PIL import Image, ImageDraw
+
+from training.data.conversation import Exchange, conversation
+from training.data.samples import make_dataset
+from training.evaluation.metrics.final_answer import MARK
+
+
+BOX, GAP = 100, 50  # pixels
+GROUND, BETWEEN = (211, 211, 211), (128, 128, 128)
+COLOURS = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
+SHAPES = ("circle", "square", "triangle")
+SIZES = {"small": 10, "medium": 20, "large": 30}
+BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
+MOST = 7  # things in a box
+TOWERS = 0.8  # share of the scenes
+BOXES = 3
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+WALLS = ("left", "right", "top", "bottom")
+TRIES = 40  # sentences that are made up before one of the other verdict will do
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing in a box, `left` and `top` in pixels of the box."""
+
+    shape: str
+    colour: str
+    size: str
+    left: int
+    top: int
+
+    @property
+    def walls(self) -> set[str]:
+        """Which walls of its box it touches."""
+        end = BOX - SIZES[self.size]
+        near = {"left": self.left == 0, "right": self.left == end, "top": self.top == 0, "bottom": self.top == end}
+        return {wall for wall, touches in near.items() if touches}
+
+
+Things = tuple[Thing, ...]  # of one box; those of a tower from its base up
+
+
+class Scene(NamedTuple):
+    """The things of three boxes."""
+
+    has_towers: bool
+    boxes: tuple[Things, ...]
+
+
+class Property(NamedTuple):
+    """What a tower or a box may have, in words that follow "with"."""
+
+    words: str
+    holds: Callable[[Things], bool]
+
+
+class Sentence(NamedTuple):
+    """`count`: how many of what it speaks of are in a box with these things; `holds`: whether so many in all make it true."""
+
+    text: str
+    count: Callable[[Things], int]
+    holds: Callable[[int], bool]
+
+    def counts(self, scene: Scene) -> list[int]:
+        return [self.count(things) for things in scene.boxes]
+
+    def is_true_of(self, scene: Scene) -> bool:
+        return self.holds(sum(self.counts(scene)))
+
+
+# ---- scenes
+
+
+def draw_towers(rng: random.Random) -> Scene:
+    boxes = []
+    for _ in range(BOXES):
+        colours = rng.choices(list(COLOURS), k=rng.randint(1, HIGHEST))
+        tops = [BOX - BLOCK - (BLOCK + 1) * level for level in range(HIGHEST)]
+        boxes.append(
+            tuple(Thing("square", colour, "medium", 40, top) for colour, top in zip(colours, tops, strict=False))
+        )
+    return Scene(True, tuple(boxes))
+
+
+def draw_things(rng: random.Random, most: int = MOST) -> Scene:
+    return Scene(
+        False, tuple(fill_box(rng, min(most, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7)))) for _ in range(BOXES))
+    )
+
+
+def fill_box(rng: random.Random, count: int) -> Things:
+    """Up to `count` things that do not overlap; every third one stands at a wall."""
+    things: list[Thing] = []
+    for _ in range(count * 4):
+        size = rng.choice(list(SIZES))
+        end = BOX - SIZES[size]
+        place = [rng.randint(1, end - 1), rng.randint(1, end - 1)]
+        if rng.random() < 0.35:
+            place[rng.randrange(2)] = rng.choice((0, end))
+        if rng.random() < 0.1:
+            place = [rng.choice((0, end)), rng.choice((0, end))]
+        thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), size, *place)
+        if len(things) < count and not any(overlap(thing, other) for other in things):
+            things.append(thing)
+    return tuple(things)
+
+
+def overlap(one: Thing, other: Thing) -> bool:
+    return all(
+        getattr(one, side) < getattr(other, side) + SIZES[other.size] + 2
+        and getattr(other, side) < getattr(one, side) + SIZES[one.size] + 2
+        for side in ("left", "top")
+    )
+
+
+def picture(scene: Scene) -> Image.Image:
+    image = Image.new("RGB", (3 * BOX + 2 * GAP, BOX), BETWEEN)
+    draw = ImageDraw.Draw(image)
+    for index, things in enumerate(scene.boxes):
+        start = index * (BOX + GAP)
+        draw.rectangle((start, 0, start + BOX - 1, BOX - 1), fill=GROUND)
+        for thing in things:
+            left, top, side = start + thing.left, thing.top, SIZES[thing.size] - 1
+            area, fill = (left, top, left + side, top + side), COLOURS[thing.colour]
+            if thing.shape == "circle":
+                draw.ellipse(area, fill=fill)
+            elif thing.shape == "square":
+                draw.rectangle(area, fill=fill)
+            else:
+                draw.polygon([(left, top + side), (left + side, top + side), (left + side / 2, top)], fill=fill)
+    return image
+
+
+# ---- what a tower or a box may have
+
+
+def number_of(rng: random.Random, most: int) -> tuple[int, str]:
+    """A number from 1, and how it is written."""
+    number = rng.randint(1, most)
+    return number, rng.choice((WORDS[number], str(number)))
+
+
+def noun(rng: random.Random, number: int, one: str = "") -> str:
+    """`one`, or a general word for a thing, as it stands behind a number."""
+    return (one or rng.choice(("item", "item", "object"))) + ("" if number == 1 else "s")
+
+
+def amount(rng: random.Random, most: int, one: str, count: Callable[[Things], int]) -> Property:
+    """A number of `one`, by a count of them."""
+    number, written = number_of(rng, most)
+    limit, holds = rng.choice(
+        (
+            ("", lambda found: found == number),
+            ("exactly ", lambda found: found == number),
+            ("only ", lambda found: found == number),
+            ("at least ", lambda found: found >= number),
+        )
+    )
+    return Property(f"{limit}{written} {noun(rng, number, one)}", lambda things: holds(count(things)))
+
+
+def colours_of(things: Things) -> list[str]:
+    return [thing.colour for thing in things]
+
+
+def colours(rng: random.Random, one: str) -> Property:
+    """Which colours things have, whatever their number."""
+    first, second = rng.sample(list(COLOURS), 2)
+    many = noun(rng, 2, one)
+    words, wanted = rng.choice(
+        (
+            (f"only {first} {many}", {first}),
+            (f"only {first} and {second} {many}", {first, second}),
+            (f"{many} of only {first} and {second} {rng.choice(('color', 'colour'))}", {first, second}),
+            (f"{many} of all 3 {rng.choice(('', 'different '))}{rng.choice(('colors', 'colours'))}", set(COLOURS)),
+        )
+    )
+    if rng.random() < 0.2:
+        words = f"{many} of only one color"
+        return Property(words, lambda things: len(set(colours_of(things))) == 1)
+    return Property(words, lambda things: set(colours_of(things)) == wanted)
+
+
+def coloured(rng: random.Random, one: str) -> Property:
+    """So many things of one colour."""
+    colour = rng.choice(list(COLOURS))
+    if rng.random() < 0.4:
+        return Property(f"a {colour} {noun(rng, 1, one)}", lambda things: colour in colours_of(things))
+    return amount(rng, 3, f"{colour} {noun(rng, 1, one)}", lambda things: colours_of(things).count(colour))
+
+
+def tower_place(rng: random.Random) -> Property:
+    """The colour of a tower's base, top or second block."""
+    colour = rng.choice(list(COLOURS))
+    words, level = rng.choice(
+        (
+            (f"a {colour} block at {rng.choice(('the ', ''))}{rng.choice(('base', 'bottom'))}", 0),
+            (f"a {colour} base", 0),
+            (f"a {colour} block at the top", -1),
+            (f"a {colour} block {rng.choice(('at the top', 'on top'))}", -1),
+            (f"a {colour} second block", 1),
+        )
+    )
+    return Property(words, lambda tower: len(tower) > level and tower[level].colour == colour)
+
+
+def tower_order(rng: random.Random) -> Property:
+    """One block on another."""
+    first, second = rng.choices(list(COLOURS), k=2)
+    if first == second and rng.random() < 0.5:
+        words = f"{rng.choice(('2', 'two'))} {first} blocks stacked together"
+    elif rng.random() < 0.2:
+        words = f"a {second} block {rng.choice(('below', 'under'))} a {first} block"
+    else:
+        words = f"a {first} block {rng.choice(('over', 'above', 'on top of', 'on'))} a {second} block"
+
+    def holds(tower: Things) -> bool:
+        return (second, first) in zip(colours_of(tower), colours_of(tower)[1:], strict=False)
+
+    return Property(words, holds)
+
+
+def tower_property(rng: random.Random) -> Property:
+    makers = (
+        lambda: amount(rng, HIGHEST, "block", len),
+        lambda: tower_place(rng),
+        lambda: tower_place(rng),
+        lambda: tower_order(rng),
+        lambda: coloured(rng, "block"),
+        lambda: colours(rng, "block"),
+    )
+    return together(rng, makers)
+
+
+def shaped(rng: random.Random) -> Property:
+    """A thing of one colour and shape, perhaps at a wall."""
+    colour, shape = rng.choice(list(COLOURS)), rng.choice((*SHAPES, None))
+    at_wall = rng.random() < 0.3
+    words = f"a {colour} {noun(rng, 1, shape or '')}"
+    if at_wall:
+        words += f" touching the {rng.choice(('wall', 'edge'))}"
+
+    def holds(things: Things) -> bool:
+        return any(
+            thing.colour == colour and shape in (None, thing.shape) and (thing.walls or not at_wall)
+            for thing in things
+        )
+
+    return Property(words, holds)
+
+
+def highest(rng: random.Random) -> Property:
+    colour = rng.choice(list(COLOURS))
+    words = f"a {colour} {rng.choice(('item', 'one'))} on top"
+    return Property(words, lambda things: bool(things) and min(things, key=lambda one: one.top).colour == colour)
+
+
+def box_property(rng: random.Random) -> Property:
+    makers = (
+        lambda: amount(rng, MOST, "", len),
+        lambda: shaped(rng),
+        lambda: shaped(rng),
+        lambda: coloured(rng, ""),
+        lambda: colours(rng, ""),
+        lambda: highest(rng),
+    )
+    return together(rng, makers)
+
+
+def together(rng: random.Random, makers: tuple[Callable[[], Property], ...]) -> Property:
+    """One property, or two of different kinds."""
+    first, second = (maker() for maker in rng.sample(makers, 2))
+    if rng.random() < 0.7:
+        return first
+    return Property(f"{first.words} and {second.words}", lambda things: first.holds(things) and second.holds(things))
+
+
+# ---- sentences: how many of some unit (towers, boxes, things) there are with some property
+
+
+def quantify(rng: random.Random, one: str, many: str, most: int, count: Callable[[Things], int]) -> Sentence:
+    """How many of `one`, `many`, there are."""
+    number, written = number_of(rng, most)
+    is_are, name = ("is", one) if number == 1 else ("are", many)
+    words, holds = rng.choice(
+        (
+            (f"is a {one}", lambda found: found >= 1),
+            (f"is at least {rng.choice(('a', 'one', '1'))} {one}", lambda found: found >= 1),
+            (f"is no {one}", lambda found: found == 0),
+            (f"{is_are} {written} {name}", lambda found: found == number),
+            (f"{is_are} {rng.choice(('exactly', 'only'))} {written} {name}", lambda found: found == number),
+            (f"{is_are} at least {written} {name}", lambda found: found >= number),
+        )
+    )
+    return Sentence(finish(rng, f"There {words}"), count, holds)
+
+
+def finish(rng: random.Random, text: str) -> str:
+    """As people write: with or without a capital, with or without a full stop."""
+    return rng.choice((text, text[0].lower() + text[1:])) + rng.choice((".", ""))
+
+
+def about_things(rng: random.Random) -> Sentence:
+    """Things by their look and place, whichever box they are in."""
+    shape, colour = rng.choice((None, *SHAPES)), rng.choice((None, *COLOURS, *COLOURS))
+    place, fits = rng.choice(
+        (
+            ("", lambda walls: True),
+            (f" touching {rng.choice(('the edge', 'the wall', 'an edge', 'the side'))}", bool),
+            (f" not touching {rng.choice(('any edge', 'the wall', 'any edge'))}", lambda walls: not walls),
+            (f" {rng.choice(('closely touching the bottom of a box', 'touching the base'))}", lambda walls: "bottom" in walls),
+            (f" {rng.choice(('closely ', ''))}touching right wall of a box", lambda walls: "right" in walls),
+            (f" closely touching {rng.choice(('a corner of a box', 'a box corner'))}", lambda walls: len(walls) == 2),
+        )
+    )  # fmt: skip
+    adjective = "" if colour is None else f"{colour} "
+    name = shape or noun(rng, 1)
+
+    def count(things: Things) -> int:
+        return sum(
+            shape in (None, thing.shape) and colour in (None, thing.colour) and fits(thing.walls) for thing in things
+        )
+
+    return quantify(rng, f"{adjective}{name}{place}", f"{adjective}{name}s{place}", 5, count)
+
+
+def about_blocks(rng: random.Random) -> Sentence:
+    """Blocks by their colour and place, whichever tower they stand in."""
+    colour = rng.choice(list(COLOURS))
+    place, which = rng.choice(
+        (("", slice(None)), (" as the base of a tower", slice(1)), (" as the top of a tower", slice(-1, None)))
+    )
+    return quantify(
+        rng,
+        f"{colour} block{place}",
+        f"{colour} blocks{place}",
+        3,
+        lambda tower: colours_of(tower[which]).count(colour),
+    )
+
+
+def about_units(rng: random.Random, one: str, many: str, property: Property) -> Sentence:
+    """How many towers or boxes have a property; also of each of them, and of some of the three."""
+
+    def count(things: Things) -> int:
+        return int(property.holds(things))
+
+    kind = rng.random()
+    if kind < 0.1:
+        start = rng.choice((f"Each {one} has", f"Every {one} has", f"All 3 {many} have"))
+        return Sentence(finish(rng, f"{start} {property.words}"), count, lambda found: found == BOXES)
+    if kind < 0.2:
+        start = rng.choice((f"One {one}", f"One of the {one}"))
+        words = f"{rng.choice(('has', 'contains'))} {property.words}"
+        return Sentence(finish(rng, f"{start} {words}"), count, lambda found: found >= 1)
+    having = rng.choice(("with", "with", "having", "which has", "that contains"))
+    plural = having.replace("has", "have").replace("contains", "contain")
+    return quantify(rng, f"{one} {having} {property.words}", f"{many} {plural} {property.words}", 3, count)
+
+
+def about_towers(rng: random.Random) -> Sentence:
+    if rng.random() < 0.8:
+        return about_units(rng, "tower", "towers", tower_property(rng))
+    # A block on another one can be spoken of without its tower.
+    order = tower_order(rng)
+    is_denied = rng.random() < 0.2 and order.words.startswith("a ")
+    words = f"There is {'no ' + order.words[2:] if is_denied else order.words}"
+    return Sentence(finish(rng, words), lambda tower: int(order.holds(tower)), lambda found: (found >= 1) != is_denied)
+
+
+def about_boxes(rng: random.Random) -> Sentence:
+    one, many = rng.choice(
+        (("box", "boxes"), ("box", "boxes"), ("grey box", "grey boxes"), ("grey square", "grey squares"))
+    )
+    return about_units(rng, one, many, box_property(rng))
+
+
+# ---- rows
+
+
+def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
+    """A sentence that is true, or where `wanted` is False false, of the scene."""
+    makers = (about_towers, about_towers, about_blocks) if scene.has_towers else (about_things, about_boxes)
+    sentences = (rng.choice(makers)(rng) for _ in range(TRIES))
+    sentence = next((one for one in sentences if one.is_true_of(scene) == wanted), None)
+    return sentence or say(rng, scene, not wanted)
+
+
+def describe(things: Things, are_stacked: bool) -> str:
+    """What is in a box: blocks from the base up, or things from the top down with the walls they touch."""
+    if are_stacked:
+        return " ".join(colours_of(things))
+    return ", ".join(
+        " ".join((thing.colour, thing.shape, *(wall for wall in WALLS if wall in thing.walls)))
+        for thing in sorted(things, key=lambda thing: thing.top)
+    )
+
+
+def judge(sentence: Sentence, scene: Scene) -> Exchange:
+    """Is it true? The answer looks into each box and counts before it says so."""
+    counts = sentence.counts(scene)
+    seen = "; ".join(
+        f"{describe(things, scene.has_towers)}: {count}" for things, count in zip(scene.boxes, counts, strict=True)
+    )
+    verdict = "true" if sentence.is_true_of(scene) else "false"
+    return Exchange("boxes", f"{sentence.text} True or false?", f"{seen} = {sum(counts)} {MARK} {verdict}")
+
+
+def load_boxes(
+    root: Path,
+    split: str,
+    rows: int,
+    sentences: int = 1,
+    most: int = MOST,
+    in_words: bool = False,
+    seed: int = 0,
+) -> Dataset:
+    r"""
+    root (`Path`): not read; every adapter takes it.
+    split (`str`): the name of a draw.
+    rows (`int`): how many scenes.
+    sentences (`int`, *optional*, defaults to 1): of each scene, as many of them true as false.
+    most (`int`, *optional*, defaults to `MOST`): things in a box, where they are scattered.
+    in_words (`bool`, *optional*, defaults to False): the first question says what is in the boxes, in place of a picture.
+    seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
+    """
+    made = []
+    for index in range(rows):
+        rng = random.Random(f"{split} {seed} {index}")
+        scene = draw_towers(rng) if rng.random() < TOWERS else draw_things(rng, most)
+        exchanges = [judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
+        if in_words:
+            seen = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)
+            exchanges[0] = exchanges[0]._replace(question=f"{seen}\n{exchanges[0].question}")
+        made.append(conversation(f"{split}-{index}", exchanges, None if in_words else picture(scene)))
+    return make_dataset(made)

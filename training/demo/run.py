@@ -1,0 +1,163 @@
+r"""Train one nano model on pictures, sounds and text, measure it on what it has never seen, and show it.
+
+    python -m training.demo.run [key=value ...]
+
+The recipe is configuration/recipes/demo.yaml; nothing is downloaded. Leaves in outputs/demo: model/ (the folder to load
+with AutoModel), report.html (open it in a browser), results.json, predictions.jsonl, training.json and loss.png.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import transformers
+
+from training.checks import answer_anywhere
+from training.data.mixture import load_mixture
+from training.data.samples import answer_of, text_of
+from training.demo.report import write_report
+from training.evaluation.evaluate import evaluate_rows, format_table, record_evaluation, write_predictions
+from training.model_building import load_checkpoint
+from training.recipe import CONFIGURATION, Recipe, RecipeError, load_recipe
+from training.train import train
+
+
+EXAMPLES_PER_TASK = 3
+
+
+def run_demo(recipe: Recipe) -> dict:
+    """Train, save, measure, answer in a fresh process, report; returns what results.json holds."""
+    started = time.monotonic()
+    folder = Path(recipe.training.output_dir)
+    training = train(recipe)
+
+    model, processor = load_checkpoint(str(folder / "model"))
+    rows = list(load_mixture(recipe.data.test, recipe.data.root))
+    evaluation = evaluate_rows(model, processor, rows, recipe.eval)
+    predictions, tasks = evaluation["predictions"], evaluation["tasks"]
+    print(format_table(tasks))
+    write_predictions(folder / "predictions.jsonl", evaluation["records"])
+    record_evaluation(folder / "model", recipe, tasks)
+
+    examples = choose_examples(rows, predictions)
+    fresh = answer_in_fresh_process(folder / "model", [row for row, _ in examples], recipe.eval.max_new_tokens)
+    shown = [describe_example(*example, answer) for example, answer in zip(examples, fresh["answers"], strict=True)]
+    results = {
+        "tasks": {
+            name: {key: score[key] for key in ("exact_match", "majority", "shuffled_media", "n", "low", "high")}
+            for name, score in tasks.items()
+        },
+        "train_seconds": training["train_seconds"],
+        "total_seconds": round(time.monotonic() - started, 1),
+        "parameters": training["parameters"],
+        "steps": training["steps"],
+        "samples": training["samples"],
+        "loss": training["loss"],
+        "model_dir": str(folder / "model"),
+        "hardware": training["hardware"],
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "fresh_process": {
+            **fresh["origin"],
+            "answers": len(shown),
+            "generate_agrees": sum(example["generate"] == example["prediction"] for example in shown),
+            "pipeline_answers": sum(example["pipeline"] is not None for example in shown),
+            "pipeline_agrees": sum(example["pipeline"] == example["prediction"] for example in shown),
+        },
+        "examples": [{key: value for key, value in example.items() if key != "row"} for example in shown],
+    }
+    write_report(folder / "report.html", results, shown, training["log"])
+    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return results
+
+
+def choose_examples(rows: list[dict], predictions: list[str]) -> list[tuple[dict, str]]:
+    """The first rows of each task in the order they come, and its first wrong answer if it has one, with predictions."""
+    by_task = defaultdict(list)
+    for row, prediction in zip(rows, predictions, strict=True):
+        by_task[row["task"]].append((row, prediction))
+    chosen = []
+    for pairs in by_task.values():
+        first = pairs[:EXAMPLES_PER_TASK]
+        wrong = [pair for pair in pairs[EXAMPLES_PER_TASK:] if pair[1] != answer_of(pair[0])]
+        chosen += first + wrong[:1]
+    return chosen
+
+
+def answer_in_fresh_process(model_folder: Path, rows: list[dict], max_new_tokens: int) -> dict:
+    """What training/checks/answer_anywhere.py answers to the rows' questions, from an empty folder, with an empty code cache."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        script = shutil.copy(answer_anywhere.__file__, folder)
+        conversations = [request_of(row, folder / f"media-{index}") for index, row in enumerate(rows)]
+        request = {"conversations": conversations, "max_new_tokens": max_new_tokens}
+        (folder / "requests.json").write_text(json.dumps(request), encoding="utf-8")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        environment |= {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+        subprocess.run(
+            [sys.executable, "-I", script, str(model_folder.resolve()), "requests.json", "answers.json"],
+            cwd=folder,
+            env=environment,
+            check=True,
+        )
+        return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+
+
+def request_of(row: dict, media_folder: Path) -> list[dict]:
+    """The row's question with its media as files in `media_folder`, named in the messages by their paths."""
+    media_folder.mkdir()
+    waiting = {"image": list(row["images"]), "audio": list(row["audios"])}
+    messages = []
+    for message in row["messages"][:-1]:
+        parts = []
+        for part in message["content"]:
+            if part["type"] == "text":
+                parts.append({"type": "text", "text": part["text"]})
+                continue
+            suffix = {"image": ".png", "audio": ".wav"}[part["type"]]
+            path = media_folder / f"{len(parts)}{suffix}"
+            path.write_bytes(waiting[part["type"]].pop(0)["bytes"])
+            parts.append({"type": part["type"], "path": str(path)})
+        messages.append({"role": message["role"], "content": parts})
+    return messages
+
+
+def describe_example(row: dict, prediction: str, fresh: dict) -> dict:
+    """One question as the report shows it: `prediction` is from the training process, the others from the fresh one."""
+    return {
+        "id": row["id"],
+        "task": row["task"],
+        "question": text_of(row["messages"][-2]),
+        "reference": answer_of(row),
+        "prediction": prediction,
+        "generate": fresh["generate"],
+        "pipeline": fresh.get("pipeline"),
+        "row": row,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example training.max_steps=100")
+    arguments = parser.parse_args()
+    try:
+        recipe = load_recipe(CONFIGURATION / "recipes" / "demo.yaml", arguments.overrides)
+    except RecipeError as error:
+        parser.error(str(error))
+    results = run_demo(recipe)
+    folder = Path(recipe.training.output_dir)
+    print(
+        f"{results['parameters']:,} parameters trained in {results['train_seconds']:.0f} s on {results['hardware']}.\n"
+        f"Open {folder}/report.html; the numbers are in {folder}/results.json."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+r"""Metrics as `evaluate.Metric` modules, by the name that rows carry as `metric`: `METRICS["bleu"]().compute(...)`.
+
+`evaluate.load("training/evaluation/metrics/bleu.py")`, from the checkout, is the same and needs no network. Libraries do the arithmetic
+where one has it.
+"""
+
+import difflib
+
+from training.evaluation.metrics.bleu import Translation
+from training.evaluation.metrics.cider import CIDEr
+from training.evaluation.metrics.error_rate import ErrorRate
+from training.evaluation.metrics.exact_match import ExactMatch
+from training.evaluation.metrics.final_answer import FinalAnswer
+from training.evaluation.metrics.number_match import NumberMatch
+from training.evaluation.metrics.perplexity import Perplexity
+from training.evaluation.metrics.rouge import Rouge
+from training.evaluation.metrics.squad import SQuAD
+from training.evaluation.metrics.vqa_accuracy import VQAAccuracy
+
+
+DEFAULT_METRIC = "exact_match"
+METRICS = {
+    "bleu": Translation,
+    "cider": CIDEr,
+    "exact_match": ExactMatch,
+    "final_answer": FinalAnswer,
+    "number_match": NumberMatch,
+    "perplexity": Perplexity,
+    "rouge": Rouge,
+    "squad": SQuAD,
+    "vqa_accuracy": VQAAccuracy,
+    "wer": ErrorRate,
+}
+
+
+def find_metric(name: str | None):
+    """A new metric of that name, exact match for None."""
+    name = name or DEFAULT_METRIC
+    if name not in METRICS:
+        nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown metric {name!r}; the nearest valid name is {nearest!r}.")
+    return METRICS[name]()

@@ -1,0 +1,37 @@
+"""Number match: the share of answers whose last number is the right one (GSM8K, Cobbe et al. 2021, section 2)."""
+
+import re
+from decimal import Decimal
+
+from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_share
+from training.evaluation.metrics.final_answer import final_answer
+
+
+NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number after the last mark, or of the whole text where there is none; `1,000.0` and `1000` are the same."""
+    found = NUMBER.findall(final_answer(text))
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+def number_matches(predictions: list[str], references: list[list[str]]) -> list[bool]:
+    """Which predictions end in the number of one of their references; an answer without a number is wrong."""
+    matches = []
+    for prediction, right in zip(predictions, references, strict=True):
+        number = last_number(prediction)
+        matches.append(number is not None and number in [last_number(one) for one in right])
+    return matches
+
+
+class NumberMatch(AnswerMetric):
+    """{"number_match": share, "low": share, "high": share, "n": count}, low and high bounding the 95% interval (Wilson)."""
+
+    measure = "number_match"
+
+    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
+        return {"number_match": estimate_share(number_matches(predictions, references))}
+
+    def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
+        return [float(right) for right in number_matches(predictions, references)]

@@ -1,0 +1,54 @@
+"""SQuAD's F1 and exact match, with questions that the text does not answer (Rajpurkar et al. 2016, 2018)."""
+
+import re
+import string
+from collections import Counter
+
+from training.data.formats import NO_ANSWER
+from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio, estimate_share
+
+
+def normalise(answer: str) -> str:
+    """As the official script: lower case, without punctuation and articles; what says that there is no answer is empty."""
+    answer = answer.lower().strip()
+    if answer.rstrip(".") == NO_ANSWER:
+        return ""
+    answer = "".join(letter for letter in answer if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
+
+
+def is_exact(prediction: str, references: list[str]) -> bool:
+    return normalise(prediction) in [normalise(one) for one in references]
+
+
+def f1(prediction: str, references: list[str]) -> float:
+    """The best harmonic mean of precision and recall of words; no answer agrees only with no answer."""
+    return max(word_f1(normalise(prediction).split(), normalise(one).split()) for one in references)
+
+
+def word_f1(said: list[str], right: list[str]) -> float:
+    if not said or not right:
+        return float(said == right)
+    common = sum((Counter(said) & Counter(right)).values())
+    return 2 * common / (len(said) + len(right))
+
+
+class SQuAD(AnswerMetric):
+    r"""{"f1", "low", "high", "exact", "exact_low", "exact_high", "n"} and, where there are such questions, the F1 of those with an
+    answer as "f1_answerable" and of those without one as "f1_unanswerable". Intervals: bootstrap, Wilson for "exact"."""
+
+    measure = "f1"
+
+    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
+        scores = self.score_samples(predictions, references)
+        exact = [is_exact(*pair) for pair in zip(predictions, references, strict=True)]
+        estimates = {"f1": estimate_ratio(scores), "exact": estimate_share(exact)}
+        answerable = [any(normalise(one) for one in right) for right in references]
+        for name, kind in (("f1_answerable", True), ("f1_unanswerable", False)):
+            part = [score for score, has in zip(scores, answerable, strict=True) if has is kind]
+            if part:
+                estimates[name] = estimate_ratio(part)
+        return estimates
+
+    def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
+        return [f1(*pair) for pair in zip(predictions, references, strict=True)]
