@@ -137,5 +137,5 @@ def test_boxes_in_words_are_what_the_answer_finds_in_them():
 def test_four_scenes_of_five_are_towers():
     rows = boxes.load_boxes(None, "train", 200, most=1, in_words=True)
     assert not any("," in answer_of(row) for row in rows)  # one thing in a box
-    towers = [not any(shape in answer_of(row) for shape in boxes.SHAPES) for row in rows]
+    towers = [not any(shape in answer_of(row) for shape in boxes.FORMATS) for row in rows]
     assert 0.7 < sum(towers) / len(rows) < 0.9

@@ -202,7 +202,7 @@ class TestScenes:
 
     def test_answers_agree_with_the_caption(self):
         """The caption alone, read by other code, answers every other question."""
-        shapes, checked = "|".join(scenes.SHAPES), Counter()
+        shapes, checked = "|".join(scenes.FORMATS), Counter()
         for row in rows_of("scenes", "test", 900):
             exchanges = exchanges_of(row)
             caption = next((a for q, a in exchanges if q in CAPTION_QUESTIONS), None)
@@ -232,7 +232,7 @@ class TestScenes:
                 checked[re.sub(rf"\b({shapes}|{'|'.join(scenes.COLOURS)})\b", "X", question)] += 1
         assert len(checked) == 14 and min(checked.values()) > 5
 
-    @pytest.mark.parametrize("shape", scenes.SHAPES)
+    @pytest.mark.parametrize("shape", scenes.FORMATS)
     @pytest.mark.parametrize("cell", [(0, 0), (1, 2), (2, 1)])
     def test_pictures_show_the_thing_where_it_is(self, shape, cell):
         for seed in range(4):

@@ -85,8 +85,8 @@ class TestMixture:
             weigh(make_dataset([text_row(0)]), 0.0)
 
     def test_unknown_adapter(self):
-        with pytest.raises(ValueError, match="unknown data adapter 'fsd'; the nearest valid name is 'fsdd'"):
-            load_source(SourceArguments(adapter="fsd"), None)
+        with pytest.raises(ValueError, match="unknown format 'fsd'; the nearest valid name is 'fsdd'"):
+            load_source(SourceArguments(format="fsd"), None)
 
     def test_sources_are_joined_and_limited(self):
         needs("fsdd"), needs("easy_vqa")
@@ -193,11 +193,9 @@ class TestAugmentation:
 
     def test_each_source_has_its_own_changes(self):
         """Sounds and spectrograms of a source, also in one batch with others and where a sound is cut into several windows."""
-        sources = [
-            {"adapter": "asr", "files": "calls/x.jsonl", "augment": {"audio_gain": 0.0, "spectrogram_bands": 1}}
-        ]
+        sources = [{"format": "asr", "files": "calls/x.jsonl", "augment": {"audio_gain": 0.0, "spectrogram_bands": 1}}]
         sources[0]["augment"]["spectrogram_band_width"] = 9
-        tree = {"model": {"preset": "nano"}, "data": {"train": [*sources, {"adapter": "fsdd"}]}}
+        tree = {"model": {"preset": "nano"}, "data": {"train": [*sources, {"format": "fsdd"}]}}
         recipe = build_recipe({**tree, "augment": {"audio_gain": 6.0}}, "toy", "toy.yaml")
         rows = make_dataset([{**text_row(0), "task": "calls"}, {**text_row(1), "task": "fsdd"}])
         by_task = augmentations(recipe, rows)
@@ -221,7 +219,7 @@ class TestAugmentation:
             augmentations(recipe, rows=make_dataset([text_row(0)]))
 
     def test_two_sources_of_one_name_change_alike(self):
-        sources = [{"adapter": "fsdd", "augment": {"audio_gain": gain}} for gain in (1.0, 2.0)]
+        sources = [{"format": "fsdd", "augment": {"audio_gain": gain}} for gain in (1.0, 2.0)]
         recipe = build_recipe({"model": {"preset": "nano"}, "data": {"train": sources}}, "toy", "toy.yaml")
         with pytest.raises(ValueError, match="two sources are called 'fsdd'"):
             augmentations(recipe, None)

@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     """(folder, results) of a demo of two steps."""
     folder = tmp_path_factory.mktemp("demo")
     train, test = (
-        json.dumps([{"adapter": "demo", "options": {"source": source, "rows": rows}} for source in TASKS])
+        json.dumps([{"format": "demo", "options": {"source": source, "rows": rows}} for source in TASKS])
         for rows in (8, 6)
     )
     overrides = [

@@ -48,7 +48,7 @@ class TestTwoProcesses:
         curves = []
         for processes in (1, 2):
             tree = toy_tree(tmp_path / f"run-{processes}")
-            tree["data"] = {"train": [{"adapter": "toy", "options": {"together": True}}]}
+            tree["data"] = {"train": [{"format": "toy", "options": {"together": True}}]}
             tree["training"] |= {"max_steps": 6, "per_device_train_batch_size": 6 // processes}
             if processes == 1:
                 train.train(build_recipe(tree, "toy", "toy.yaml"))

@@ -111,7 +111,7 @@ class TestRows:
         model.train()
         plain = {"id": "poem", "task": "poem", "metric": "perplexity", "messages": [assistant_turn("say very " * 100)]}
         rows = [plain, *text_rows(count=2)]
-        evaluation = evaluate.evaluate_rows(model, processor, rows, EvaluationArguments(max_new_tokens=2))
+        evaluation = evaluate.evaluate_samples(model, processor, rows, EvaluationArguments(max_new_tokens=2))
         assert model.training
         model.eval()
         poem, say = evaluation["tasks"]["poem"], evaluation["tasks"]["say"]
@@ -124,10 +124,12 @@ class TestRows:
     def test_media_exchanged_and_blank_unless_left_out(self, model, processor):
         rows = [make_sample("?", "yes", images=[make_image(seed)], audios=[make_audio(seed)]) for seed in (0, 1)]
         rows += [make_sample("?", "no", videos=[make_video(seed)]) for seed in (0, 1)]
-        score = evaluate.evaluate_rows(model, processor, rows, EvaluationArguments(max_new_tokens=1))["tasks"]["all"]
+        score = evaluate.evaluate_samples(model, processor, rows, EvaluationArguments(max_new_tokens=1))["tasks"][
+            "all"
+        ]
         assert score["shuffled_media"] is not None and score["blank_media"] is not None
         fast = EvaluationArguments(max_new_tokens=1, baselines=False)
-        score = evaluate.evaluate_rows(model, processor, rows, fast)["tasks"]["all"]
+        score = evaluate.evaluate_samples(model, processor, rows, fast)["tasks"]["all"]
         assert score["shuffled_media"] is None and score["blank_media"] is None and score["exact_match"] is not None
 
 
@@ -178,7 +180,7 @@ class TestCommandLine:
 
     def test_the_card_names_the_data_set_of_the_hub_and_the_baselines_of_the_main_measure(self, parts, tmp_path):
         save_checkpoint(tmp_path / "model", *parts)
-        source = {"dataset": "me/sums", "adapter": "prompt_answer", "metric": "rouge"}
+        source = {"dataset": "me/sums", "format": "prompt_answer", "metric": "rouge"}
         tree = {"model": {"preset": "nano"}, "data": {"train": [source], "test": [source]}}
         row = {"task": "sums", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
         score = evaluate.score_tasks([row], ["a b"], {key: ["a"] for key in evaluate.GROUNDING}, [None])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.data.formats import NO_ANSWER, SHAPES, BrokenSample, MissingColumn, fill, lookup, shape_options
+from training.data.formats import FORMATS, NO_ANSWER, BrokenSample, MissingColumn, fill, format_options, lookup
 from training.data.samples import answer_of, references_of
 
 
@@ -54,7 +54,7 @@ class TestConversations:
             ],
             "images": [IMAGE],
         }
-        row = SHAPES["messages"](record)
+        row = FORMATS["messages"](record)
         assert said(row) == [("system", "Be brief."), ("user", "Look:|<image>"), ("assistant", "A cat.")]
         assert row["images"] == [IMAGE] and row["audios"] == []
 
@@ -64,13 +64,13 @@ class TestConversations:
             "images": [IMAGE, IMAGE],
             "audios": [SOUND],
         }
-        row = SHAPES["messages"](record)
+        row = FORMATS["messages"](record)
         assert said(row)[0] == ("user", "<audio>|<image>|<image>|Same?")
 
     def test_messages_with_media_inside(self):
         part = {"type": "image", "path": "cat.png"}
         record = {"messages": [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A cat."}]}
-        assert SHAPES["messages"](record)["images"] == [{"bytes": None, "path": "cat.png"}]
+        assert FORMATS["messages"](record)["images"] == [{"bytes": None, "path": "cat.png"}]
 
     def test_llava(self):
         record = {
@@ -82,7 +82,7 @@ class TestConversations:
             ],
             "image": "train/1.jpg",
         }
-        row = SHAPES["llava"](record)
+        row = FORMATS["llava"](record)
         assert said(row) == [
             ("user", "<image>|What is it?"),
             ("assistant", "A cat."),
@@ -93,23 +93,23 @@ class TestConversations:
 
     def test_llava_without_image(self):
         turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hi!"}]
-        assert SHAPES["llava"]({"conversations": turns, "image": None})["images"] == []
-        assert SHAPES["llava"]({"conversations": turns})["images"] == []
+        assert FORMATS["llava"]({"conversations": turns, "image": None})["images"] == []
+        assert FORMATS["llava"]({"conversations": turns})["images"] == []
 
     def test_videos_stand_where_their_marks_and_parts_are(self):
         turns = [{"from": "human", "value": "Here: <video> What happens?"}, {"from": "gpt", "value": "A fall."}]
-        row = SHAPES["llava"]({"conversations": turns, "clip": "1.mp4"}, video="clip")
+        row = FORMATS["llava"]({"conversations": turns, "clip": "1.mp4"}, video="clip")
         assert said(row)[0] == ("user", "Here:|<video>|What happens?")
         assert row["videos"] == [{"bytes": None, "path": "1.mp4"}] and row["images"] == []
         part = {"type": "video", "text": None}
         messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "A fall."}]
-        assert SHAPES["messages"]({"messages": messages, "videos": ["1.mp4"]})["videos"] == row["videos"]
-        row = SHAPES["labelled_media"]({"clip": "1.mp4", "label": "fall"}, video="clip", prompt="What happens?")
+        assert FORMATS["messages"]({"messages": messages, "videos": ["1.mp4"]})["videos"] == row["videos"]
+        row = FORMATS["labelled_media"]({"clip": "1.mp4", "label": "fall"}, video="clip", prompt="What happens?")
         assert said(row) == [("user", "<video>|What happens?"), ("assistant", "fall")] and len(row["videos"]) == 1
 
     def test_cauldron(self):
         texts = [{"user": "1?", "assistant": "a", "source": "x"}, {"user": "2?", "assistant": "b", "source": "x"}]
-        row = SHAPES["cauldron"]({"texts": texts, "images": [IMAGE]})
+        row = FORMATS["cauldron"]({"texts": texts, "images": [IMAGE]})
         assert said(row) == [("user", "<image>|1?"), ("assistant", "a"), ("user", "2?"), ("assistant", "b")]
 
     @pytest.mark.parametrize(
@@ -125,28 +125,28 @@ class TestConversations:
     def test_broken(self, turns, image, message):
         conversation = [{"from": role, "value": text} for role, text in turns]
         with pytest.raises(BrokenSample, match=message):
-            SHAPES["llava"]({"conversations": conversation, "image": image})
+            FORMATS["llava"]({"conversations": conversation, "image": image})
 
 
 class TestQuestions:
     def test_labelled_media(self):
         record = {"image": PNG, "label": 1, "sentence": "It is red."}
-        row = SHAPES["labelled_media"](record, image="image", prompt="{sentence} True?", words=["no", "yes"])
+        row = FORMATS["labelled_media"](record, image="image", prompt="{sentence} True?", words=["no", "yes"])
         assert said(row) == [("user", "<image>|It is red. True?"), ("assistant", "yes")]
         by_name = {"label": "dog_bark", "audio": WAV}
-        row = SHAPES["labelled_media"](by_name, audio="audio", prompt="What?", words={"dog_bark": "a dog"})
+        row = FORMATS["labelled_media"](by_name, audio="audio", prompt="What?", words={"dog_bark": "a dog"})
         assert answer_of(row) == "a dog" and row["audios"] == [SOUND]
-        assert answer_of(SHAPES["labelled_media"]({"label": 7}, prompt="What?")) == "7"
+        assert answer_of(FORMATS["labelled_media"]({"label": 7}, prompt="What?")) == "7"
 
     def test_a_label_without_word(self):
         with pytest.raises(BrokenSample, match="label 3 has no word"):
-            SHAPES["labelled_media"]({"label": 3}, prompt="What?", words=["no", "yes"])
+            FORMATS["labelled_media"]({"label": 3}, prompt="What?", words=["no", "yes"])
 
     def test_captions(self):
         record = {"image": IMAGE, "caption": ["A cat.", "One cat. "]}
-        (row,) = SHAPES["captions"](record)
+        (row,) = FORMATS["captions"](record)
         assert references_of(row) == ["A cat.", "One cat."]
-        rows = SHAPES["captions"](record, each=True)
+        rows = FORMATS["captions"](record, each=True)
         assert [answer_of(row) for row in rows] == ["A cat.", "One cat."] == [references_of(row)[0] for row in rows]
 
     def test_vqa_learns_the_commonest_answer_and_judges_by_all(self):
@@ -156,63 +156,63 @@ class TestQuestions:
             {"answer": "dog", "answer_id": 3},
         ]
         record = {"image": IMAGE, "question": "What?", "answers": answers}
-        row = SHAPES["vqa"](record, answer="answers.answer")
+        row = FORMATS["vqa"](record, answer="answers.answer")
         assert answer_of(row) == "dog" and references_of(row) == ["cat", "dog", "dog"]
 
     def test_choices(self):
         record = {"image": [], "question": "Which?", "choices": ["red", "blue"], "answer": 1}
-        row = SHAPES["vqa"](record, choices="choices")
+        row = FORMATS["vqa"](record, choices="choices")
         assert said(row) == [("user", "Which?\nA. red\nB. blue"), ("assistant", "B")]
 
     def test_asr(self):
-        row = SHAPES["asr"]({"audio": SOUND, "text": "hello"})
+        row = FORMATS["asr"]({"audio": SOUND, "text": "hello"})
         assert kinds(row["messages"][0]) == ["audio", "text"] and answer_of(row) == "hello"
 
     @pytest.mark.parametrize(
         "record", [{"en": "A dog.", "de": "Ein Hund."}, {"translation": {"en": "A dog.", "de": "Ein Hund."}}]
     )
     def test_translation(self, record):
-        row = SHAPES["translation"](record)
+        row = FORMATS["translation"](record)
         assert said(row) == [("user", "Translate en to de: A dog."), ("assistant", "Ein Hund.")]
-        assert answer_of(SHAPES["translation"](record, source="de", target="en", prompt="{text}")) == "A dog."
+        assert answer_of(FORMATS["translation"](record, source="de", target="en", prompt="{text}")) == "A dog."
 
     def test_summarisation_with_several_references(self):
         record = {"document": "Long.", "s1": "a", "s2": "b"}
-        row = SHAPES["summarisation"](record, answer="s1", references=["s1", "s2"])
+        row = FORMATS["summarisation"](record, answer="s1", references=["s1", "s2"])
         assert answer_of(row) == "a" and references_of(row) == ["a", "b"]
 
     def test_extractive_qa(self):
         record = {"context": "In 1973.", "question": "When?", "answers": {"text": ["1973", "In 1973", "1973"]}}
-        row = SHAPES["extractive_qa"](record)
+        row = FORMATS["extractive_qa"](record)
         assert said(row)[0] == ("user", "In 1973.\n\nWhen?") and answer_of(row) == "1973"
         nothing = {**record, "answers": {"text": []}}
-        assert answer_of(SHAPES["extractive_qa"](nothing)) == NO_ANSWER
+        assert answer_of(FORMATS["extractive_qa"](nothing)) == NO_ANSWER
 
     def test_instructions(self):
         record = {"instruction": "Shorten.", "input": "a b", "output": "a"}
-        assert said(SHAPES["instructions"](record))[0] == ("user", "Shorten.\n\na b")
-        assert said(SHAPES["instructions"]({**record, "input": ""}))[0] == ("user", "Shorten.")
+        assert said(FORMATS["instructions"](record))[0] == ("user", "Shorten.\n\na b")
+        assert said(FORMATS["instructions"]({**record, "input": ""}))[0] == ("user", "Shorten.")
 
     @pytest.mark.parametrize("answer", [None, "  ", []])
     def test_no_answer_is_broken(self, answer):
         with pytest.raises(BrokenSample, match="answer"):
-            SHAPES["prompt_answer"]({"q": "?", "answer": answer}, prompt="{q}", answer="answer")
+            FORMATS["prompt_answer"]({"q": "?", "answer": answer}, prompt="{q}", answer="answer")
 
 
 class TestText:
     def test_windows_hold_every_character_once(self):
         text = "abcdefghij"
-        rows = SHAPES["text"]({"text": text}, window=4)
+        rows = FORMATS["text"]({"text": text}, window=4)
         assert [said(row) for row in rows] == [[("assistant", piece)] for piece in ("abcd", "efgh", "ij")]
-        assert [said(row) for row in SHAPES["text"]({"text": text})] == [[("assistant", text)]]
+        assert [said(row) for row in FORMATS["text"]({"text": text})] == [[("assistant", text)]]
 
     def test_blank(self):
         with pytest.raises(BrokenSample, match="blank"):
-            SHAPES["text"]({"text": " \n"})
+            FORMATS["text"]({"text": " \n"})
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_shape_says_its_options(name):
-    options = shape_options(name)
+    options = format_options(name)
     assert "record" not in options and "options" not in options
     assert ("prompt" in options) == (name not in ("messages", "llava", "cauldron", "text", "rows"))

@@ -19,7 +19,7 @@ from modeling_mmgpt.token_counts_mmgpt import grid_token_count
 from tests.conftest import PATCHES, make_model
 
 
-SHAPES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4)
+FORMATS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4)
 
 
 def test_patches_are_those_of_the_image_processor():
@@ -30,7 +30,7 @@ def test_patches_are_those_of_the_image_processor():
         assert torch.equal(one, convert_image_to_patches(image, 4))
 
 
-@given(SHAPES, st.integers(2, 4))
+@given(FORMATS, st.integers(2, 4))
 def test_merging_images_of_any_shape_is_merging_each_of_them(shapes, merge_size):
     length = max(rows * columns for rows, columns in shapes)
     features = torch.zeros(len(shapes), length, 2)

@@ -19,7 +19,7 @@ from tests.conftest import make_image
 from tests.test_media_loading import clip
 from training.data.conversation import png_bytes, wav_bytes
 from training.data.formats import BrokenSample, MissingColumn
-from training.data.loading import find_files, make_rows, reader_of
+from training.data.loading import find_files, make_samples, reader_of
 from training.data.mixture import load_source
 from training.data.samples import FEATURES, answer_of, references_of, text_of
 from training.recipe import SourceArguments
@@ -49,7 +49,7 @@ class TestFiles:
     """Every kind of file gives the same rows, whole and streamed."""
 
     def rows(self, made, root, streaming):
-        rows = make_rows(made, root, streaming)
+        rows = make_samples(made, root, streaming)
         assert rows.features == FEATURES
         return list(rows)
 
@@ -146,7 +146,7 @@ class TestFiles:
         (row,) = self.rows(source("speech/metadata.jsonl", "asr", options=options), tmp_path, streaming)
         assert answer_of(row) == "hello"
         with pytest.raises(ValueError, match=r"metadata\.jsonl.*media_folder"):
-            make_rows(source("speech", "asr"), tmp_path, streaming)
+            make_samples(source("speech", "asr"), tmp_path, streaming)
 
     def test_media_beside_a_json_file(self, tmp_path, streaming):
         (tmp_path / "pictures").mkdir()
@@ -172,7 +172,7 @@ class TestBrokenSamples:
         for _ in range(2):  # the second time from the cache of `datasets`: named all the same
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                assert [answer_of(row) for row in make_rows(made, tmp_path, streaming)] == ["0", "2", "5"]
+                assert [answer_of(row) for row in make_samples(made, tmp_path, streaming)] == ["0", "2", "5"]
             for index in self.broken:
                 assert f"sample 'train-{index}' of mine, split train" in caplog.text
             assert "column 'image' is empty" in caplog.text
@@ -184,7 +184,7 @@ class TestBrokenSamples:
         write_labelled(tmp_path / "train.parquet", 6, self.broken)
         made = source("train.parquet", name="mine", strict=True, options=LABELLED)
         with pytest.raises(BrokenSample, match=r"'train-1' of mine, split train: image 0 is not an image"):
-            list(make_rows(made, tmp_path, streaming))
+            list(make_samples(made, tmp_path, streaming))
 
     @pytest.mark.parametrize(
         ("data", "message"),
@@ -197,33 +197,33 @@ class TestBrokenSamples:
     def test_sounds(self, tmp_path, data, message):
         Dataset.from_dict({"audio": [data], "text": ["hello"]}).to_parquet(tmp_path / "train.parquet")
         with pytest.raises(BrokenSample, match=message):
-            make_rows(source("train.parquet", "asr", strict=True), tmp_path)
+            make_samples(source("train.parquet", "asr", strict=True), tmp_path)
 
     def test_videos(self, tmp_path):
         videos = [clip("mp4", "mpeg4"), b"no film"]
         Dataset.from_dict({"film": videos, "label": ["rise", "fall"]}).to_parquet(tmp_path / "train.parquet")
         options = {"video": "film", "prompt": "What happens?"}
-        (row,) = make_rows(source("train.parquet", "labelled_media", options=options), tmp_path)
+        (row,) = make_samples(source("train.parquet", "labelled_media", options=options), tmp_path)
         assert row["videos"] == [{"bytes": videos[0], "path": None}] and answer_of(row) == "rise"
         with pytest.raises(BrokenSample, match="video 0 is not a video that can be read"):
-            make_rows(source("train.parquet", "labelled_media", strict=True, options=options), tmp_path)
+            make_samples(source("train.parquet", "labelled_media", strict=True, options=options), tmp_path)
 
     def test_many_are_counted_rather_than_listed(self, tmp_path, caplog):
         write_labelled(tmp_path / "train.parquet", 40, dict.fromkeys(range(39), b"no picture"))
         with caplog.at_level(logging.WARNING):
-            assert len(make_rows(source("train.parquet", options=LABELLED), tmp_path)) == 1
+            assert len(make_samples(source("train.parquet", options=LABELLED), tmp_path)) == 1
         assert caplog.text.count("left out: ") == 5 and "39 of 40" in caplog.text
 
     def test_nothing_left_is_an_error(self, tmp_path):
         write_labelled(tmp_path / "train.parquet", 2, {0: b"", 1: b""})
         with pytest.raises(ValueError, match="no sample can be used"):
-            make_rows(source("train.parquet", options=LABELLED), tmp_path)
+            make_samples(source("train.parquet", options=LABELLED), tmp_path)
 
 
 class TestMistakes:
     def test_missing_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"data\.root=FOLDER"):
-            make_rows(source("none/{split}.parquet"), tmp_path)
+            make_samples(source("none/{split}.parquet"), tmp_path)
         with pytest.raises(FileNotFoundError):
             find_files("none-*.parquet", tmp_path)
 
@@ -238,12 +238,12 @@ class TestMistakes:
         with pytest.raises(
             MissingColumn, match=r"split train: there is no column 'lable'; the nearest is \['label'\]"
         ):
-            make_rows(source("train.parquet", options={**LABELLED, "answer": "lable"}), tmp_path)
+            make_samples(source("train.parquet", options={**LABELLED, "answer": "lable"}), tmp_path)
 
     def test_option_that_is_not_there(self, tmp_path):
         write_labelled(tmp_path / "train.parquet")
         with pytest.raises(ValueError, match="no option 'imag'; the nearest valid name is 'image'"):
-            make_rows(source("train.parquet", options={"imag": "image", "prompt": "What?"}), tmp_path)
+            make_samples(source("train.parquet", options={"imag": "image", "prompt": "What?"}), tmp_path)
 
 
 # The data sets at hand, each as a recipe names it: (source, rows of a split, question and answer of the first).

@@ -98,7 +98,7 @@ def test_missing_checkpoint_is_named(tmp_path):
 
 def test_tokenizer_from_the_rows_or_from_a_folder(tokenizer, tmp_path):
     rows = make_dataset([{"messages": [user_turn("zebra"), assistant_turn("quagga")]}] * 3)
-    tree = {"model": {"preset": "nano"}, "data": {"train": [{"adapter": "fsdd"}]}, "tokenizer": {"vocab_size": 320}}
+    tree = {"model": {"preset": "nano"}, "data": {"train": [{"format": "fsdd"}]}, "tokenizer": {"vocab_size": 320}}
     recipe = build_recipe(tree, "test", "test")
     _, processor = build_model_and_processor(recipe, rows)
     assert len(processor.tokenizer("quagga").input_ids) == 1

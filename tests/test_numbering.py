@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import byte_tokenizer
 from tests.toy_training import toy_rows, toy_texts
-from training.data.numbering import NumberedRows, SeededCollator
+from training.data.numbering import NumberedSamples, SeededCollator
 from training.data.text_blocks import make_blocks
 
 
@@ -29,7 +29,7 @@ def test_nobody_else_notices_the_draws():
 
 
 def test_rows_know_their_place():
-    rows = NumberedRows([{"id": "a"}, {"id": "b"}])
+    rows = NumberedSamples([{"id": "a"}, {"id": "b"}])
     assert [rows[index] for index in range(len(rows))] == [{"id": "a", "place": 0}, {"id": "b", "place": 1}]
 
 

@@ -19,7 +19,7 @@ from training.data.cleaning.duplicates import DuplicateFinder, take_fingerprint
 from training.data.cleaning.filters import judge_images, judge_language, judge_length, judge_repetition, judge_sounds
 from training.data.conversation import png_bytes, wav_bytes
 from training.data.mixture import load_mixture
-from training.data.samples import FEATURES, assistant_turn, complete_row, medium, user_turn
+from training.data.samples import FEATURES, assistant_turn, complete_sample, medium, user_turn
 from training.prepare_data import prepare
 from training.recipe import CONFIGURATION, RecipeError, SourceArguments, build_recipe, load_recipe
 
@@ -42,12 +42,12 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def text_row(text: str) -> dict:
-    return complete_row({"messages": [assistant_turn(text)]})
+    return complete_sample({"messages": [assistant_turn(text)]})
 
 
 def image_row(*images: bytes, answer: str = "red") -> dict:
     turns = [user_turn("What is it?", ("image",) * len(images)), assistant_turn(answer)]
-    return complete_row({"messages": turns, "images": [medium(data) for data in images]})
+    return complete_sample({"messages": turns, "images": [medium(data) for data in images]})
 
 
 class TestFilters:
@@ -115,7 +115,7 @@ class TestDuplicates:
     def test_sounds(self):
         def row(wave):
             turns = [user_turn("What?", ("audio",)), assistant_turn("a bell")]
-            return complete_row({"messages": turns, "audios": [medium(wav_bytes(wave, 8000))]})
+            return complete_sample({"messages": turns, "audios": [medium(wav_bytes(wave, 8000))]})
 
         assert self.find(row(WAVE), row(WAVE)) == "same"
         assert self.find(row(WAVE), row(WAVE[::-1])) is None
@@ -167,12 +167,12 @@ def recipe(tmp_path):
     (tmp_path / "data" / "lone.jsonl").write_text(json.dumps({"image": "lone.png", "label": "y"}))
     options = {"image": "image", "prompt": "What is it?"}
     pictures = {
-        "adapter": "labelled_media",
+        "format": "labelled_media",
         "files": "pictures-{split}.parquet",
         "name": "pictures",
         "options": options,
     }
-    written = {"adapter": "text", "files": "texts-{split}.jsonl", "name": "texts"}
+    written = {"format": "text", "files": "texts-{split}.jsonl", "name": "texts"}
     lone = {**pictures, "files": "lone.jsonl", "name": "lone", "options": {**options, "media_folder": "."}}
     tree = {
         "model": {"preset": "nano"},
@@ -246,7 +246,7 @@ class TestPrepare:
 
     def test_command_line(self, tmp_path):
         (tmp_path / "texts.txt").write_text(f"{SENTENCE}\n{SENTENCE}\nanother text\n")
-        recipe = {"model": {"preset": "nano"}, "data": {"train": [{"adapter": "text", "files": "texts.txt"}]}}
+        recipe = {"model": {"preset": "nano"}, "data": {"train": [{"format": "text", "files": "texts.txt"}]}}
         (tmp_path / "mine.yaml").write_text(json.dumps(recipe))
         script = Path(__file__).resolve().parent.parent / "training" / "prepare_data.py"
         command = [sys.executable, str(script), "mine.yaml", "--output", "out", "data.root=."]

@@ -23,7 +23,7 @@ RECIPES = sorted((CONFIGURATION / "recipes").glob("*.yaml"))
 
 @pytest.fixture
 def tree() -> dict:
-    return {"model": {"preset": "nano"}, "data": {"train": [{"adapter": "fsdd"}]}}
+    return {"model": {"preset": "nano"}, "data": {"train": [{"format": "fsdd"}]}}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -76,7 +76,7 @@ class TestMistakes:
         [
             ("modle.preset=nano", "modle", "model"),
             ("training.learning_rat=1", "training.learning_rat", "learning_rate"),
-            ("data.train.0.adaptor=x", "data.train.0.adaptor", "adapter"),
+            ("data.train.0.formatt=x", "data.train.0.formatt", "format"),
             ("eval.batchsize=1", "eval.batchsize", "batch_size"),
             ("augment.audio_shfit=1", "augment.audio_shfit", "audio_shift"),
         ],
@@ -102,9 +102,9 @@ class TestMistakes:
         with pytest.raises(RecipeError, match=r"broken\.yaml is not valid YAML"):
             load_recipe(path)
 
-    def test_adapter_is_needed(self, tree: dict):
+    def test_a_format_is_needed(self, tree: dict):
         tree["data"]["train"] = [{"weight": 1.0}]
-        with pytest.raises(RecipeError, match=r"`data\.train\.0\.adapter` is missing"):
+        with pytest.raises(RecipeError, match=r"`data\.train\.0\.format` is missing"):
             build_recipe(tree, "my", "my.yaml")
 
     @pytest.mark.parametrize("model", [{}, {"preset": "nano", "checkpoint": "outputs/x"}])
@@ -132,13 +132,13 @@ class TestMistakes:
         ],
     )
     def test_what_a_source_says_has_to_fit(self, tree: dict, data: dict, source: dict, message: str):
-        tree["data"] = {"train": [{"adapter": "fsdd", **source}], **data}
+        tree["data"] = {"train": [{"format": "fsdd", **source}], **data}
         with pytest.raises(RecipeError, match=message):
             build_recipe(tree, "my", "my.yaml")
 
     @pytest.mark.parametrize("span", [[0.5, 0.5], [0, 2], [0.1]])
     def test_a_span_is_two_parts_of_the_epoch(self, tree: dict, span: list):
-        tree["data"] = {"train": [{"adapter": "fsdd", "span": span}], "block": 4}
+        tree["data"] = {"train": [{"format": "fsdd", "span": span}], "block": 4}
         tree["training"] = {"train_sampling_strategy": "sequential"}
         with pytest.raises(RecipeError, match=r"data\.train\.0\.span is"):
             build_recipe(tree, "my", "my.yaml")

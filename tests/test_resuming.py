@@ -61,7 +61,7 @@ def test_killed_and_started_again_is_never_killed(tmp_path):
 class TestWhereToGoOn:
     @pytest.fixture
     def tree(self, tmp_path) -> dict:
-        tree = {"model": {"preset": "nano"}, "data": {"train": [{"adapter": "fsdd"}]}}
+        tree = {"model": {"preset": "nano"}, "data": {"train": [{"format": "fsdd"}]}}
         return {**tree, "training": {"output_dir": str(tmp_path), "learning_rate": 1e-3}}
 
     @pytest.fixture
@@ -80,7 +80,7 @@ class TestWhereToGoOn:
 
     def test_what_changes_nothing_may_change(self, tree, interrupted, tmp_path):
         tree["training"] |= {"logging_steps": 7, "save_strategy": "steps", "save_steps": 100, "report_to": "none"}
-        tree["data"] |= {"root": "/elsewhere", "train": [{"adapter": "fsdd", "license": "cc-by-sa-4.0"}]}
+        tree["data"] |= {"root": "/elsewhere", "train": [{"format": "fsdd", "license": "cc-by-sa-4.0"}]}
         assert checkpoint_to_resume(build_recipe(tree, "toy", "toy.yaml")) is not None
 
     def test_another_runs_checkpoints_are_refused(self, tree, interrupted):

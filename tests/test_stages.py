@@ -76,7 +76,7 @@ class TestStages:
         }
 
     def test_pretrain_reads_text_in_full_blocks(self, tree, base, tmp_path):
-        tree |= {"stage": "pretrain", "data": {"train": [{"adapter": "toy_texts"}]}, "sequence": {"pack_to": 48}}
+        tree |= {"stage": "pretrain", "data": {"train": [{"format": "toy_texts"}]}, "sequence": {"pack_to": 48}}
         tree["training"] |= {"max_steps": 8, "per_device_train_batch_size": 2}
         report = run(tree)
         assert moved_parts(base, tmp_path / "run" / "model") == {"decoder"}
@@ -113,7 +113,7 @@ class TestStages:
     ],
 )
 def test_what_makes_no_sense_is_refused(change, sentence):
-    tree = {"model": {"checkpoint": "x"}, "data": {"train": [{"adapter": "fsdd"}]}, **change}
+    tree = {"model": {"checkpoint": "x"}, "data": {"train": [{"format": "fsdd"}]}, **change}
     with pytest.raises(RecipeError, match=sentence):
         build_recipe(tree, "toy", "toy.yaml")
 
@@ -123,7 +123,7 @@ def test_the_readmes_recipe_is_one():
     trees = [tree for tree in map(yaml.safe_load, blocks) if "stage" in tree]
     assert trees
     for tree in trees:
-        recipe = build_recipe({**tree, "data": {"train": [{"adapter": "fsdd"}]}}, "readme", "README.md")
+        recipe = build_recipe({**tree, "data": {"train": [{"format": "fsdd"}]}}, "readme", "README.md")
         assert recipe.peft and recipe.learning_rates.given()
 
 

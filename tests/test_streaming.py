@@ -36,7 +36,7 @@ OPTIONS = {"prompt": "{question}", "answer": "answer", "id": "name"}
 
 def source(files: str, name: str = "mine", **fields) -> SourceArguments:
     return SourceArguments(
-        **{"adapter": "prompt_answer", "split": "train", "options": OPTIONS} | fields, files=files, name=name
+        **{"format": "prompt_answer", "split": "train", "options": OPTIONS} | fields, files=files, name=name
     )
 
 
@@ -92,7 +92,7 @@ class TestSharding:
         if kind == "parquet":  # one file, but each of its row groups is a shard
             columns = {"image": [png_bytes(make_image(index)) for index in range(8)], "label": list(range(8))}
             Dataset.from_dict(columns).to_parquet(tmp_path / "a.parquet", batch_size=2)
-            made = source("a.parquet", adapter="labelled_media", options={"image": "image", "prompt": "What?"})
+            made = source("a.parquet", format="labelled_media", options={"image": "image", "prompt": "What?"})
         elif kind == "dataset":  # a folder as the Hub has it, by the name of the folder
             for shard in range(4):
                 images = [png_bytes(make_image(index)) for index in (2 * shard, 2 * shard + 1)]
@@ -103,7 +103,7 @@ class TestSharding:
         elif kind == "webdataset":
             for shard in range(4):
                 write_tar(tmp_path / f"{shard}.tar", range(2 * shard, 2 * shard + 2))
-            made = source("*.tar", adapter="captions", options={"image": "png", "answer": "json.text"})
+            made = source("*.tar", format="captions", options={"image": "png", "answer": "json.text"})
         else:
             monkeypatch.setitem(ADAPTERS, "toy", toy_rows)
             made = SourceArguments("toy", "train")
@@ -111,7 +111,7 @@ class TestSharding:
         count = 24 if kind == "adapter" else 8
         parts = [stream.part(part, 2).iter(batch_size=1) for part in range(2)]
         rows = [next(part) for part in parts for _ in range(count // 2)]
-        if kind == "adapter":
+        if kind == "format":
             assert sorted(int(row["id"][0]) for row in rows) == list(range(24))
             return
         answers = [answer_of({"messages": row["messages"][0]}) for row in rows]
@@ -165,7 +165,7 @@ class TestGoingOn:
         write_records(tmp_path, "b", 1, 9)
         for shard in range(3):
             write_tar(tmp_path / f"{shard}.tar", range(3 * shard, 3 * shard + 3))
-        pictures = source("*.tar", "c", adapter="captions", options={"image": "png", "answer": "json.text"})
+        pictures = source("*.tar", "c", format="captions", options={"image": "png", "answer": "json.text"})
         sources = [source("a-*.jsonl", weight=2.0), source("b-*.jsonl"), pictures]
 
         def new_loader() -> StatefulDataLoader:
@@ -234,8 +234,8 @@ def toy_stream(folder: Path, **training) -> dict:
             rows.shard(4, shard).to_parquet(data / f"toy-{shard}.parquet")
         write_records(data, "a", 4, 5)
     tree = toy_tree(folder)
-    toys = {"adapter": "messages", "files": "toy-*.parquet", "name": "toys", "weight": 2.0}
-    texts = {"adapter": "prompt_answer", "files": "a-*.jsonl", "options": OPTIONS, "name": "texts"}
+    toys = {"format": "messages", "files": "toy-*.parquet", "name": "toys", "weight": 2.0}
+    texts = {"format": "prompt_answer", "files": "a-*.jsonl", "options": OPTIONS, "name": "texts"}
     tree["data"] = {"train": [toys, texts], "root": str(data), "streaming": True, "shuffle_buffer": 5}
     tree["model"]["config"]["text_config"]["residual_dropout"] = 0.1
     tree["augment"] = {"audio_noise": 0.3, "image_shift": 4}
@@ -280,7 +280,7 @@ class TestTraining:
         tree = toy_stream(tmp_path / "run", max_steps=2)
         data = tmp_path / "data"
         (data / "texts.txt").write_text("\n".join("to be or not to be " * (1 + index % 4) for index in range(20)))
-        tree["data"]["train"] = [{"adapter": "text", "files": "texts.txt"}]
+        tree["data"]["train"] = [{"format": "text", "files": "texts.txt"}]
         tree |= {"stage": "pretrain", "sequence": {"pack_to": 32}, "augment": None}
         assert run(tmp_path / "run", tree) == 0
         assert len(losses(json.loads((tmp_path / "run" / "training.json").read_text()))) == 2

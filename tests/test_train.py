@@ -75,7 +75,7 @@ class TestTrain:
         result = {"task": "see", "measure": "exact_match", "value": 0.5, "n": 8}
         record_results(start, [result], by="recipe `toy`, split `test`")
         tree["model"] = {"checkpoint": str(start)}
-        tree["data"]["train"] = [{"adapter": "toy", "weight": 2, "license": "mit"}]
+        tree["data"]["train"] = [{"format": "toy", "weight": 2, "license": "mit"}]
         assert losses(train.train(build_recipe(tree, "again", "again.yaml")))[0] < first[0]
         # The card tells both parts, and nothing of what the model could do before the second.
         path = tmp_path / "run" / "model" / "README.md"

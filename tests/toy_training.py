@@ -65,7 +65,7 @@ def toy_tree(folder: Path) -> dict:
             "image_processor": {"size": {"height": 32, "width": 32}},
             "feature_extractor": {"sampling_rate": 8000, "hop_length": 80, "n_fft": 200},
         },
-        "data": {"train": [{"adapter": "toy"}], "validation": [{"adapter": "toy"}]},
+        "data": {"train": [{"format": "toy"}], "validation": [{"format": "toy"}]},
         "tokenizer": {"vocab_size": 320},
         "training": {
             "output_dir": str(folder),

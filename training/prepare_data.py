@@ -5,7 +5,7 @@ r"""Clean the training data of a recipe once, and write what is left as parquet,
 reads every sample of `data.train` (its weights are for training) and leaves out, by the first rule that speaks against it: broken
 samples, texts that are too short, too long or repeat themselves, another language, blank images and silent sounds, samples of
 `data.validation` and `data.test`, and samples that are there already, equal or nearly so. The limits are the recipe's section
-`prepare`. A recipe trains on the result with `train: [{files: prepared/ende/*.parquet, adapter: rows}]`.
+`prepare`. A recipe trains on the result with `train: [{files: prepared/ende/*.parquet, format: rows}]`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from modeling_mmgpt.saving_mmgpt import written_whole
 from training.data.cleaning.contamination import EvaluationIndex
 from training.data.cleaning.duplicates import DuplicateFinder, Fingerprint, take_fingerprint
 from training.data.cleaning.filters import Objection, find_objection, whole_text
-from training.data.formats import SHAPES
-from training.data.loading import PROBLEM, make_rows_and_problems, task_of
+from training.data.formats import FORMATS
+from training.data.loading import PROBLEM, make_samples_and_problems, task_of
 from training.data.mixture import check_source, load_source
 from training.recipe import PrepareArguments, Recipe, RecipeError, SourceArguments, load_recipe
 
@@ -73,8 +73,8 @@ NOTHING = {name: [] if isinstance(feature, List) else None for name, feature in 
 def load_samples(source: SourceArguments, root: str | None) -> Dataset:
     """All rows of a source, broken ones too, with the column `problem`."""
     check_source(source)
-    if source.adapter in SHAPES:
-        return make_rows_and_problems(source, Path(root or "."))
+    if source.format in FORMATS:
+        return make_samples_and_problems(source, Path(root or "."))
     rows = load_source(dataclasses.replace(source, limit=None), root)
     return rows.add_column(PROBLEM, [None] * len(rows), feature=Value("string"))
 

@@ -67,7 +67,7 @@ class ModelArguments:
 @dataclass
 class SourceArguments:
     r"""
-    adapter (`str`): how the records become samples: a shape of `training.data.formats.SHAPES`, or a data adapter of
+    format (`str`): how the records become samples: a shape of `training.data.formats.FORMATS`, or a data adapter of
         `training.data.ADAPTERS`, which brings its own files.
     split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
     files (`str` or `list[str]`, *optional*): for a shape: file, folder or pattern such as `photos/{split}-*.parquet`,
@@ -87,7 +87,7 @@ class SourceArguments:
         `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
     """
 
-    adapter: str
+    format: str
     split: str | None = None
     files: Any = None
     dataset: str | None = None
@@ -335,7 +335,7 @@ def check_recipe(recipe: Recipe, place: str) -> None:
         if laid_over:
             raise RecipeError(f"{place}: model.{laid_over[0]} can only change a preset; a checkpoint keeps its own.")
     if not recipe.data.train:
-        raise RecipeError(f"{place}: data.train lists no source: add at least `- adapter: NAME`.")
+        raise RecipeError(f"{place}: data.train lists no source: add at least `- format: NAME`.")
     if recipe.data.streaming and recipe.training.max_steps <= 0:
         raise RecipeError(f"{place}: data.streaming has no end: set training.max_steps.")
     if recipe.data.shuffle_buffer < 1:

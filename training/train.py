@@ -33,10 +33,10 @@ from modeling_mmgpt.saving_mmgpt import find_companion
 from modeling_mmgpt.tools.model_card import licences_in, load_card, section_of
 from training.data.augmentation import AugmentingCollator
 from training.data.mixture import augmentations, describe_mixture, load_mixture
-from training.data.numbering import NumberedRows, SeededCollator
+from training.data.numbering import NumberedSamples, SeededCollator
 from training.data.streaming import StreamingMixture, stream_packs
 from training.data.text_blocks import make_blocks, stream_blocks
-from training.evaluation.evaluate import evaluate_rows
+from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import find_metric
 from training.model_building import build_model_and_processor
 from training.recipe import EvaluationArguments, Recipe, RecipeError, format_recipe, load_recipe
@@ -117,7 +117,7 @@ class AnswerMetrics(TrainerCallback):
         self.arguments = dataclasses.replace(arguments, baselines=False)
 
     def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
-        tasks = evaluate_rows(model, self.trainer.processing_class, self.rows, self.arguments)["tasks"]
+        tasks = evaluate_samples(model, self.trainer.processing_class, self.rows, self.arguments)["tasks"]
         measures = {task: find_metric(scores["metric"]).measure for task, scores in tasks.items()}
         measured = {f"eval_{task}_{measure}": tasks[task][measure] for task, measure in measures.items()}
         metrics.update(measured)  # where `metric_for_best_model` looks
@@ -196,7 +196,7 @@ def train(recipe: Recipe) -> dict:
 
 def rows_to_train_on(rows, recipe: Recipe, processor, text_config):
     if not recipe.data.streaming:
-        return NumberedRows(prepare_rows(rows, recipe, processor, text_config))
+        return NumberedSamples(prepare_rows(rows, recipe, processor, text_config))
     finish, budget = None, recipe.sequence.pack_to
     if recipe.stage == "pretrain":
         length = budget or text_config.max_position_embeddings

@@ -15,7 +15,7 @@ from transformers import TorchAoConfig
 
 from modeling_mmgpt import MMGPTForConditionalGeneration
 from training.data.mixture import load_mixture
-from training.evaluation.evaluate import evaluate_rows
+from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import METRICS
 from training.model_building import load_checkpoint
 from training.recipe import RecipeError, load_recipe
@@ -41,7 +41,7 @@ def weight_only(bits: int, model: nn.Module) -> TorchAoConfig:
 
 
 def compare(folder: str, rows: list[dict], arguments) -> dict[str, dict]:
-    """{"whole" | "8 bits" | "4 bits": the scores of `evaluate_rows`}"""
+    """{"whole" | "8 bits" | "4 bits": the scores of `evaluate_samples`}"""
     model, processor = load_checkpoint(folder)
     arguments.baselines = False  # the same for all of them
     results = {}
@@ -49,7 +49,7 @@ def compare(folder: str, rows: list[dict], arguments) -> dict[str, dict]:
         if bits is not None:
             config = weight_only(bits, model)
             model = MMGPTForConditionalGeneration.from_pretrained(folder, quantization_config=config)
-        results[name] = evaluate_rows(model, processor, rows, arguments)["tasks"]
+        results[name] = evaluate_samples(model, processor, rows, arguments)["tasks"]
     return results
 
 

@@ -302,7 +302,7 @@ def rows(record: dict) -> dict:
     return {name: value for name, value in record.items() if name in FEATURES and value is not None}
 
 
-SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
+FORMATS: dict[str, Callable[..., dict | list[dict]]] = {
     "messages": messages,
     "llava": llava,
     "cauldron": cauldron,
@@ -322,9 +322,9 @@ SHAPES: dict[str, Callable[..., dict | list[dict]]] = {
 }
 
 
-def shape_options(name: str) -> list[str]:
+def format_options(name: str) -> list[str]:
     """The options that a shape takes."""
-    names = set(inspect.signature(SHAPES[name]).parameters) - {"record"}
+    names = set(inspect.signature(FORMATS[name]).parameters) - {"record"}
     if "options" in names:
         names = names - {"options"} | set(inspect.signature(prompt_answer).parameters) - {"record"}
     return sorted(names)

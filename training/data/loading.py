@@ -1,7 +1,7 @@
 r"""The one road from a source of a recipe to rows: `datasets.load_dataset`, for local files and the Hub, in memory or streamed.
 
-    {files: photos/{split}.parquet, adapter: labelled_media, options: {image: image, prompt: What is it?}}
-    {dataset: HuggingFaceM4/the_cauldron, load: {name: vqav2}, adapter: cauldron, split: train}
+    {files: photos/{split}.parquet, format: labelled_media, options: {image: image, prompt: What is it?}}
+    {dataset: HuggingFaceM4/the_cauldron, load: {name: vqav2}, format: cauldron, split: train}
 
 Media stay undecoded. A sample that is broken (a picture that cannot be opened, an empty sound, a missing value) is left
 out, counted and named in the log; with `strict` it is an error.
@@ -21,8 +21,8 @@ from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDatase
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from training.data.augmentation import read_sound
-from training.data.formats import SHAPES, BrokenSample, MissingColumn, shape_options
-from training.data.samples import FEATURES, MEDIUM, complete_row
+from training.data.formats import FORMATS, BrokenSample, MissingColumn, format_options
+from training.data.samples import FEATURES, MEDIUM, complete_sample
 
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def undecoded(feature: Any) -> Any:
 # ---- records to rows
 
 
-class RowMaker:
+class SampleMaker:
     r"""Maps a batch of records to rows of the sample format, for `Dataset.map` and `IterableDataset.map` with indices.
 
     A broken sample becomes a row with its `problem`, or is an error with `strict`. With `drop` it is left out, and the result is
@@ -146,9 +146,9 @@ class RowMaker:
         self.detokenise = options.pop("detokenise", {})
         folder = options.pop("media_folder", None)
         self.media_folder = None if folder is None else str(root / folder)
-        self.shape, self.options = source.adapter, options
+        self.shape, self.options = source.format, options
         self.task, self.split = task_of(source), source.split
-        self.metric = source.metric or ("perplexity" if source.adapter == "text" else None)
+        self.metric = source.metric or ("perplexity" if source.format == "text" else None)
         self.drop, self.strict = drop, source.strict
         self.class_names = {
             name: item.names for name, item in (features or {}).items() if isinstance(item, ClassLabel)
@@ -173,8 +173,8 @@ class RowMaker:
         name = self.name_of(record, index)
         about = {"id": name, "task": self.task, "metric": self.metric, PROBLEM: None}
         try:
-            made = SHAPES[self.shape](self.prepared(record), **self.options)
-            rows = [complete_row({**about, **row}) for row in (made if isinstance(made, list) else [made])]
+            made = FORMATS[self.shape](self.prepared(record), **self.options)
+            rows = [complete_sample({**about, **row}) for row in (made if isinstance(made, list) else [made])]
             for number, row in enumerate(rows):
                 row["id"] = name if len(rows) == 1 else f"{name}-{number}"
                 for medium in (*row["images"], *row["audios"], *row["videos"]):
@@ -188,7 +188,7 @@ class RowMaker:
             if self.strict:
                 raise BrokenSample(problem) from error
             if not self.drop:
-                return [complete_row({**about, PROBLEM: problem})]
+                return [complete_sample({**about, PROBLEM: problem})]
             if name not in self.broken:  # it comes again in the next pass
                 self.broken.add(name)
                 log_skipped(problem, len(self.broken))
@@ -216,11 +216,11 @@ class RowMaker:
             medium["path"] = str(Path(self.media_folder) / medium["path"])
 
 
-def stream_rows(
+def stream_samples(
     source: SourceArguments, root: Path, records: IterableDataset, features: Features | None
 ) -> IterableDataset:
     """The rows of records that are streamed, which had `features` when they were read; broken samples are left out."""
-    maker = RowMaker(source, root, features, drop=True)
+    maker = SampleMaker(source, root, features, drop=True)
     # A stream may not know its columns, and may meet new ones: what is made of each record goes into one of its own.
     made = records.map(maker, batched=True, batch_size=STREAMED_AT_ONCE, with_indices=True).select_columns([MADE])
     return made.map(unfold, batched=True, batch_size=1, remove_columns=[MADE], features=FEATURES)
@@ -232,12 +232,12 @@ def unfold(batch: dict[str, list]) -> dict[str, list]:
     return {name: [row[name] for row in rows] for name in FEATURES}
 
 
-def make_rows(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
+def make_samples(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
     """The rows of a source; broken samples are left out, counted and named in the log."""
     if streaming:
         records = load_records(source, root, streaming)
-        return stream_rows(source, root, records, records.features)
-    rows = make_rows_and_problems(source, root)
+        return stream_samples(source, root, records, records.features)
+    rows = make_samples_and_problems(source, root)
     problems = rows[PROBLEM]
     for count, problem in enumerate((problem for problem in problems if problem is not None), start=1):
         log_skipped(problem, count)
@@ -252,11 +252,11 @@ def make_rows(source: SourceArguments, root: Path, streaming: bool = False) -> D
     return rows.remove_columns(PROBLEM)
 
 
-def make_rows_and_problems(source: SourceArguments, root: Path) -> Dataset:
+def make_samples_and_problems(source: SourceArguments, root: Path) -> Dataset:
     """The rows of a source, and in the column `problem` why a sample is broken, or None. `datasets` keeps them in its cache and
     reads them from there the next time."""
     records = load_records(source, root)
-    maker = RowMaker(source, root, records.features, drop=False)
+    maker = SampleMaker(source, root, records.features, drop=False)
     features = Features({**FEATURES, PROBLEM: Value("string")})
     how = {"features": features, "remove_columns": records.column_names, "desc": task_of(source)}
     return records.map(maker, **how, **IN_BATCHES)
@@ -300,20 +300,18 @@ def task_of(source: SourceArguments) -> str:
     if source.dataset is not None:
         return source.dataset.rpartition("/")[2]
     if source.files is None:
-        return source.adapter
+        return source.format
     path = Path(source.files if isinstance(source.files, str) else source.files[0])
     return path.parent.name or path.stem
 
 
 def check_options(source: SourceArguments) -> None:
     """Refuses options that the shape does not have."""
-    known = [*shape_options(source.adapter), "id", "detokenise", "media_folder"]
+    known = [*format_options(source.format), "id", "detokenise", "media_folder"]
     for name in source.options:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"adapter {source.adapter} has no option {name!r}; the nearest valid name is {nearest!r}."
-            )
+            raise ValueError(f"format {source.format} has no option {name!r}; the nearest valid name is {nearest!r}.")
 
 
 @cache

@@ -12,8 +12,8 @@ from datasets import Dataset, concatenate_datasets
 
 from training.data import ADAPTERS, LICENSES
 from training.data.blocks import alternate, cut, cut_alike
-from training.data.formats import SHAPES
-from training.data.loading import make_rows, task_of
+from training.data.formats import FORMATS
+from training.data.loading import make_samples, task_of
 from training.data.samples import FEATURES, text_of
 
 
@@ -91,7 +91,7 @@ def describe_mixture(sources: list[SourceArguments], rows: list[int] | None) -> 
             "source": source.dataset or task_of(source),
             "rows": count,
             "weight": source.weight,
-            "licence": source.license or LICENSES.get(source.adapter),
+            "licence": source.license or LICENSES.get(source.format),
         }
         for source, count in zip(sources, counts, strict=True)
     ]
@@ -101,10 +101,10 @@ def load_source(source: SourceArguments, root: str | None) -> Dataset:
     """The rows of one source, or `limit` of them."""
     check_source(source)
     folder = Path(root or ".")
-    if source.adapter in SHAPES:
-        rows = make_rows(source, folder)
+    if source.format in FORMATS:
+        rows = make_samples(source, folder)
     else:
-        rows = ADAPTERS[source.adapter](folder, source.split, **source.options)
+        rows = ADAPTERS[source.format](folder, source.split, **source.options)
         if source.metric is not None:
             rows = rows.remove_columns("metric").add_column("metric", [source.metric] * len(rows))
             rows = rows.select_columns(list(FEATURES))
@@ -128,15 +128,15 @@ def weigh(rows: Dataset, weight: float) -> Dataset:
 
 def check_source(source: SourceArguments) -> None:
     """Refuses an unknown adapter, and files where there is nothing to read them or nothing to read."""
-    known = [*SHAPES, *ADAPTERS]
-    if source.adapter not in known:
-        nearest = difflib.get_close_matches(source.adapter, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown data adapter {source.adapter!r}; the nearest valid name is {nearest!r}.")
-    if source.adapter in SHAPES and (source.files is None) == (source.dataset is None):
+    known = [*FORMATS, *ADAPTERS]
+    if source.format not in known:
+        nearest = difflib.get_close_matches(source.format, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown format {source.format!r}; the nearest valid name is {nearest!r}.")
+    if source.format in FORMATS and (source.files is None) == (source.dataset is None):
         raise ValueError(
-            f"the source with adapter {source.adapter} needs one of `files` (local) and `dataset` (on the Hub)."
+            f"the source of format {source.format} needs one of `files` (local) and `dataset` (on the Hub)."
         )
-    if source.adapter in ADAPTERS:
+    if source.format in ADAPTERS:
         for name in ("files", "dataset", "name", "load"):
             if getattr(source, name):
-                raise ValueError(f"adapter {source.adapter} brings its own data with their names: leave out `{name}`.")
+                raise ValueError(f"format {source.format} brings its own data with their names: leave out `{name}`.")

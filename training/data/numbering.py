@@ -12,7 +12,7 @@ import torch
 from modeling_mmgpt.tools.packing import open_packs
 
 
-class NumberedRows(torch.utils.data.Dataset):
+class NumberedSamples(torch.utils.data.Dataset):
     """The rows of an indexable data set, each with its index as `"place"`."""
 
     def __init__(self, rows):

@@ -35,10 +35,10 @@ FEATURES = Features(
 
 def make_dataset(rows: list[dict]) -> Dataset:
     """Rows of the sample format with all columns present, so that data sets of any kind can be mixed."""
-    return Dataset.from_list([complete_row(row) for row in rows], features=FEATURES)
+    return Dataset.from_list([complete_sample(row) for row in rows], features=FEATURES)
 
 
-def complete_row(row: dict) -> dict:
+def complete_sample(row: dict) -> dict:
     """The row with every column of the sample format."""
     empty = {"id": None, "task": None, "metric": None, "messages": [], "references": []}
     return empty | {"images": [], "audios": [], "videos": []} | row

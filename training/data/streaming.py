@@ -30,8 +30,8 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from modeling_mmgpt import MMGPTCollator, PackedDataset, count_tokens
-from training.data.formats import SHAPES
-from training.data.loading import NUMBER, load_records, stream_rows, task_of
+from training.data.formats import FORMATS
+from training.data.loading import NUMBER, load_records, stream_samples, task_of
 from training.data.mixture import check_source, load_source
 from training.data.samples import FEATURES
 
@@ -95,8 +95,8 @@ class StreamingMixture(TorchIterableDataset):
         streams = []
         for source, records in zip(self.sources, self.records, strict=True):
             endless = without_end(share_of(records, part, parts), self.seed, self.shuffle_buffer)
-            if source.adapter in SHAPES:
-                streams.append(stream_rows(source, self.root, endless, records.features))
+            if source.format in FORMATS:
+                streams.append(stream_samples(source, self.root, endless, records.features))
             else:
                 streams.append(endless.map(features=records.features, remove_columns=[NUMBER]))
         mixture = streams[0]
@@ -130,7 +130,7 @@ def open_source(source: SourceArguments, root: str | None) -> IterableDataset:
         raise ValueError(
             f"{task_of(source)}: weight is {source.weight}; it must be above 0 (leave the source out instead)."
         )
-    if source.adapter in SHAPES:
+    if source.format in FORMATS:
         return load_records(source, Path(root or "."), streaming=True).reshard()
     return load_source(source, root).to_iterable_dataset()
 

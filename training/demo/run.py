@@ -24,7 +24,7 @@ from training.checks import answer_anywhere
 from training.data.mixture import load_mixture
 from training.data.samples import answer_of, text_of
 from training.demo.report import write_report
-from training.evaluation.evaluate import evaluate_rows, format_table, record_evaluation, write_predictions
+from training.evaluation.evaluate import evaluate_samples, format_table, record_evaluation, write_predictions
 from training.model_building import load_checkpoint
 from training.recipe import CONFIGURATION, Recipe, RecipeError, load_recipe
 from training.train import train
@@ -41,7 +41,7 @@ def run_demo(recipe: Recipe) -> dict:
 
     model, processor = load_checkpoint(str(folder / "model"))
     rows = list(load_mixture(recipe.data.test, recipe.data.root))
-    evaluation = evaluate_rows(model, processor, rows, recipe.eval)
+    evaluation = evaluate_samples(model, processor, rows, recipe.eval)
     predictions, tasks = evaluation["predictions"], evaluation["tasks"]
     print(format_table(tasks))
     write_predictions(folder / "predictions.jsonl", evaluation["records"])

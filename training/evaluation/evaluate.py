@@ -36,7 +36,7 @@ TEXT_METRIC = "perplexity"  # of rows that are text to be predicted, not a quest
 GROUNDING = ("shuffled_media", "blank_media")
 
 
-def evaluate_rows(model, processor, rows: Iterable[dict], arguments: EvaluationArguments) -> dict:
+def evaluate_samples(model, processor, rows: Iterable[dict], arguments: EvaluationArguments) -> dict:
     r"""{"tasks": {name: scores}, "predictions": [what was answered to each row, None to a plain text], "records": [a line of
     predictions.jsonl for each row]}; the scores are those of `score_tasks`. The model goes back to training if it was.
 
@@ -260,7 +260,7 @@ def main() -> None:
     if torch.accelerator.is_available() and not recipe.training.use_cpu:
         model.to(torch.accelerator.current_accelerator())
     started = time.monotonic()
-    evaluation = evaluate_rows(model, processor, rows, recipe.eval)
+    evaluation = evaluate_samples(model, processor, rows, recipe.eval)
     folder = Path(recipe.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.jsonl", evaluation["records"])

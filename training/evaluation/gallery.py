@@ -27,7 +27,7 @@ def write_gallery(path: Path, title: str, rows: list[dict], evaluation: dict, wo
     path (`Path`): the file to write.
     title (`str`): what was evaluated.
     rows (`list[dict]`): the samples with their media.
-    evaluation (`dict`): what `evaluate_rows` returns for them.
+    evaluation (`dict`): what `evaluate_samples` returns for them.
     worst (`int`, *optional*, defaults to 12): most answers of a task to show; right ones are never shown.
     """
     environment = jinja2.Environment(

@@ -29,7 +29,7 @@ from training.evaluation.metrics.final_answer import MARK
 BOX, GAP = 100, 50  # pixels
 GROUND, BETWEEN = (211, 211, 211), (128, 128, 128)
 COLOURS = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
-SHAPES = ("circle", "square", "triangle")
+FORMATS = ("circle", "square", "triangle")
 SIZES = {"small": 10, "medium": 20, "large": 30}
 BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
 MOST = 7  # things in a box
@@ -120,7 +120,7 @@ def fill_box(rng: random.Random, count: int) -> Things:
             place[rng.randrange(2)] = rng.choice((0, end))
         if rng.random() < 0.1:
             place = [rng.choice((0, end)), rng.choice((0, end))]
-        thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), size, *place)
+        thing = Thing(rng.choice(FORMATS), rng.choice(list(COLOURS)), size, *place)
         if len(things) < count and not any(overlap(thing, other) for other in things):
             things.append(thing)
     return tuple(things)
@@ -255,7 +255,7 @@ def tower_property(rng: random.Random) -> Property:
 
 def shaped(rng: random.Random) -> Property:
     """A thing of one colour and shape, perhaps at a wall."""
-    colour, shape = rng.choice(list(COLOURS)), rng.choice((*SHAPES, None))
+    colour, shape = rng.choice(list(COLOURS)), rng.choice((*FORMATS, None))
     at_wall = rng.random() < 0.3
     words = f"a {colour} {noun(rng, 1, shape or '')}"
     if at_wall:
@@ -323,7 +323,7 @@ def finish(rng: random.Random, text: str) -> str:
 
 def about_things(rng: random.Random) -> Sentence:
     """Things by their look and place, whichever box they are in."""
-    shape, colour = rng.choice((None, *SHAPES)), rng.choice((None, *COLOURS, *COLOURS))
+    shape, colour = rng.choice((None, *FORMATS)), rng.choice((None, *COLOURS, *COLOURS))
     place, fits = rng.choice(
         (
             ("", lambda walls: True),

@@ -25,7 +25,7 @@ COLOURS = {
     "purple": (142, 68, 173),
     "orange": (240, 128, 30),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross")
+FORMATS = ("circle", "square", "triangle", "star", "cross")
 NUMBERS = ("one", "two", "three", "four", "five")
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 # Where the two of a pair stand.
@@ -105,7 +105,7 @@ def draw_scene(rng: random.Random, kind: str, held_out: bool) -> Scene:
     """A scene of `kind` that is held out, or one that is not; two things in it share neither colour nor shape."""
     while True:
         names = 2 if kind == "pair" else 1
-        looks = zip(rng.sample(list(COLOURS), names), rng.sample(SHAPES, names), strict=True)
+        looks = zip(rng.sample(list(COLOURS), names), rng.sample(FORMATS, names), strict=True)
         places = draw_places(rng, kind)
         scene = Scene(kind, tuple(Thing(*look, cells) for look, cells in zip(looks, places, strict=True)))
         if is_held_out(scene) == held_out:
