@@ -25,8 +25,7 @@ from training.data.cleaning.contamination import EvaluationIndex
 from training.data.cleaning.duplicates import DuplicateFinder, Fingerprint, take_fingerprint
 from training.data.cleaning.filters import Objection, find_objection, whole_text
 from training.data.formats import FORMATS
-from training.data.loading import PROBLEM, make_samples_and_problems, task_of
-from training.data.mixture import check_source, load_source
+from training.data.loading import PROBLEM, load_source, make_samples_and_problems
 from training.recipe import PrepareArguments, Recipe, RecipeError, SourceArguments, load_recipe
 
 
@@ -72,7 +71,6 @@ NOTHING = {name: [] if isinstance(feature, List) else None for name, feature in 
 
 def load_samples(source: SourceArguments, root: str | None) -> Dataset:
     """All rows of a source, broken ones too, with the column `problem`."""
-    check_source(source)
     if source.format in FORMATS:
         return make_samples_and_problems(source, Path(root or "."))
     rows = load_source(dataclasses.replace(source, limit=None), root)
@@ -102,7 +100,7 @@ def index_evaluation(recipe: Recipe, processes: int | None) -> tuple[EvaluationI
     everything = PrepareArguments(min_characters=0, max_repetition=1.0)  # nothing speaks against an evaluation sample
     counts = {}
     for source in (*recipe.data.validation, *recipe.data.test):
-        name = f"{task_of(source)}, split {source.split}"
+        name = f"{source.task}, split {source.split}"
         rows = load_samples(source, recipe.data.root)
         judged = judge_rows(rows, everything, processes, name)
         for row_id, one in zip(rows["id"], judged, strict=True):

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from modeling_mmgpt import MMGPTCollator
 from modeling_mmgpt.tools.model_card import BASELINES, record_results
-from training.data.loading import task_of as task_of_source
-from training.data.mixture import load_mixture
 from training.data.samples import answer_of, references_of, text_of
+from training.data.training_set import load_mixture
 from training.evaluation.controls import MEDIA, blank_media, exchange_media
 from training.evaluation.gallery import write_gallery
 from training.evaluation.likelihood import WindowLoss, text_losses
@@ -222,7 +221,7 @@ def record_evaluation(folder: str | Path, recipe: Recipe, tasks: dict[str, dict]
     """The table in the card of the model's folder, in place of an earlier one of this recipe and split; a model of the Hub has no
     folder here, and its card stays as it is."""
     sources = getattr(recipe.data, recipe.eval.split)
-    ids = {task_of_source(source): source.dataset for source in sources if source.dataset}
+    ids = {source.task: source.dataset for source in sources if source.dataset}
     rows = []
     for task, score in tasks.items():
         about = {"task": task, "n": score["n"], "split": recipe.eval.split, "dataset": ids.get(task)}

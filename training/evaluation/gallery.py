@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 from training.demo.report import TEMPLATE as REPORT_TEMPLATE
 from training.demo.report import data_uri, spectrogram_png
 from training.evaluation.metrics import METRICS
@@ -88,7 +88,7 @@ def png(image) -> bytes:
 
 
 def mono_wav(audio: dict) -> bytes:
-    wave, rate = read_sound(audio)
+    wave, rate = read_audio(audio)
     buffer = io.BytesIO()
     soundfile.write(buffer, wave[: SECONDS * rate], rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 from training.data.cleaning.filters import whole_text
 
 
@@ -62,7 +62,7 @@ def take_fingerprint(row: dict) -> Fingerprint:
 
 
 def sound_checksum(sound: dict) -> str:
-    wave, rate = read_sound(sound)
+    wave, rate = read_audio(sound)
     return checksum(str(rate).encode(), np.ascontiguousarray(wave).tobytes())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 from training.data.samples import text_of
 
 
@@ -85,7 +85,7 @@ def only_colour(image: Image.Image) -> tuple[int, ...] | None:
 
 def judge_sounds(audios: list[dict]) -> Objection | None:
     for index, audio in enumerate(audios):
-        loudest = float(np.abs(read_sound(audio)[0]).max())
+        loudest = float(np.abs(read_audio(audio)[0]).max())
         if loudest < SILENCE:
             return Objection("silent sound", f"sound {index} reaches {loudest:.1e} of full scale")
     return None
