@@ -18,8 +18,8 @@ from training.data.cleaning.contamination import EvaluationIndex
 from training.data.cleaning.duplicates import DuplicateFinder, take_fingerprint
 from training.data.cleaning.filters import judge_images, judge_language, judge_length, judge_repetition, judge_sounds
 from training.data.conversation import png_bytes, wav_bytes
-from training.data.training_set import load_mixture
 from training.data.samples import FEATURES, assistant_turn, complete_sample, medium, user_turn
+from training.data.training_set import load_mixture
 from training.prepare_data import prepare
 from training.recipe import CONFIGURATION, RecipeError, SourceArguments, build_recipe, load_recipe
 
@@ -205,7 +205,7 @@ class TestPrepare:
 
     def test_a_recipe_reads_the_result(self, recipe, tmp_path):
         prepare(recipe, tmp_path / "out")
-        made = SourceArguments("rows", "train", files=str(tmp_path / "out" / "*.parquet"))
+        made = SourceArguments("samples", "train", files=str(tmp_path / "out" / "*.parquet"))
         rows = load_mixture([made], None)
         assert rows.features == FEATURES
         assert [(row["id"], row["task"], row["metric"]) for row in rows] == [

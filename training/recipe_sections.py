@@ -140,6 +140,8 @@ class SourceArguments:
         if self.format == "text":
             self.metric = self.metric or "perplexity"
         known = format_options(self.format)
+        if self.options and not known:
+            raise RecipeError(f"format {self.format} takes no options: leave them out.")
         for name in self.options:
             check_name(f"option of format {self.format}:", name, known)
         if self.weight <= 0:
