@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.conversation import png_bytes, wav_bytes
+from training.data.synthetic.conversation import png_bytes, wav_bytes
 from training.demo.report import (
     card,
     duration,

@@ -17,9 +17,9 @@ from training import prepare_data
 from training.data.cleaning.contamination import EvaluationIndex
 from training.data.cleaning.duplicates import DuplicateFinder, take_fingerprint
 from training.data.cleaning.filters import judge_images, judge_language, judge_length, judge_repetition, judge_sounds
-from training.data.conversation import png_bytes, wav_bytes
 from training.data.mixture import load_mixture
 from training.data.samples import FEATURES, assistant_turn, complete_sample, medium, user_turn
+from training.data.synthetic.conversation import png_bytes, wav_bytes
 from training.prepare_data import prepare
 from training.recipe import CONFIGURATION, RecipeError, SourceArguments, build_recipe, load_recipe
 

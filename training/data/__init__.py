@@ -7,23 +7,23 @@ format; `training/data/samples.py` says what a row is.
 
 from training.data.easy_vqa import load_easy_vqa
 from training.data.fsdd import load_fsdd
-from training.data.synthetic.boxes import load_boxes
 from training.data.synthetic.course import load_course, load_demo
+from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
 
 ADAPTERS = {
-    "boxes": load_boxes,
     "demo": load_demo,
     "demo_course": load_course,
     "easy_vqa": load_easy_vqa,
     "fsdd": load_fsdd,
+    "nlvr_scenes": load_nlvr_scenes,
 }
 
 # Of what these adapters bring; a recipe tells the licence of its own files and data sets (`license`).
 LICENSES = {
-    "boxes": "none: drawn on the spot",
     "demo": "cc-by-4.0 (the digits, from UCI by way of scikit-learn); all else is made on the spot",
     "demo_course": "cc-by-4.0 (the digits, from UCI by way of scikit-learn); all else is made on the spot",
     "easy_vqa": "mit",
     "fsdd": "cc-by-sa-4.0",
+    "nlvr_scenes": "none: drawn from a seed",
 }
