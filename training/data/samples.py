@@ -68,6 +68,11 @@ def text_of(message: dict) -> str:
     return "".join(item["text"] for item in content if item["type"] == "text")
 
 
+def whole_text(sample: dict) -> str:
+    """What all turns say, a line each: the text of a document that has no questions."""
+    return "\n".join(text_of(message) for message in sample["messages"])
+
+
 def answer_of(row: dict) -> str:
     """What the last assistant turn says: the reference of an evaluation."""
     last = row["messages"][-1]
