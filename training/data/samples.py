@@ -31,6 +31,7 @@ FEATURES = Features(
         "videos": List(MEDIUM),
     }
 )
+FINAL_MARK = "####"  # between the reasoning of an answer and its result, as in GSM8K
 
 
 def make_dataset(rows: list[dict]) -> Dataset:

@@ -21,9 +21,8 @@ from typing import NamedTuple
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
-from training.data.samples import make_dataset
+from training.data.samples import FINAL_MARK, make_dataset
 from training.data.synthetic.conversation import Turn, conversation
-from training.evaluation.metrics.final_answer import MARK
 
 
 BOX, GAP = 100, 50  # pixels
@@ -424,7 +423,7 @@ def ask_if_true(sentence: Sentence, scene: Scene) -> Turn:
         f"{describe(things, scene.has_towers)}: {count}" for things, count in zip(scene.boxes, counts, strict=True)
     )
     truth = "true" if sentence.is_true_of(scene) else "false"
-    return Turn("nlvr_scenes", f"{sentence.text} True or false?", f"{described} = {sum(counts)} {MARK} {truth}")
+    return Turn("nlvr_scenes", f"{sentence.text} True or false?", f"{described} = {sum(counts)} {FINAL_MARK} {truth}")
 
 
 def load_nlvr_scenes(

@@ -1,15 +1,13 @@
 """Final answer: exact match of what follows the last `####`, for models that write their reasoning before it."""
 
+from training.data.samples import FINAL_MARK
 from training.evaluation.metrics.answers import AnswerMetric, estimate_share
 from training.evaluation.metrics.exact_match import exact_matches
 
 
-MARK = "####"  # as GSM8K writes it before its results
-
-
 def final_answer(text: str) -> str:
     """What follows the last mark; the whole text where there is none."""
-    return text.rpartition(MARK)[2]
+    return text.rpartition(FINAL_MARK)[2]
 
 
 class FinalAnswer(AnswerMetric):
