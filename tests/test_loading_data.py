@@ -17,10 +17,10 @@ from datasets import Audio, ClassLabel, Dataset, Features, Image, List, Value
 
 from tests.conftest import make_image
 from tests.test_media_loading import clip
-from training.data.conversation import png_bytes, wav_bytes
 from training.data.formats import BrokenSample, MissingColumn
 from training.data.loading import find_files, load_source, make_samples, reader_of
 from training.data.samples import FEATURES, answer_of, references_of, text_of
+from training.data.synthetic.conversation import png_bytes, wav_bytes
 from training.recipe import SourceArguments
 
 

@@ -23,10 +23,10 @@ from tests.test_distribution import launch
 from tests.test_resuming import run
 from tests.toy_training import losses, toy_samples, toy_tree
 from training.data import loading
-from training.data.conversation import png_bytes
 from training.data.formats import OWN_DATA, BrokenSample, OwnData
 from training.data.samples import answer_of, text_of
 from training.data.streaming import StreamingMixture
+from training.data.synthetic.conversation import png_bytes
 from training.recipe import DataArguments, RecipeError, SourceArguments, build_recipe, write_recipe
 from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint
 

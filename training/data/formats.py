@@ -36,8 +36,8 @@ import pyarrow.parquet as parquet
 from datasets import Dataset
 
 from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, make_dataset, medium, require_file, user_turn
-from training.data.synthetic.boxes import load_boxes
 from training.data.synthetic.course import load_course, load_demo
+from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
@@ -386,7 +386,7 @@ OWN_DATA = {
     "demo_course": OwnData(load_course, DIGITS_LICENSE),
     "easy_vqa": OwnData(load_easy_vqa, "mit"),
     "fsdd": OwnData(load_fsdd, "cc-by-sa-4.0"),
-    "nlvr_scenes": OwnData(load_boxes, "none: synthetic"),
+    "nlvr_scenes": OwnData(load_nlvr_scenes, "none: synthetic"),
 }
 
 

@@ -32,6 +32,7 @@ FEATURES = Features(
         "videos": List(MEDIUM),
     }
 )
+FINAL_MARK = "####"  # between the reasoning of an answer and its result, as in GSM8K
 
 
 def make_dataset(samples: list[dict]) -> Dataset:
@@ -67,6 +68,11 @@ def text_of(message: dict) -> str:
     if isinstance(content, str):
         return content
     return "".join(item["text"] for item in content if item["type"] == "text")
+
+
+def whole_text(sample: dict) -> str:
+    """What all turns say, a line each: the text of a document that has no questions."""
+    return "\n".join(text_of(message) for message in sample["messages"])
 
 
 def answer_of(sample: dict) -> str:

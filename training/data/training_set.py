@@ -28,7 +28,7 @@ from modeling_mmgpt import (
 )
 from training.data.loading import load_source
 from training.data.mixtures import join_in_blocks, weigh
-from training.data.samples import text_of
+from training.data.samples import whole_text
 from training.data.streaming import NUMBERED, StreamingMixture
 
 
@@ -239,4 +239,4 @@ def document(sample: dict) -> str:
         raise ValueError(
             f"sample {sample.get('id')!r} has images, audio or videos, but pre-training reads text alone: leave it out."
         )
-    return "\n".join(text_of(message) for message in sample["messages"])
+    return whole_text(sample)
