@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from training.recipe import Recipe, RecipeError, build_sections, recipe_tree
+from training.recipe import Recipe, RecipeError, build_sections
 from training.recipe_files import with_new_names
 
 
@@ -87,7 +87,7 @@ def steps_of(checkpoint: str | None) -> int:
 def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     """The dotted keys in which the recipe is not the one that was written when the run began."""
     before = flatten(read_written(written)) if written.is_file() else {}
-    now = flatten(yaml.safe_load(yaml.safe_dump(recipe_tree(recipe))))
+    now = flatten(yaml.safe_load(recipe.to_yaml()))
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     # Each worker has its part of a stream.
     bound = {"training.dataloader_num_workers"} if recipe.data.streaming else set()
