@@ -1,6 +1,6 @@
 """Handwritten digits: the 1797 real images that scikit-learn carries, with captions and questions.
 
-Which images are held out is decided by a checksum of their pixels, so the same image can never stand on both sides.
+Which images are held out is decided by a checksum of their pixels, so that equal images are never in two splits.
 """
 
 import functools
