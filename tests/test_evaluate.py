@@ -12,7 +12,7 @@ from modeling_mmgpt import save_checkpoint
 from modeling_mmgpt.tools.model_card import section_of
 from tests.conftest import make_audio, make_image, make_sample, make_video
 from tests.test_controls import image_samples
-from training import data
+from training.data.formats import OWN_DATA, OwnData
 from training.data.samples import answer_of, assistant_turn, make_dataset, user_turn
 from training.evaluation import evaluate
 from training.model_building import build_model
@@ -136,7 +136,7 @@ class TestSamples:
 
 class TestCommandLine:
     def test_writes_results_and_predictions(self, parts, monkeypatch, capsys, tmp_path):
-        monkeypatch.setitem(data.ADAPTERS, "say", text_samples)
+        monkeypatch.setitem(OWN_DATA, "say", OwnData(text_samples))
         recipe = tmp_path / "toy.yaml"
         recipe.write_text("model: {preset: nano}\ndata: {train: [{format: say}], test: [{format: say}]}\n")
         save_checkpoint(tmp_path / "model", *parts)
@@ -164,7 +164,7 @@ class TestCommandLine:
         assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("say", "test", round(right / 6, 4))
 
     def test_the_card_stays_as_it_is_where_it_is_not_wanted_or_cannot_be_read(self, parts, monkeypatch, tmp_path):
-        monkeypatch.setitem(data.ADAPTERS, "say", text_samples)
+        monkeypatch.setitem(OWN_DATA, "say", OwnData(text_samples))
         recipe = tmp_path / "toy.yaml"
         recipe.write_text("model: {preset: nano}\ndata: {train: [{format: say}], test: [{format: say}]}\n")
         save_checkpoint(tmp_path / "model", *parts)

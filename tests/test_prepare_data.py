@@ -14,9 +14,9 @@ from datasets import Dataset
 from PIL import Image
 
 from training import prepare_data
-from training.data.mixture import load_mixture
 from training.data.samples import FEATURES, assistant_turn, complete_sample, medium, user_turn
 from training.data.synthetic.conversation import png_bytes
+from training.data.training_set import load_mixture
 from training.prepare_data import prepare
 from training.recipe import CONFIGURATION, RecipeError, SourceArguments, build_recipe, load_recipe
 
@@ -112,7 +112,7 @@ class TestPrepare:
 
     def test_a_recipe_reads_the_result(self, recipe, tmp_path):
         prepare(recipe, tmp_path / "out")
-        made = SourceArguments("rows", "train", files=str(tmp_path / "out" / "*.parquet"))
+        made = SourceArguments("samples", "train", files=str(tmp_path / "out" / "*.parquet"))
         samples = load_mixture([made], None)
         assert samples.features == FEATURES
         assert [(one["id"], one["task"], one["metric"]) for one in samples] == [

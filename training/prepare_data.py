@@ -25,8 +25,7 @@ from training.data.cleaning.contamination import EvaluationIndex
 from training.data.cleaning.duplicates import DuplicateFinder, Fingerprint, take_fingerprint
 from training.data.cleaning.filters import Rejection, find_rejection
 from training.data.formats import FORMATS
-from training.data.loading import PROBLEM, make_samples_and_problems, task_of
-from training.data.mixture import check_source, load_source
+from training.data.loading import PROBLEM, load_source, make_samples_and_problems
 from training.data.samples import whole_text
 from training.recipe import PrepareArguments, Recipe, RecipeError, SourceArguments, load_recipe
 
@@ -76,7 +75,6 @@ def prepare(recipe: Recipe, output: Path, processes: int | None = None) -> dict:
 
 def load_samples(source: SourceArguments, root: str | None) -> Dataset:
     """All samples of a source, broken ones too, with the column `problem`."""
-    check_source(source)
     if source.format in FORMATS:
         return make_samples_and_problems(source, Path(root or "."))
     samples = load_source(dataclasses.replace(source, limit=None), root)
@@ -126,7 +124,7 @@ def index_evaluation(recipe: Recipe, processes: int | None) -> tuple[EvaluationI
     no_filters = PrepareArguments(min_characters=0, max_repetition=1.0)  # an evaluation sample of any quality counts
     counts = {}
     for source in (*recipe.data.validation, *recipe.data.test):
-        name = f"{task_of(source)}, split {source.split}"
+        name = f"{source.task}, split {source.split}"
         samples = load_samples(source, recipe.data.root)
         findings = check_samples(samples, no_filters, processes, name)
         for sample_id, found in zip(samples["id"], findings, strict=True):

@@ -29,7 +29,7 @@ from modeling_mmgpt.tools.convert import config_to_gpt
 from modeling_mmgpt.tools.families import FAMILIES
 from training.model_building import build_model
 from training.recipe import ModelArguments
-from training.train import describe_hardware
+from training.run_results import describe_hardware
 from training.train_tokenizer import train_tokenizer
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import TorchAoConfig
 
 from modeling_mmgpt import MMGPTForConditionalGeneration
-from training.data.mixture import load_mixture
+from training.data.training_set import load_mixture
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import METRICS
 from training.model_building import load_checkpoint

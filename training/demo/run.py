@@ -21,8 +21,8 @@ import torch
 import transformers
 
 from training.checks import answer_anywhere
-from training.data.mixture import load_mixture
 from training.data.samples import answer_of, text_of
+from training.data.training_set import load_mixture
 from training.demo.report import write_report
 from training.evaluation.evaluate import evaluate_samples, format_table, record_evaluation, write_predictions
 from training.model_building import load_checkpoint

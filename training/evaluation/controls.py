@@ -8,7 +8,7 @@ from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from modeling_mmgpt.preprocessing_mmgpt import sampling
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 from training.data.samples import answer_of
 
 
@@ -59,5 +59,5 @@ def grey_frames(video, video_processor) -> dict:
 
 
 def silence(audio: dict) -> dict:
-    wave, rate = read_sound(audio)
+    wave, rate = read_audio(audio)
     return {"array": np.zeros_like(wave), "sampling_rate": rate}

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from modeling_mmgpt import MMGPTCollator
 from modeling_mmgpt.tools.model_card import record_results
-from training.data.loading import task_of as task_of_source
-from training.data.mixture import load_mixture
 from training.data.samples import references_of, text_of, whole_text
+from training.data.training_set import load_mixture
 from training.evaluation.controls import BASELINES, MEDIA, blank_media, majority_answer, shuffle_media
 from training.evaluation.gallery import write_gallery
 from training.evaluation.likelihood import WindowLoss, text_losses
@@ -209,7 +208,7 @@ def record_evaluation(folder: str | Path, recipe: Recipe, tasks: dict[str, dict]
     """The table in the card of the model's folder, in place of an earlier one of this recipe and split; a model of the Hub has no
     folder here, and its card stays as it is."""
     sources = getattr(recipe.data, recipe.eval.split)
-    ids = {task_of_source(source): source.dataset for source in sources if source.dataset}
+    ids = {source.task: source.dataset for source in sources if source.dataset}
     results = []
     for task, score in tasks.items():
         about = {"task": task, "n": score["n"], "split": recipe.eval.split, "dataset": ids.get(task)}

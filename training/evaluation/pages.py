@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 
 
 SECONDS = 30  # of an audio clip that are kept
@@ -37,7 +37,7 @@ def embed_media(sample: dict) -> dict:
     images = [load_image(image) for image in sample.get("images") or []]
     audios = []
     for audio in sample.get("audios") or []:
-        wave, rate = read_sound(audio)
+        wave, rate = read_audio(audio)
         wave = wave[: SECONDS * rate]
         audios.append({"wav": wav_uri(wave, rate), "spectrogram": png_uri(spectrogram(wave, rate))})
     return {"images": [png_uri(image) for image in [*images, *map(Image.fromarray, frames)]], "audios": audios}

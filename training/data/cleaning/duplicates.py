@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 from training.data.cleaning import require
 from training.data.samples import whole_text
 
@@ -55,7 +55,7 @@ class Fingerprint(NamedTuple):
 def take_fingerprint(sample: dict) -> Fingerprint:
     text = whole_text(sample)
     images = [load_image(image) for image in sample["images"]]
-    waves = [read_sound(audio) for audio in sample["audios"]]
+    waves = [read_audio(audio) for audio in sample["audios"]]
     return Fingerprint(
         text_checksum=checksum(text.encode()),
         minhash=minhash_of(words_of(text)).hashvalues.tolist(),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
 from training.data.cleaning import require
 from training.data.samples import whole_text
 
@@ -88,7 +88,7 @@ def only_colour(image: Image.Image) -> tuple[int, ...] | None:
 
 def check_audio(audios: list[dict]) -> Rejection | None:
     for index, audio in enumerate(audios):
-        peak = float(np.abs(read_sound(audio)[0]).max())
+        peak = float(np.abs(read_audio(audio)[0]).max())
         if peak < SILENCE:
             return Rejection("silent audio", f"audio {index} reaches {peak:.1e} of full scale")
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
-from training.data.blocks import alternate, cut, cut_alike
+from training.data.mixtures import alternate, cut, cut_alike
 from training.data.samples import make_dataset
 from training.data.synthetic import digits, melodies, scenes, text_tasks
 

@@ -4,7 +4,7 @@ import re
 import string
 from collections import Counter
 
-from training.data.formats import NO_ANSWER
+from training.data.samples import NO_ANSWER
 from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio, estimate_share
 
 
