@@ -29,6 +29,13 @@ OPENAI = {
     "resid_pdrop": 0.05,
     "initializer_range": 0.03,
 }
+NEOX = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 LLAMA = {
     "hidden_size": 48,
     "intermediate_size": 80,
@@ -71,28 +78,8 @@ MODELS = {
         },
     ),
     "gptj": ("gptj", OPENAI | {"rotary_dim": 8}),
-    "gpt_neox": (
-        "gpt_neox",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 128,
-        },
-    ),
-    "gpt_neox, sequential": (
-        "gpt_neox",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 128,
-            "use_parallel_residual": False,
-            "attention_bias": False,
-        },
-    ),
+    "gpt_neox": ("gpt_neox", NEOX),
+    "gpt_neox, sequential": ("gpt_neox", NEOX | {"use_parallel_residual": False, "attention_bias": False}),
     "llama": ("llama", LLAMA),
     "llama 3, biases": (
         "llama",
