@@ -34,9 +34,7 @@ class VisionFamily(TowerFamily):
     sizes: Literal["one", "smaller", "any"] = "one"
     pixels: bool = True  # takes whole images (N, channels, height, width)
     patches: bool = False  # takes patches (N, L, p * p * channels) of images of any shape (NaFlex)
-    convolutional: bool = (
-        False  # stages of several sizes, of which only the last fits a connector; its output may be a map
-    )
+    convolutional: bool = False  # stages of several sizes, of which only the last fits a connector
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,8 @@ class AudioFamily(TowerFamily):
     bands: Callable | None = None  # vectors for each step of time, one for each band of frequencies; None: one for all
     frames_per_vector: Callable = lambda config: 1  # of a family that groups them, the last group filled up
     special_tokens: int = 0  # before the vectors of the audio
-    takes_mask: Callable = lambda config: (
-        False
-    )  # tells padding by an attention mask; else padding is silence, as in training
+    # Of waveforms: whether an attention mask keeps padding out; else each audio clip is encoded by itself.
+    takes_mask: Callable = lambda config: False
     smallest: int = 1  # the fewest samples that it takes in training
 
 
@@ -146,7 +143,8 @@ AUDIO_FAMILIES = {
     "wav2vec2": wav2vec2_like("wav2vec 2.0"),
     "hubert": wav2vec2_like("HuBERT"),
     "wavlm": wav2vec2_like("WavLM"),
-    "data2vec-audio": wav2vec2_like("data2vec", takes_mask=lambda config: True),
+    # Its convolutions of positions lie one behind the other, and past the first one they reach into padding.
+    "data2vec-audio": wav2vec2_like("data2vec", takes_mask=lambda config: False),
     "unispeech": wav2vec2_like("UniSpeech"),
     "unispeech-sat": wav2vec2_like("UniSpeech"),
     "mmgpt_frame": AudioFamily(model_class="MMGPTFrameTower", frames_per_vector=lambda config: config.frame_size),
