@@ -159,7 +159,7 @@ def vision_family(config) -> VisionFamily:
 def audio_family(config) -> AudioFamily:
     if config.model_type not in AUDIO_FAMILIES:
         raise ValueError(
-            f"How many tokens an audio becomes in a {config.model_type!r} encoder is not known: use one of "
+            f"How many tokens an audio clip becomes in a {config.model_type!r} encoder is not known: use one of "
             f"{', '.join(sorted(AUDIO_FAMILIES))}."
         )
     return AUDIO_FAMILIES[config.model_type]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration
@@ -18,54 +18,22 @@ from modeling_mmgpt.towers_mmgpt import (
     smallest_image,
     tower_width,
 )
-from tests.conftest import CONVOLUTIONS, FRAMES, NAFLEX, PATCHES, SIGLIP, WHISPER, make_config, make_model
+from tests.conftest import CONVOLUTIONS, FRAMES, PATCHES, make_config, make_model
+from tests.test_assemble import AUDIO_MODELS, VISION_MODELS
 
 
-VIT_LIKE = {key: SIGLIP[key] for key in SIGLIP if key not in ("model_type", "vision_use_head")}
-WAVEFORM = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": [8, 8, 8],
-    "conv_stride": [10, 8, 4],
-    "conv_kernel": [10, 8, 4],
-    "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-}
-MEL = {"num_mel_bins": 20, "max_source_positions": 50}
-AST = {
-    "model_type": "audio-spectrogram-transformer",
-    "num_mel_bins": 20,
-    "max_length": 40,
-    "patch_size": 8,
-    "frequency_stride": 4,
-    "time_stride": 4,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-}
-# A tiny encoder of each family.
+VIT, AST = VISION_MODELS["vit"], AUDIO_MODELS["audio-spectrogram-transformer"]
+# A tiny encoder of each family: those that can be assembled, and those that cannot.
 VISION = {
-    "siglip_vision_model": SIGLIP,
-    "siglip2_vision_model": NAFLEX,
+    **{
+        f"{kind}_vision_model" if "vision_config" in config else kind: config.get("vision_config", config)
+        for kind, config in VISION_MODELS.items()
+    },
     "dinov3_convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 16},
     "bit": CONVOLUTIONS,
     "mmgpt_patch": PATCHES,
-    **dict.fromkeys(("clip_vision_model", "vit", "dinov2", "dinov2_with_registers", "dinov3_vit"), VIT_LIKE),
 }
-AUDIO = {
-    "whisper": WHISPER,
-    "qwen2_audio_encoder": {
-        key: WHISPER[key] for key in WHISPER if key.startswith(("num_mel", "max_source", "d_model", "encoder"))
-    },
-    "voxtral_encoder": MEL | {key: VIT_LIKE[key] for key in VIT_LIKE if key not in ("image_size", "patch_size")},
-    "audio-spectrogram-transformer": AST,
-    "mmgpt_frame": FRAMES,
-    **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"), WAVEFORM),
-}
+AUDIO = {**AUDIO_MODELS, "mmgpt_frame": FRAMES}
 
 
 def test_every_family_is_tried():
@@ -119,28 +87,33 @@ def test_modules_that_nothing_reads_are_left_out(kind):
 
 
 def test_a_family_that_is_not_listed_takes_images_of_one_size():
-    config = make_config(vision={**VIT_LIKE, "model_type": "deit"})
+    config = make_config(vision={**VIT, "model_type": "deit"})
     assert vision_family(config.vision_config) == VisionFamily()
-    features = make_model(vision={**VIT_LIKE, "model_type": "deit"}).get_image_features(torch.zeros(1, 3, 16, 16))
-    assert features.pooler_output[0].shape == (16, 32)
+    features = make_model(vision={**VIT, "model_type": "deit"}).get_image_features(torch.zeros(1, 3, 16, 16))
+    assert features.pooler_output[0].shape == (16, 32)  # 4 x 4 patches, and the decoder's width
 
 
 def test_vectors_of_ast_are_in_the_order_of_time():
     """Without layers a vector depends on its own patch alone: the last frames change the bands of the last step."""
-    tower = build_tower(make_config(audio={**AST, "num_hidden_layers": 0}).audio_config).eval()
-    spectrogram = torch.randn(1, 20, 40)
+    tower = build_tower(AutoConfig.for_model("audio-spectrogram-transformer", **AST | {"num_hidden_layers": 0})).eval()
+    spectrogram = torch.randn(1, 20, 100)
     changed = spectrogram.clone()
-    changed[..., 36:] += 1.0
+    changed[..., 96:] += 1.0
     states = [run_audio_tower(tower, one, None, return_dict=True).last_hidden_state for one in (spectrogram, changed)]
     differs = (states[0] != states[1]).any(-1)[0]
-    assert differs.tolist() == [False] * (8 * 4) + [True] * 4  # 9 steps of 4 bands
+    assert differs.tolist() == [False] * (23 * 4) + [True] * 4  # 24 steps of 4 bands
 
 
 def test_a_model_with_vit_and_ast_survives_a_file(tmp_path):
-    model = make_model(vision={**VIT_LIKE, "model_type": "vit"}, audio=AST)
+    model = make_model(
+        vision={**VIT, "model_type": "vit"}, audio={**AST, "model_type": "audio-spectrogram-transformer"}
+    )
     model.save_pretrained(tmp_path)
     config = MMGPTConfig.from_pretrained(tmp_path)
-    assert (config.vision_config.model_type, config.audio_config.model_type) == ("vit", AST["model_type"])
+    assert (config.vision_config.model_type, config.audio_config.model_type) == (
+        "vit",
+        "audio-spectrogram-transformer",
+    )
     loaded, info = MMGPTForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
