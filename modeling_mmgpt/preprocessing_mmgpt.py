@@ -248,23 +248,3 @@ def tiling_processor_like(image_processor, max_tiles: int):
 def sampling(video_processor, fps: float | None = None, num_frames: int | None = None) -> tuple[float, int]:
     """Frames per second and the most frames of a video: what the caller says, or its processor."""
     return fps or video_processor.fps or FPS, num_frames or video_processor.num_frames or NUM_FRAMES
-
-
-__all__ = [
-    "audio_chunks",
-    "check_feature_extractor",
-    "check_image_processor",
-    "chunk_size",
-    "cuts_tiles",
-    "framing",
-    "image_chunks",
-    "patch_grid",
-    "sampling",
-    "size_of",
-    "takes_any_size",
-    "tile_grid",
-    "tile_positions",
-    "tiling_processor_like",
-    "video_chunks",
-    "video_processor_like",
-]

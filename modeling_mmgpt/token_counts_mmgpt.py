@@ -120,10 +120,6 @@ def takes_only_patches(vision_config) -> bool:
     return not vision_family(vision_config).pixels
 
 
-def takes_waveform(audio_config) -> bool:
-    return audio_config is not None and audio_family(audio_config).waveform
-
-
 def takes_fixed_window(audio_config) -> bool:
     """Whether the encoder takes only spectrograms of one length (Whisper's 30 seconds)."""
     return audio_config is not None and audio_family(audio_config).frames is not None

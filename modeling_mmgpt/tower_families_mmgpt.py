@@ -174,17 +174,3 @@ def family_names(families: dict[str, TowerFamily]) -> str:
     """For people: the families that `assemble` takes."""
     *names, last = dict.fromkeys(family.label for family in families.values() if family.label is not None)
     return f"{', '.join(names)} or {last}"
-
-
-__all__ = [
-    "AUDIO_FAMILIES",
-    "VISION_FAMILIES",
-    "AudioFamily",
-    "TowerFamily",
-    "VisionFamily",
-    "audio_family",
-    "family_names",
-    "side",
-    "tower_family",
-    "vision_family",
-]

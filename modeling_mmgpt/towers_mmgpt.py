@@ -237,19 +237,3 @@ def pad_together(states: list[torch.Tensor]) -> torch.Tensor:
         missing = [(0, most - size) for most, size in zip(longest, one.shape, strict=True)]
         padded.append(nn.functional.pad(one, [side for pair in reversed(missing) for side in pair]))
     return torch.cat(padded)
-
-
-__all__ = [
-    "TOWER_CLASSES",
-    "MMGPTFrameTower",
-    "MMGPTPatchTower",
-    "build_tower",
-    "cut_patches",
-    "patch_places",
-    "run_audio_tower",
-    "run_vision_tower",
-    "smallest_audio",
-    "smallest_image",
-    "tower_width",
-    "without_unread",
-]

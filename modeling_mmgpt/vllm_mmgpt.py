@@ -106,6 +106,3 @@ def part_windows(config, input_features, input_features_mask, audio_windows):
     counts = audio_windows.flatten()  # (N,)
     is_window = torch.arange(windows.shape[1], device=windows.device) < counts.to(windows.device)[:, None]  # (N, W)
     return windows[is_window], mask[is_window], counts
-
-
-__all__ = ["in_vllm", "name_fields", "one_entry_each", "pad_end", "part_windows", "refuse_in_engines", "runs_in_vllm"]

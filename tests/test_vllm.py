@@ -5,10 +5,22 @@
 import numpy as np
 import pytest
 import torch
+from transformers import ASTFeatureExtractor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from modeling_mmgpt import MMGPTProcessor
 from modeling_mmgpt.vllm_mmgpt import in_vllm
-from tests.conftest import SIGLIP, WHISPER, make_audio, make_config, make_image, make_model, make_processor
+from tests.conftest import (
+    SIGLIP,
+    WHISPER,
+    make_audio,
+    make_config,
+    make_image,
+    make_image_processor,
+    make_model,
+    make_processor,
+)
+from tests.test_assemble import AUDIO_MODELS
 
 
 @pytest.fixture
@@ -24,17 +36,28 @@ def served(model):
     return model.model
 
 
-def test_audio_of_several_windows_is_one_entry_each_and_the_same_features(vllm, monkeypatch, tokenizer):
-    model = make_model(audio=WHISPER)
+def windowed(kind, tokenizer):
+    """A model whose audio encoder takes windows of a second, and what makes its processor."""
+    model = make_model(audio=WHISPER if kind == "whisper" else {"model_type": kind, **AUDIO_MODELS[kind]})
+    if kind == "whisper":
+        return model, lambda: make_processor(model.config, tokenizer)
+    parts = {"image_processor": make_image_processor(model.config)}
+    extractor = ASTFeatureExtractor(num_mel_bins=20, max_length=100)
+    return model, lambda: MMGPTProcessor.from_config(model.config, tokenizer, feature_extractor=extractor, **parts)
+
+
+@pytest.mark.parametrize("kind", ["whisper", "audio-spectrogram-transformer"])
+def test_audio_of_several_windows_is_one_entry_each_and_the_same_features(vllm, monkeypatch, tokenizer, kind):
+    model, build_processor = windowed(kind, tokenizer)
     clips = [make_audio(0, 36000)["array"], make_audio(1, 9000)["array"]]  # 3 windows of a second and 1
     with monkeypatch.context() as outside:
         outside.delitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "vllm")
-        plain = make_processor(model.config, tokenizer)(text="<|audio|><|audio|>", audio=clips, return_tensors="pt")
+        plain = build_processor()(text="<|audio|><|audio|>", audio=clips, return_tensors="pt")
         names = ("input_features", "input_features_mask", "audio_windows")
         expected = model.get_audio_features(**{name: plain[name] for name in names}).pooler_output
         assert plain["input_features"].shape == (4, 20, 100)
 
-    processor = make_processor(model.config, tokenizer)
+    processor = build_processor()
     joined = processor(text="<|audio|><|audio|>", audio=clips, return_tensors="pt")
     assert joined["input_ids"].tolist() == plain["input_ids"].tolist()
     assert joined["input_features"].shape == (2, 20, 300) and joined["input_features_mask"].shape == (2, 300)
