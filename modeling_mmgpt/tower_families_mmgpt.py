@@ -60,10 +60,14 @@ def halving_stride(config) -> int:
     return 4 * 2 ** (len(config.hidden_sizes) - 1)
 
 
+def has_adapter(config) -> bool:
+    return getattr(config, "add_adapter", False)
+
+
 def listed_convolutions(config) -> list:
     """Those that a configuration like wav2vec 2.0's lists (Baevski et al. 2020), and of its adapter."""
     convolutions = [[*step, 0] for step in zip(config.conv_kernel, config.conv_stride, strict=True)]
-    if getattr(config, "add_adapter", False):
+    if has_adapter(config):
         convolutions += [[config.adapter_kernel_size, config.adapter_stride, 1]] * config.num_adapter_layers
     return convolutions
 
@@ -84,9 +88,7 @@ def wav2vec2_like(label: str, **entry) -> AudioFamily:
         label,
         waveform=True,
         convolutions=listed_convolutions,
-        width=lambda config: (
-            config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
-        ),
+        width=lambda config: config.output_hidden_size if has_adapter(config) else config.hidden_size,
         # SpecAugment's spans are longer than short audio, and hide what is asked about.
         settings={"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0},
         smallest=16000,  # a span must fit, where SpecAugment is on
@@ -116,9 +118,8 @@ VISION_FAMILIES = {
         patch_size=halving_stride, sizes="any", convolutional=True, width=lambda config: config.hidden_sizes[-1]
     ),
     "bit": VisionFamily(
-        patch_size=lambda config: min(
-            halving_stride(config), max(4, config.output_stride)
-        ),  # beyond it dilates instead
+        # Beyond output_stride it dilates instead.
+        patch_size=lambda config: min(halving_stride(config), max(4, config.output_stride)),
         image_size=None,
         sizes="any",
         convolutional=True,
@@ -135,7 +136,8 @@ AUDIO_FAMILIES = {
         "AST (environmental sounds)",
         time_first=True,
         frames=lambda config: config.max_length,
-        # Patches that overlap in time and frequency (Gong et al. 2021, section 2.1).
+        # Patches that overlap in time and frequency (Gong et al. 2021, section 2.1): 12 bands at each of 101 steps for 10 s. A
+        # "frame_stack" connector with audio_merge_size=12 makes a token of each step.
         convolutions=lambda config: [[side(config.patch_size), config.time_stride, 0]],
         bands=lambda config: (config.num_mel_bins - side(config.patch_size)) // config.frequency_stride + 1,
         special_tokens=2,  # of the class and of distillation
@@ -152,7 +154,7 @@ AUDIO_FAMILIES = {
 
 
 def vision_family(config) -> VisionFamily:
-    """The entry of a vision encoder's configuration; of one that is not listed: images of one size, cut into patches."""
+    """The entry of a vision encoder's configuration; one that is not listed takes images of one size."""
     return VISION_FAMILIES.get(config.model_type, VisionFamily())
 
 

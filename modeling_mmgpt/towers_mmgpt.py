@@ -207,10 +207,9 @@ def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Te
     if not family.waveform:
         outputs = tower(inputs.transpose(1, 2) if family.time_first else inputs, **kwargs)
         if family.bands is not None:
-            states = outputs.last_hidden_state[:, family.special_tokens :].unflatten(
-                1, (family.bands(tower.config), -1)
-            )
-            outputs.last_hidden_state = states.transpose(1, 2).flatten(1, 2)  # (N, bands, steps, C) -> (N, T, C)
+            vectors = outputs.last_hidden_state[:, family.special_tokens :]
+            vectors = vectors.unflatten(1, (family.bands(tower.config), -1))  # (N, bands, steps, C)
+            outputs.last_hidden_state = vectors.transpose(1, 2).flatten(1, 2)  # (N, T, C)
         return outputs
     if mask is None or mask.all():
         return tower(inputs, **kwargs)
