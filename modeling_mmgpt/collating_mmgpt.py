@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .grids_mmgpt import tiles_per_image
 from .media_features_mmgpt import MEDIA_INPUTS, ROWS_OF_MEDIA
 from .media_loading_mmgpt import load_audio, load_image, load_video
 from .preprocessing_mmgpt import sampling
 from .processing_mmgpt import MMGPTProcessor
+from .token_counts_mmgpt import tiles_per_image
 
 
 PARTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}

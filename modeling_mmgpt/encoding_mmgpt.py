@@ -12,19 +12,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import auto_docstring
 
 from .connectors_mmgpt import connect, merge_frames, merge_patches
-from .grids_mmgpt import cut_patches, merge_native_patches, split_media
-from .idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others, with_zero_weight
+from .grids_mmgpt import merge_native_patches, split_media
+from .idle_towers_mmgpt import trains_with_others, with_zero_weight
 from .media_cache_mmgpt import MediaCache
 from .media_features_mmgpt import pad_rows, split_rows
 from .token_counts_mmgpt import (
-    NATIVE_TOWERS,
     audio_geometry,
     audio_token_count,
-    full_row_vectors,
+    full_chunk_vectors,
     grid_token_count,
     image_geometry,
+    takes_only_patches,
 )
-from .towers_mmgpt import run_audio_tower, run_vision_tower
+from .towers_mmgpt import cut_patches, run_audio_tower, run_vision_tower, smallest_audio, smallest_image
 
 
 @auto_docstring(
@@ -71,7 +71,7 @@ class MediaEncoderMixin:
         kwargs["return_dict"] = True
         geometry = image_geometry(self.config)
         patch_size, merge_size = geometry["patch_size"], geometry["merge_size"]
-        if spatial_shapes is None and self.config.vision_config.model_type in NATIVE_TOWERS:
+        if spatial_shapes is None and takes_only_patches(self.config.vision_config):
             pixel_values, spatial_shapes = cut_patches(pixel_values, patch_size)
         outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, **kwargs)
         last = features = outputs.last_hidden_state
@@ -140,7 +140,7 @@ class MediaEncoderMixin:
             if media is not None:
                 raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
             # Padded as the encoder pads, so that sums run over as many terms and give the same bits.
-            length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
+            length = full_chunk_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
             return media_output(*pad_rows(split_rows(embeds, self.config, kind), length))
         if media is None:
             return None
@@ -178,7 +178,7 @@ class MediaEncoderMixin:
             and not hears
             and trains_with_others(self.audio_tower, self.audio_connector)
         ):
-            sound = inputs_embeds.new_zeros(smallest_sound(self.config))
+            sound = inputs_embeds.new_zeros(smallest_audio(self.config))
             inputs_embeds = with_zero_weight(self.encode_audio(sound).pooler_output, inputs_embeds)
         return inputs_embeds
 

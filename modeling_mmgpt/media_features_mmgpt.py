@@ -11,7 +11,7 @@ import torch
 from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
-    full_row_vectors,
+    full_chunk_vectors,
     grid_token_count,
     image_geometry,
     image_token_count,
@@ -34,7 +34,7 @@ def split_rows(embeds, config, kind: str) -> list[torch.Tensor]:
 
     With interleaved fusion every vector has a placeholder, so that the borders of rows do not matter."""
     media = [embeds] if isinstance(embeds, torch.Tensor) and embeds.ndim == 2 else list(embeds)
-    size = full_row_vectors(config, kind) if config.fusion == "cross_attention" else None
+    size = full_chunk_vectors(config, kind) if config.fusion == "cross_attention" else None
     return media if size is None else [row for medium in media for row in medium.split(size)]
 
 

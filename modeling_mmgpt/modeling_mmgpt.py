@@ -36,16 +36,13 @@ from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gat
 from .decoders_mmgpt import build_decoder, finish_logits, tied_head
 from .encoding_mmgpt import MediaEncoderMixin, MMGPTMediaOutput
 from .experts_mmgpt import add_balancing_loss, balancing_loss
-from .grids_mmgpt import (
-    MMGPTTileEmbedding,
-    first_wanted,
-    tiles_per_image,
-)
+from .grids_mmgpt import MMGPTTileEmbedding, first_wanted
 from .idle_towers_mmgpt import trains_with_others
 from .media_features_mmgpt import EMBEDS, repeat_media
 from .modeling_mmgpt_text import check_generation, keep_labelled, keep_last
 from .releases_mmgpt import CACHE, takes_cache
 from .saving_mmgpt import CompleteFolderMixin
+from .token_counts_mmgpt import tiles_per_image
 from .towers_mmgpt import build_tower, tower_width
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 

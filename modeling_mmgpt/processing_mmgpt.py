@@ -10,21 +10,22 @@ from transformers.utils import auto_docstring, is_torchvision_available
 
 from .chat_templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of, with_media, without_media
 from .configuration_mmgpt import AUTO_MAP
-from .grids_mmgpt import tiles_per_image
 from .media_loading_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
 from .preprocessing_mmgpt import (
-    audio_rows,
+    audio_chunks,
+    check_feature_extractor,
     check_image_processor,
+    chunk_size,
     cuts_tiles,
-    image_rows,
+    framing,
+    image_chunks,
     patch_grid,
-    row_size,
     sampling,
     takes_any_size,
     tile_grid,
     tile_positions,
+    video_chunks,
     video_processor_like,
-    video_rows,
 )
 from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
 from .requests_mmgpt import check_length, longest_input, mend_transcriptions, requests_refused
@@ -33,14 +34,13 @@ from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
     audio_windows,
-    frame_count,
     grid_token_count,
     image_geometry,
     image_token_count,
-    shortest_sound,
     takes_fixed_window,
+    tiles_per_image,
 )
-from .vllm_mmgpt import name_fields, one_row_each
+from .vllm_mmgpt import name_fields, one_entry_each
 
 
 # Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
@@ -143,6 +143,8 @@ class MMGPTProcessor(ProcessorMixin):
                 raise ValueError(f"The model has a {tower.model_type!r} tower: give the {name} that feeds it.")
         if config.vision_config is not None:
             check_image_processor(config, image_processor)
+        if config.audio_config is not None:
+            check_feature_extractor(config, feature_extractor)
         if config.vision_config is None or config.video_token_id is None:
             video_processor = None
         elif video_processor is None:
@@ -317,13 +319,13 @@ class MMGPTProcessor(ProcessorMixin):
                 f"max_patches={kwargs['max_patches']}, but the model knows the places of {self.max_tiles} tiles: ask for fewer."
             )
         images = make_flat_list_of_images(images)
-        processed = image_rows(self.image_processor, images, **kwargs)
+        processed = image_chunks(self.image_processor, images, **kwargs)
         return processed, [self.replace_image_token(processed, index) for index in range(len(images))]
 
     def _process_audio(self, audio, **kwargs):
-        processed = audio_rows(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
+        processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
         texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
-        return one_row_each(processed), texts
+        return one_entry_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, do_sample_frames=None, **kwargs):
         fps, num_frames = sampling(self.video_processor, fps, num_frames)
@@ -335,25 +337,20 @@ class MMGPTProcessor(ProcessorMixin):
                 'make a second: {"frames": [...], "fps": 2}.'
             )
         videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
-        processed = video_rows(self.video_processor, videos, **kwargs)
+        processed = video_chunks(self.video_processor, videos, **kwargs)
         processed["video_times"] = [video["times"] for video in videos]
         texts = [self.replace_video_token(processed, index) for index in range(len(videos))]
-        return one_row_each(processed), texts
+        return one_entry_each(processed), texts
 
     @property
     def audio_window(self) -> int | None:
         """Samples that the audio tower hears at a time, where it takes no other number."""
-        return self.feature_extractor.n_samples if self.fixed_audio_window else None
+        return framing(self.feature_extractor).window if self.fixed_audio_window else None
 
     @property
     def shortest_waveform(self) -> int:
         """Samples that a shorter sound is filled up to: enough for a spectrogram, and for one token."""
-        extractor = self.feature_extractor
-        n_fft, hop_length = (
-            getattr(extractor, "n_fft", 1),
-            getattr(extractor, "hop_length", 1),
-        )  # none in raw waveforms
-        return max(n_fft, hop_length * shortest_sound(self.audio_geometry["convolutions"]))
+        return framing(self.feature_extractor).shortest(self.audio_geometry["convolutions"])
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
@@ -472,16 +469,16 @@ class MMGPTProcessor(ProcessorMixin):
             counts["num_image_tokens"] = [tokens for tokens, _ in sizes]
             counts["num_image_patches"] = [rows for _, rows in sizes]
         if audio_lengths is not None:
-            hop = getattr(self.feature_extractor, "hop_length", 1)
+            frames = framing(self.feature_extractor).frames
             counts["num_audio_tokens"] = [
                 sum(
-                    audio_token_count(frame_count(samples, hop, self.audio_window), **self.audio_geometry)
+                    audio_token_count(frames(samples, self.fixed_audio_window), **self.audio_geometry)
                     for samples in audio_windows(length, self.audio_window, self.shortest_waveform)
                 )
                 for length in audio_lengths
             ]
         if video_sizes is not None:
-            size = row_size(self.video_processor)
+            size = chunk_size(self.video_processor)
             frame = image_token_count(*size, **self.image_geometry)
             counts["num_video_tokens"] = [frame * num_frames for num_frames, _, _ in video_sizes]
         return MultiModalData(**counts)
@@ -494,7 +491,7 @@ class MMGPTProcessor(ProcessorMixin):
         if cuts_tiles(self.image_processor):
             grid = tile_grid(self.image_processor, height, width, **kwargs)
             rows = len(tile_positions(*grid))
-        return rows * image_token_count(*row_size(self.image_processor), **self.image_geometry), rows
+        return rows * image_token_count(*chunk_size(self.image_processor), **self.image_geometry), rows
 
     @property
     def unused_input_names(self) -> list[str]:

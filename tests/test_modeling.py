@@ -343,7 +343,7 @@ def test_maps_of_convolutions_become_rows_from_the_top_left():
     vectors = model.get_image_features(images).last_hidden_state
     assert vectors.shape == (1, 4 * 6, 64)
     torch.testing.assert_close(vectors[0].unflatten(0, (4, 6)), tower(images).last_hidden_state[0].permute(1, 2, 0))
-    with pytest.raises(ValueError, match="36 x 48 pixels, but the tower takes multiples of 8"):
+    with pytest.raises(ValueError, match="36 x 48 pixels, but the vision encoder takes multiples of 8"):
         model.get_image_features(torch.rand(1, 3, 36, 48))
 
 

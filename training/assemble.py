@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from modeling_mmgpt import assemble, save_checkpoint
-from modeling_mmgpt.tools.assemble import CONNECTOR_FIELDS
+from modeling_mmgpt.tools.assemble import CONNECTOR_FIELDS, TOWER_NAMES
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -19,8 +19,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--text", required=True, help="causal decoder with its tokenizer: MMGPT, GPT-2, Llama, Qwen, ..."
     )
-    parser.add_argument("--vision", help="SigLIP, SigLIP 2 (fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT)")
-    parser.add_argument("--audio", help="Whisper, Qwen2-Audio, Voxtral, wav2vec 2.0, HuBERT, WavLM, ...")
+    parser.add_argument("--vision", help=TOWER_NAMES["vision"])
+    parser.add_argument("--audio", help=TOWER_NAMES["audio"])
     parser.add_argument("--output", required=True, help="folder for the model")
     parser.add_argument(
         "--dtype", default="auto", help="of the whole model, for example bfloat16 (default: the decoder's)"
