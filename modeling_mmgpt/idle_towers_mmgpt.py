@@ -1,12 +1,4 @@
-"""Training with several processes, one of which has no image, or no sound, in its batch.
-
-Its tower would get no gradient there while the other processes wait for it: DistributedDataParallel fails, FSDP and ZeRO-3 hang
-(DeepSpeed#7170, trl#6617). The cure is the smallest input that the tower takes, whose features are added with weight zero: every
-parameter then gets a gradient, of zero.
-"""
-
-import torch
-from torch import nn
+"""The smallest inputs of each encoder: in distributed training they stand for media that a batch does not have."""
 
 from .token_counts_mmgpt import (
     ANY_SIZE_TOWERS,
@@ -19,18 +11,6 @@ from .token_counts_mmgpt import (
     tower_convolutions,
     window_frames,
 )
-
-
-def trains_with_others(*parts: nn.Module) -> bool:
-    """Whether gradients of `parts` are about to be computed here and gathered from other processes."""
-    distributed = torch.distributed
-    return (
-        torch.is_grad_enabled()
-        and distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_world_size() > 1
-        and any(parameter.requires_grad for part in parts for parameter in part.parameters())
-    )
 
 
 def smallest_image(config) -> tuple[int, ...]:
@@ -53,8 +33,4 @@ def smallest_sound(config) -> tuple[int, ...]:
     return 1, tower.num_mel_bins, frames
 
 
-def with_zero_weight(features: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
-    return inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
-
-
-__all__ = ["smallest_image", "smallest_sound", "trains_with_others", "with_zero_weight"]
+__all__ = ["smallest_image", "smallest_sound"]
