@@ -12,7 +12,7 @@ from modeling_mmgpt.cross_attention_mmgpt import (
     MMGPTCrossAttention,
     MMGPTMediaPart,
     gather_media,
-    look_up_media,
+    make_cross_attention_mask,
     media_layers,
 )
 from tests.conftest import (
@@ -52,8 +52,8 @@ def gather(scope="all", position_ids=None, cached=None, parts=None):
 def visible(media) -> list[list[list[float]]]:
     """The vectors that each token sees."""
     config = MMGPTTextConfig(**TEXT, cross_attention_every=1)
-    sight = look_up_media(config, media, None, media.first.shape[1], torch.float32)
-    mask = sight.mask[:, 0] & sight.sees_any
+    sight = make_cross_attention_mask(config, media, None, media.first.shape[1], torch.float32)
+    mask = sight.mask[:, 0] & sight.any_visible
     return [[media.states[b, mask[b, t], 0].tolist() for t in range(mask.shape[1])] for b in range(len(mask))]
 
 
@@ -95,11 +95,11 @@ def test_packed_documents_do_not_see_one_another():
 def test_new_media_join_those_in_the_cache(scope):
     """Two calls, cut after the third token, see what one call sees."""
     config = MMGPTTextConfig(**TEXT, cross_attention_every=1)
-    whole = look_up_media(config, gather(scope), None, 5, torch.float32)
+    whole = make_cross_attention_mask(config, gather(scope), None, 5, torch.float32)
     images, sounds = two_modalities()
     cache = DynamicCache(config=config)
     first = gather(scope, parts=[MMGPTMediaPart(images.is_placeholder[:, :3], images.features[:2], None)])
-    look_up_media(config, first, cache, 3, torch.float32)
+    make_cross_attention_mask(config, first, cache, 3, torch.float32)
     second = gather(
         scope,
         cached=media_layers(cache)[0],
@@ -108,9 +108,9 @@ def test_new_media_join_those_in_the_cache(scope):
             MMGPTMediaPart(sounds.is_placeholder[:, 3:], *sounds[1:]),
         ],
     )
-    sight = look_up_media(config, second, cache, 2, torch.float32)
-    counts = (sight.mask[:, 0] & sight.sees_any).sum(-1)
-    expected = (whole.mask[:, 0] & whole.sees_any).sum(-1)[:, 3:]
+    sight = make_cross_attention_mask(config, second, cache, 2, torch.float32)
+    counts = (sight.mask[:, 0] & sight.any_visible).sum(-1)
+    expected = (whole.mask[:, 0] & whole.any_visible).sum(-1)[:, 3:]
     if scope == "last":  # where a call ends a run of media ends
         expected[2] = 2
     assert counts.tolist() == expected.tolist()
@@ -321,7 +321,7 @@ def test_as_many_placeholders_as_rows(tokenizer, rows):
     batch = MMGPTCollator(processor)(rows)
     assert [(batch["input_ids"] == token).sum() for token in (4, 5)] == [3, 3]
     assert processor._get_num_multimodal_tokens(image_sizes=[(9, 9)], audio_lengths=[9000]).num_image_tokens == [1]
-    with pytest.raises(ValueError, match="3 image tokens but the image inputs give 2 rows"):
+    with pytest.raises(ValueError, match="3 image tokens but the image inputs give 2 chunks"):
         model(**{**batch, "pixel_values": batch["pixel_values"][:2]})
 
 

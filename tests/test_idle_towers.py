@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from modeling_mmgpt.idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others
+from modeling_mmgpt.idle_towers_mmgpt import smallest_image, smallest_sound
+from modeling_mmgpt.modeling_mmgpt import trains_distributed
 from tests.conftest import (
     FRAMES,
     PATCHES,
@@ -137,13 +138,13 @@ def test_alone_nothing_is_added(model, collator, rows):
 
 def test_only_training_of_the_part_with_others_needs_it(monkeypatch, model):
     part = model.model.vision_tower
-    assert not trains_with_others(part)
+    assert not trains_distributed(part)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    assert trains_with_others(part)
+    assert trains_distributed(part)
     with torch.no_grad():
-        assert not trains_with_others(part)
-    assert not trains_with_others(part.requires_grad_(False))
+        assert not trains_distributed(part)
+    assert not trains_distributed(part.requires_grad_(False))
 
 
 @pytest.mark.parametrize("vision", [PATCHES, SIGLIP, DINOV2])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
+from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput, split_media
 from tests.conftest import (
     NAFLEX,
     SIGLIP,
@@ -179,7 +180,7 @@ def test_the_cache_is_bounded_and_drops_what_was_used_last_long_ago(model, colla
     with model.media_cache(max_items=2) as cache:
         for seed in (0, 1, 0, 2, 0, 1):  # 2 drops 1, which then has to come again
             model(**batches[seed])
-        assert len(cache.rows) == 2
+        assert len(cache.chunks) == 2
     assert len(calls) == 4
     with pytest.raises(ValueError, match="at least 1"), model.media_cache(0):
         pass
@@ -192,4 +193,13 @@ def test_training_never_takes_from_the_cache(model, collator, rows):
         for _ in range(2):
             model.train()(**batch).loss.backward()
             model.eval()(**batch).loss.backward()  # gradients were asked for, so the tower has to run
-        assert len(calls) == 4 and not cache.rows
+        assert len(calls) == 4 and not cache.chunks
+
+
+def test_media_are_told_apart_by_their_chunks():
+    features = torch.arange(14.0).view(7, 2, 1)
+    media = MMGPTMediaOutput(pooler_output=features)
+    assert [len(one) for one in split_media(media, torch.tensor([3, 1, 3])).pooler_output] == [6, 2, 6]
+    assert [len(one) for one in split_media(media, None).pooler_output] == [2] * 7
+    with pytest.raises(ValueError, match=r"should have 8 chunks .* but 7 were given"):
+        split_media(media, torch.tensor([8]))

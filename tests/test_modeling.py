@@ -6,6 +6,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
+from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput
+from modeling_mmgpt.modeling_mmgpt import real_first
 from modeling_mmgpt.token_counts_mmgpt import image_geometry
 from tests.conftest import (
     CONVOLUTIONS,
@@ -305,6 +307,13 @@ def test_gradient_checkpointing_gives_the_same_loss(variant, all_rows):
     torch.testing.assert_close(checkpointed, plain)
 
 
+def test_features_of_media_come_before_padding_in_their_order():
+    features, mask = torch.arange(6).view(2, 3, 1), torch.tensor([[1, 0, 1], [0, 1, 0]])
+    first, count = real_first(MMGPTMediaOutput(pooler_output=features, attention_mask=mask))
+    assert first.flatten().tolist() == [0, 2, 4, 1, 3, 5] and count == 3
+    assert real_first(MMGPTMediaOutput(pooler_output=features))[1] == 6
+
+
 def test_mismatch_names_both_counts(model, collator, rows):
     batch = collator(rows[:1])
     with pytest.raises(ValueError, match="16 image tokens but the image inputs give 32 features"):
@@ -316,9 +325,9 @@ def test_mismatch_names_both_counts(model, collator, rows):
 
 def test_media_without_a_tower_are_refused(rows):
     deaf_and_blind = make_model(vision=None, audio=None)
-    with pytest.raises(ValueError, match="no vision tower"):
+    with pytest.raises(ValueError, match="no vision encoder"):
         deaf_and_blind(torch.tensor([[4]]), pixel_values=torch.zeros(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="no audio tower"):
+    with pytest.raises(ValueError, match="no audio encoder"):
         deaf_and_blind(torch.tensor([[5]]), input_features=torch.zeros(1, 20, 4))
 
 
