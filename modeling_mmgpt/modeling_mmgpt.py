@@ -284,10 +284,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         )
 
     def take_embeds(self, embeds, kind: str, media: torch.Tensor | None) -> MMGPTMediaOutput:
-        """Features that were encoded before, as the encoder would return them; `media`: what they stand for, which must not come too."""
+        """Features that were encoded before, as the encoder returns them. The media that they stand for must not be given as well."""
         if media is not None:
-            name = "input_features" if kind == "audio" else "pixel_values"
-            raise ValueError(f"Give the model {name} or {kind}_embeds, their features, and not both.")
+            name, given = MEDIA_INPUTS[kind][0], EMBEDS.get(kind, "mm_encoder_outputs")
+            raise ValueError(f"Give the model {name} or {given}, their features, and not both.")
         # Padded as the encoder pads, so that sums run over as many terms and have the same bits.
         length = full_row_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
         return pad_chunks(split_given(embeds, self.config, kind), length)
@@ -487,9 +487,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
                 ("audio", is_audio, audio_outputs),
             ]
             kwargs["media"] = self.lay_beside_text(media, inputs_embeds, position_ids, past_key_values)
-        visible = [mask for mask in (is_image, is_video) if mask is not None]
-        if config.bidirectional_images and visible:
-            kwargs["block_sequence_ids"] = self.image_blocks(torch.stack(visible).any(0), past_key_values)
+        masks = [mask for mask in (is_image, is_video) if mask is not None]
+        if config.bidirectional_images and masks:
+            kwargs["block_sequence_ids"] = self.image_blocks(torch.stack(masks).any(0), past_key_values)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -613,32 +613,25 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         )
 
     def _supports_mm_encoder_outputs(self) -> bool:
-        """Whether `generate()` encodes images and videos before the prompt is read (transformers 5.18 and later). It counts a placeholder
+        """Whether `generate()` encodes images and videos before it reads the prompt (transformers 5.18 and later). It expects a placeholder
         for each feature, which cross-attention does not have."""
         return self.config.fusion == "interleave"
 
     def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
-        """transformers encodes images and videos here; audio, and features that came encoded, join them in `mm_encoder_outputs`."""
-        model_kwargs = super()._maybe_prepare_encoder_kwargs_for_generation(
-            inputs_tensor, model_kwargs, *args, **kwargs
-        )
-        if not self._supports_mm_encoder_outputs():
-            return model_kwargs
-        encoded = model_kwargs["mm_encoder_outputs"]
-        for kind, name in EMBEDS.items():
-            if (embeds := model_kwargs.pop(name, None)) is not None:
-                is_one_piece = isinstance(embeds, torch.Tensor) and embeds.ndim == 2
-                # As many pieces as vectors: transformers repeats whole pieces, each with its sample.
-                embeds = embeds.split(1) if is_one_piece else list(embeds)
-                encoded[kind] = BaseModelOutputWithPooling(pooler_output=embeds)
-        audio = {
-            name: model_kwargs.pop(name)
-            for name in (*MEDIA_INPUTS["audio"], CHUNK_COUNTS["audio"])
-            if model_kwargs.get(name) is not None
-        }
-        if "input_features" in audio:
-            encoded["audio"] = self.model.get_audio_features(**audio)
-        return model_kwargs
+        """Where transformers encodes images and videos: audio, and features that came encoded, join them in `mm_encoder_outputs`."""
+        if self._supports_mm_encoder_outputs():
+            encoded = model_kwargs.setdefault("mm_encoder_outputs", {})
+            for kind, name in EMBEDS.items():
+                if (embeds := model_kwargs.pop(name, None)) is not None:
+                    is_one_piece = isinstance(embeds, torch.Tensor) and embeds.ndim == 2
+                    # As many pieces as vectors: transformers repeats whole pieces, each with its sample.
+                    embeds = embeds.split(1) if is_one_piece else list(embeds)
+                    encoded[kind] = BaseModelOutputWithPooling(pooler_output=embeds)
+            if model_kwargs.get("input_features") is not None and encoded.get("audio") is None:
+                names = (*MEDIA_INPUTS["audio"], CHUNK_COUNTS["audio"])
+                audio = {name: model_kwargs.pop(name) for name in names if name in model_kwargs}
+                encoded["audio"] = self.model.get_audio_features(**audio)
+        return super()._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """Beams and several answers for each prompt: media are repeated with the samples that they belong to."""
@@ -662,10 +655,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         return super()._get_candidate_generator(model_kwargs=text, **kwargs)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
-        """Refuses to read a prompt with media in pieces where that would lose some of them."""
-        has_media = any(model_kwargs.get(name) for name in ("mm_encoder_outputs",)) or any(
-            model_kwargs.get(name) is not None for name in MEDIA_ARGUMENTS - {"mm_encoder_outputs"}
-        )
+        """Refuses `prefill_chunk_size` for a prompt with media where its chunks would not get theirs."""
         reason = None
         if self.config.fusion == "cross_attention":
             reason = "fusion='cross_attention' keeps media beside the text"
@@ -673,8 +663,10 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             reason = "bidirectional_images needs whole images"
         elif not CHUNKED_PREFILL_TAKES_MEDIA:
             reason = "transformers before 5.23 loses media"
-        if generation_config.prefill_chunk_size is not None and has_media and reason is not None:
-            raise ValueError(f"prefill_chunk_size cannot cut a prompt with media here: {reason}. Leave it out.")
+        if generation_config.prefill_chunk_size is not None and reason is not None:
+            media = [model_kwargs.get(name) for name in MEDIA_ARGUMENTS]
+            if any(one is not None and len(one) for one in media):
+                raise ValueError(f"prefill_chunk_size cannot cut a prompt with media here: {reason}. Leave it out.")
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):

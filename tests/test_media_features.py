@@ -109,6 +109,11 @@ def test_pixels_and_their_features_together_are_refused(model, collator, rows):
     features = model.get_image_features(batch["pixel_values"]).pooler_output
     with pytest.raises(ValueError, match="pixel_values or image_embeds"):
         model(**batch, image_embeds=features)
+    sounds = model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output
+    batch.pop("labels")
+    for given in ({"image_embeds": features}, {"audio_embeds": sounds}):
+        with pytest.raises(ValueError, match="both"):
+            model.generate(**batch, **given)
 
 
 @torch.no_grad()
