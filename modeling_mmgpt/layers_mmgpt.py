@@ -1,5 +1,5 @@
 """The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, eager attention, the mlp, the
-mixture of experts in its place, and what the releases of transformers name otherwise.
+mixture of experts that can replace it, and what the releases of transformers name otherwise.
 
 Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens,
 F expert width (moe_intermediate_size), X experts, k experts for each token.
@@ -179,7 +179,7 @@ class MMGPTExperts(nn.Module):
 
 
 class MMGPTMixture(nn.Module):
-    """A mixture of experts in the place of the mlp: a router sends each token to the few experts that suit it best.
+    """A mixture of experts in place of the mlp: a router sends each token to the few experts that suit it best.
 
     token x -> softmax(router x) -> the top k experts, by weight -> sum of weight * down(act(gate(x)) * up(x))
 

@@ -1,4 +1,4 @@
-"""Features of media: as outputs, in the place of pixels, cached by content, told apart by medium, repeated with their samples.
+"""Features of media: outputs that hold them, features given in place of pixels or cached, features of each medium, features repeated for beams.
 
 A chunk is what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The chunks of a batch stand one after
 the other, in the order of their placeholders, whichever sample they belong to.

@@ -96,11 +96,11 @@ FORWARD_ARGS = (
     + AUDIO_ARGS
     + r"""
 image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
-    In the place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
+    In place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
 audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
-    In the place of `input_features`: the `pooler_output` of `get_audio_features`.
+    In place of `input_features`: the `pooler_output` of `get_audio_features`.
 mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
-    In the place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
+    In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
     `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
 """
 )
@@ -530,7 +530,7 @@ def check_counts(is_placeholder: torch.Tensor, given, kind: str, unit: str) -> N
     torch_compilable_check(
         num_placeholders == given,
         lambda: (
-            f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs give {int(given)} {unit} "
+            f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs yield {int(given)} {unit} "
             f"(in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
             "and do not truncate its output."
         ),
@@ -670,7 +670,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
-        """`transformers serve` passes the processor in the place of the tokenizer, which stop strings are looked up in."""
+        """`transformers serve` passes the processor in place of the tokenizer, which stop strings are looked up in."""
         return super()._get_stopping_criteria(*args, tokenizer=getattr(tokenizer, "tokenizer", tokenizer), **kwargs)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""generate(): every way of decoding with every cache gives what the same way gives without a cache."""
+"""generate(): every way of decoding returns with every cache what it returns without one."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_assisted_decoding_is_greedy_decoding(prompted, helper):
 
 
 def prompts_of_several_media() -> list[dict]:
-    """0, 1 and 2 images and sounds in a sample: repeated entry by entry, they would come to another's placeholders."""
+    """0, 1 and 2 images and audio clips in a sample: repeated entry by entry, they would come to another's placeholders."""
     return [
         make_sample("Compare.", "", images=[make_image(0), make_image(1)], audios=[make_audio(2)]),
         make_sample("Nothing?", ""),
@@ -134,8 +134,8 @@ def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
     first_logits = []
     model.register_forward_hook(lambda module, args, output: first_logits.append(output.logits[:, -1]))
 
-    def beams(rows):
-        batch = collator(rows)
+    def beams(samples):
+        batch = collator(samples)
         length = batch["input_ids"].shape[1]
         if form == "embeddings":
             batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids"))
@@ -146,25 +146,25 @@ def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
             batch["image_embeds"] = model.get_image_features(**images).pooler_output
         if form == "encoded" and "input_features" in batch:
             names = [name for name in ("input_features", "input_features_mask", "audio_windows") if name in batch]
-            sounds = {name: batch.pop(name) for name in names}
-            batch["audio_embeds"] = model.get_audio_features(**sounds).pooler_output
+            clips = {name: batch.pop(name) for name in names}
+            batch["audio_embeds"] = model.get_audio_features(**clips).pooler_output
         first_logits.clear()
         output = model.generate(**batch, **options)
-        # Every beam starts from what the whole prompt says.
+        # Every beam starts from the logits of its own prompt.
         expected = model(**batch).logits[:, -1].repeat_interleave(3, 0)
         torch.testing.assert_close(first_logits[0], expected, atol=1e-4, rtol=1e-4)
         return output.sequences[:, length:], output.sequences_scores
 
-    rows = prompts_of_several_media()
-    words, scores = beams(rows)
-    for index, one in enumerate(rows):
+    samples = prompts_of_several_media()
+    words, scores = beams(samples)
+    for index, one in enumerate(samples):
         place = slice(2 * index, 2 * index + 2)
         expected_words, expected_scores = beams([one])
         torch.testing.assert_close(scores[place], expected_scores, atol=1e-4, rtol=1e-4)
         assert words[place].tolist() == expected_words.tolist()
 
 
-def test_several_sampled_answers_see_their_own_media(tokenizer):
+def test_several_sampled_answers_are_about_their_own_media(tokenizer):
     """With the least temperature sampling is greedy, so every answer of a sample must be the same as alone."""
     model = make_model(text={"initializer_range": 0.3})
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
@@ -182,7 +182,7 @@ def media_prompts(tokenizer, **choices):
 
 
 def encoded(model, prompts) -> dict:
-    """The prompts with features in the place of images and audio."""
+    """The prompts with features in place of images and audio."""
     names = {
         "image": ("pixel_values", "tile_positions", "spatial_shapes"),
         "audio": ("input_features", "input_features_mask", "audio_windows"),
@@ -345,8 +345,8 @@ def test_compiled_is_eager(kind, tokenizer, rows):
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
 
 
-def test_no_placeholder_is_said(tmp_path):
-    """It would stand for no medium: without a cache the model would ask for one, and so would the next turn of a conversation."""
+def test_no_placeholder_is_generated(tmp_path):
+    """It would stand for no media: without a cache the model would ask for one, and so would the next turn of a conversation."""
     model = make_model(lm_head_bias=True)
     placeholders = [model.config.image_token_id, model.config.audio_token_id, model.config.video_token_id]
     torch.nn.init.zeros_(model.lm_head.bias)

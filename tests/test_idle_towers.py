@@ -1,4 +1,4 @@
-"""Two processes, one of which has no image in its batch (or no media at all): they learn what one process learns of both batches."""
+"""Two processes, one of which has no image in its batch (or no media at all): they learn what one process learns from both batches."""
 
 import os
 import subprocess
@@ -128,10 +128,10 @@ def test_two_processes_learn_what_one_does(tmp_path, tokenizer, name, way):
 
 
 def test_alone_nothing_is_added(model, collator, rows):
-    """One process: text goes past the towers, in training too."""
+    """One process: with text alone no encoder runs, in training either."""
     calls = []
-    for tower in (model.model.vision_tower, model.model.audio_tower):
-        tower.register_forward_hook(lambda *_: calls.append(1))
+    for encoder in (model.model.vision_tower, model.model.audio_tower):
+        encoder.register_forward_hook(lambda *_: calls.append(1))
     model.train()(**collator(rows[2:3])).loss.backward()
     assert not calls
 
@@ -149,9 +149,9 @@ def test_only_training_of_the_part_with_others_needs_it(monkeypatch, model):
 
 @pytest.mark.parametrize("vision", [PATCHES, SIGLIP, DINOV2])
 @pytest.mark.parametrize("audio", [FRAMES, WHISPER, WAV2VEC2])
-def test_every_tower_takes_its_smallest_input(vision, audio):
+def test_every_encoder_takes_its_smallest_input(vision, audio):
     model = make_model(vision=vision, audio=audio).train()
     images = model.get_image_features(torch.zeros(smallest_image(model.config))).pooler_output
-    sounds = model.get_audio_features(torch.zeros(smallest_sound(model.config))).pooler_output
-    assert len(images) == len(sounds) == 1
-    assert images[0].isfinite().all() and sounds[0].isfinite().all()
+    clips = model.get_audio_features(torch.zeros(smallest_sound(model.config))).pooler_output
+    assert len(images) == len(clips) == 1
+    assert images[0].isfinite().all() and clips[0].isfinite().all()
