@@ -262,7 +262,7 @@ def test_beams_encode_each_medium_once(tokenizer):
     model, prompts = media_prompts(tokenizer, vision=SIGLIP, audio=WHISPER)
     lengths = count_encoded(model)
     generate(model, prompts, num_beams=3, use_cache=False)
-    once = [len(prompts[name]) for name in ("pixel_values", "pixel_values_videos", "input_features")]
+    once = [len(prompts[name]) for name in ("input_features", "pixel_values", "pixel_values_videos")]
     assert lengths == once
 
 
