@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .media_features_mmgpt import MEDIA_INPUTS, ROWS_OF_MEDIA
+from .media_features_mmgpt import CHUNK_COUNTS, MEDIA_INPUTS
 from .media_loading_mmgpt import load_audio, load_image, load_video
 from .preprocessing_mmgpt import sampling
 from .processing_mmgpt import MMGPTProcessor
@@ -157,9 +157,9 @@ def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
     if is_kept.all():
         return
     rows = torch.ones(len(is_kept), dtype=torch.long)
-    if kind in ROWS_OF_MEDIA and ROWS_OF_MEDIA[kind] in batch:
-        rows = batch[ROWS_OF_MEDIA[kind]]
-        batch[ROWS_OF_MEDIA[kind]] = rows[is_kept]
+    if kind in CHUNK_COUNTS and CHUNK_COUNTS[kind] in batch:
+        rows = batch[CHUNK_COUNTS[kind]]
+        batch[CHUNK_COUNTS[kind]] = rows[is_kept]
     elif kind == "image" and "tile_positions" in batch:
         rows = tiles_per_image(batch["tile_positions"])
     is_kept_row = is_kept.repeat_interleave(rows)
@@ -167,7 +167,7 @@ def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
         if key in batch:
             batch[key] = batch[key][is_kept_row]
     if not is_kept.any():
-        for key in (*MEDIA_INPUTS[kind], ROWS_OF_MEDIA.get(kind)):
+        for key in (*MEDIA_INPUTS[kind], CHUNK_COUNTS.get(kind)):
             batch.pop(key, None)
 
 

@@ -1,4 +1,4 @@
-"""Two processes, one of which has no image in its batch (or no media at all): they learn what one process learns of both batches."""
+"""Two processes, one of which has no image in its batch (or no media at all): they learn what one process learns from both batches."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from modeling_mmgpt.idle_towers_mmgpt import trains_with_others
+from modeling_mmgpt.modeling_mmgpt import trains_distributed
 from tests.conftest import (
     SIGLIP,
     WHISPER,
@@ -103,20 +103,20 @@ def test_two_processes_learn_what_one_does(tmp_path, tokenizer, name, way):
 
 
 def test_alone_nothing_is_added(model, collator, rows):
-    """One process: text goes past the towers, in training too."""
+    """One process: with text alone no encoder runs, in training either."""
     calls = []
-    for tower in (model.model.vision_tower, model.model.audio_tower):
-        tower.register_forward_hook(lambda *_: calls.append(1))
+    for encoder in (model.model.vision_tower, model.model.audio_tower):
+        encoder.register_forward_hook(lambda *_: calls.append(1))
     model.train()(**collator(rows[2:3])).loss.backward()
     assert not calls
 
 
 def test_only_training_of_the_part_with_others_needs_it(monkeypatch, model):
     part = model.model.vision_tower
-    assert not trains_with_others(part)
+    assert not trains_distributed(part)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    assert trains_with_others(part)
+    assert trains_distributed(part)
     with torch.no_grad():
-        assert not trains_with_others(part)
-    assert not trains_with_others(part.requires_grad_(False))
+        assert not trains_distributed(part)
+    assert not trains_distributed(part.requires_grad_(False))
