@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig, save_checkpoint
-from modeling_mmgpt.saving_mmgpt import written_whole
+from modeling_mmgpt.saving_mmgpt import atomic_folder
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
 
 
@@ -153,7 +153,7 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path, model):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "model") as folder:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model") as folder:
         (folder / "half").write_text("half")
         raise RuntimeError("the disk is full")
     assert os.listdir(tmp_path) == []
