@@ -109,7 +109,9 @@ class MMGPTCollator:
         is_learnt = batch.pop("assistant_masks").bool()  # (B, L)
         empty = (~is_learnt.any(-1)).nonzero().flatten().tolist()
         if empty:
-            reason = "no assistant turn, or a chat template without the {% generation %} mark around the assistant's turns"
+            reason = (
+                "no assistant turn, or a chat template without the {% generation %} mark around the assistant's turns"
+            )
             if self.max_length is not None:
                 reason += f", or no answer within the first max_length={self.max_length} tokens"
             raise ValueError(f"{names[empty[0]]} has nothing to learn: {reason}.")

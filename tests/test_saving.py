@@ -71,12 +71,12 @@ def train_one_step(model, batch) -> None:
 
 
 @pytest.mark.parametrize("parts", [{}, {"vision": SIGLIP, "audio": WHISPER}], ids=["encoder-free", "towers"])
-def test_a_fresh_process_gives_the_same_logits_and_saves_a_complete_folder_again(tmp_path, tokenizer, rows, parts):
+def test_a_fresh_process_gives_the_same_logits_and_saves_a_complete_folder_again(tmp_path, tokenizer, samples, parts):
     from modeling_mmgpt import MMGPTCollator
 
     model = make_model(**parts)
     processor = make_processor(model.config, tokenizer)
-    batch = MMGPTCollator(processor)(rows)
+    batch = MMGPTCollator(processor)(samples)
     train_one_step(model, batch)
     save_checkpoint(tmp_path / "model", model, processor)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_buffers_are_intact_after_reload(tmp_path, dtype, position, options):
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
 
 
-def test_trainer_checkpoints_are_complete(tmp_path, model, processor, collator, rows):
+def test_trainer_checkpoints_are_complete(tmp_path, model, processor, collator, samples):
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"),
         max_steps=2,
@@ -133,7 +133,7 @@ def test_trainer_checkpoints_are_complete(tmp_path, model, processor, collator, 
         disable_tqdm=True,
     )
     trainer = Trainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=collator, processing_class=processor
+        model=model, args=arguments, train_dataset=samples, data_collator=collator, processing_class=processor
     )
     trainer.train()
     for step in (1, 2):

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from .. import saving_mmgpt
-from ..saving_mmgpt import find_companion, atomic_folder
+from ..saving_mmgpt import atomic_folder, find_companion
 from .model_card import adapter_base, rename_card, write_card
 
 
