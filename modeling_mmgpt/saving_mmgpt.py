@@ -7,6 +7,7 @@ module adds the rest and makes the writing atomic: on the disk by renaming, on t
 
 import filecmp
 import functools
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 
 CODE = Path(__file__).parent  # the package, or the folder that transformers has copied the remote code to
+CONFIGURATION = "configuration_mmgpt.py"
+VERSION_MARK = "\n# Hash of the code saved beside this file: "
 PIPELINE = "pipeline_mmgpt.py"  # named by custom_pipelines, which config.json does not hold
 # What belongs to a checkpoint but is written by its processor, not by its model.
 COMPANIONS = (
@@ -49,11 +52,13 @@ def atomic_folder(folder: str | os.PathLike):
     try:
         yield temporary
         temporary.chmod(0o777 & ~current_umask())
+        if folder.exists():
+            remove_stale_weights(temporary, folder)
+            remove_stale_code(temporary, folder)
+        mark_version(temporary, folder)
         if not folder.exists():
             temporary.rename(folder)
             return
-        remove_stale_weights(temporary, folder)
-        remove_stale_code(temporary, folder)
         for written in sorted(temporary.rglob("*")):
             if written.is_file():
                 place = folder / written.relative_to(temporary)
@@ -106,10 +111,26 @@ def remove_stale_code(new: Path, old: Path) -> None:
     """Code that an earlier save needed and this one does not; any other file of the folder is its owner's."""
     if not (new / "config.json").is_file() or not (old / "config.json").is_file():
         return
-    auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
-    for name, path in reachable_code(named_code(auto_map), lambda name: find_file(old, name)).items():
-        if auto_map and path is not None and not (new / name).exists():
+    auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")
+    code = reachable_code(named_code(auto_map), lambda name: find_file(old, name)) if auto_map else {}
+    for name, path in code.items():
+        if path is not None and not (new / name).exists():
             path.unlink()
+
+
+def mark_version(new: Path, old: Path) -> None:
+    """Writes a hash of all code that will lie together into the configuration's file.
+
+    transformers runs local folders of one name by the content of that file and its imports: it keeps one configuration class for
+    all whose content is the same, and loads their models with the code of the first. With the hash it tells versions apart."""
+    entry = new / CONFIGURATION
+    if not entry.is_file():
+        return
+    code = {path.name: path for folder in (old, new) for path in sorted(folder.glob("*.py"))}
+    del code[CONFIGURATION]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for _, path in sorted(code.items()))).hexdigest()
+    text = entry.read_text(encoding="utf-8").partition(VERSION_MARK)[0]
+    entry.write_text(f"{text}{VERSION_MARK}{digest[:16]}\n", encoding="utf-8")
 
 
 @functools.cache  # one look at the Hub for all saves of a run
@@ -160,9 +181,6 @@ class CompleteFolderMixin:
             source = None if (destination / name).exists() else find_companion(self.name_or_path, name, commit)
             if source is not None:
                 shutil.copyfile(source, folder / name)
-        if getattr(self, "_hf_peft_config_loaded", False):  # an adapter is saved, which has no code
-            return
-
         origin = self.name_or_path
         if os.path.isdir(origin) and not runs_code_of(Path(origin)):  # another version is there by now
             origin = ""
