@@ -199,8 +199,8 @@ class CompleteFolderMixin:
             )
 
     def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
-        """As in transformers, but with this model's own card; takes the arguments of [`push_folder`]. The processor goes with
-        it if the model was loaded with one beside it; [`push_checkpoint`] takes it from your hands."""
+        """As in transformers, but a complete folder in one commit; takes the arguments of [`push_folder`]. The processor and the
+        card are those of the folder or repository that the model came from; the package's `push_checkpoint` takes others."""
         max_shard_size = kwargs.pop("max_shard_size", "50GB")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / repo_id.rpartition("/")[2]

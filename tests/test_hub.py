@@ -136,14 +136,16 @@ def test_a_tuned_model_goes_back_under_its_name(hub, published, on_hub, assistan
 
 
 def test_a_model_keeps_its_card_wherever_it_goes(hub, assistant, tmp_path):
-    """What was measured in a folder is on the Hub however the model gets there, under its new name."""
+    """What was measured in a folder is on the Hub however the model gets there; the package puts the new name on it."""
     folder = shutil.copytree(assistant, tmp_path / "model")
     record_results(folder, CARD["results"], by="recipe `toy`, split `test`")
     model, processor = loaded(folder)
     model.push_to_hub("me/by-method")
     push_checkpoint("me/by-function", model, processor, {"license": "apache-2.0"})
     push_folder(folder, "me/by-folder")
-    for name in ("me/by-method", "me/by-function", "me/by-folder"):
+    unchanged = hub.repositories["me/by-method"][-1]["files"]["README.md"]
+    assert unchanged == (folder / "README.md").read_bytes()
+    for name in ("me/by-function", "me/by-folder"):
         card = hub.repositories[name][-1]["files"]["README.md"].decode()
         assert "| colours | exact match | 0.97 | 0.95 to 0.98 | 300 |" in card
         assert f"\n# {name}\n" in card and f'name = "{name}"' in card and f"- name: {name}\n" in card
