@@ -126,7 +126,7 @@ def mark_version(new: Path, old: Path) -> None:
     entry = new / CONFIGURATION
     if not entry.is_file():
         return
-    code = {path.name: path for folder in (old, new) for path in sorted(folder.glob("*.py"))}
+    code = {path.name: path for folder in (old, new) for path in folder.glob("*.py")}
     del code[CONFIGURATION]
     digest = hashlib.sha256(b"".join(path.read_bytes() for _, path in sorted(code.items()))).hexdigest()
     text = entry.read_text(encoding="utf-8").partition(VERSION_MARK)[0]
@@ -135,10 +135,12 @@ def mark_version(new: Path, old: Path) -> None:
 
 @functools.cache  # one look at the Hub for all saves of a run
 def download_companions(origin: str, commit: str | None) -> Path | None:
-    """The code and the processor of a Hub repository, in the cache; `None` where it cannot be read."""
+    """The code and the processor of a Hub repository, in the cache; `None` where they cannot be had. Without a commit nothing is
+    downloaded: `origin` may be a folder that was removed, and a stranger's repository of that name would take its place."""
+    options = {"revision": commit, "local_files_only": commit is None, "allow_patterns": ["*.py", *COMPANIONS]}
     try:
-        return Path(snapshot_download(origin, revision=commit, allow_patterns=["*.py", *COMPANIONS]))
-    except (OSError, ValueError):  # not reachable, or no name of a repository
+        return Path(snapshot_download(origin, **options))
+    except Exception:  # no such repository, no connection, no right to read it: none of it may fail a save
         return None
 
 
@@ -166,6 +168,9 @@ class CompleteFolderMixin:
         if not is_main_process or kwargs.get("distributed_checkpoint"):
             # In sharded training every rank takes part: in gathering the weights, which only one then writes, or in writing
             # its share of a distributed checkpoint, for which all must have the same folder.
+            if is_main_process:
+                destination.mkdir(parents=True, exist_ok=True)
+                self.copy_companions(destination, destination)
             return super().save_pretrained(
                 save_directory, is_main_process=is_main_process, push_to_hub=push_to_hub, **kwargs
             )
@@ -188,8 +193,9 @@ class CompleteFolderMixin:
             named_code(self.config.auto_map),
             lambda name: find_file(CODE, name) or find_companion(origin, name, commit),
         )
-        for source in filter(None, code.values()):
-            shutil.copyfile(source, folder / source.name)
+        for name, source in code.items():
+            if source is not None and source != folder / name:
+                shutil.copyfile(source, folder / name)
         missing = sorted(name for name, source in code.items() if source is None)
         if missing:
             warnings.warn(

@@ -163,7 +163,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def assistant(tmp_path_factory):
-    """Folder of a model that knows a dozen answers (tests/tiny_assistant.py), with images and audio to ask about beside it."""
+    """Folder of a model that has memorised a dozen answers (tests/tiny_assistant.py), with images and audio to ask about beside it."""
     from tests.tiny_assistant import teach_assistant, write_media
 
     torch.manual_seed(0)
