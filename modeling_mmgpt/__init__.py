@@ -1,6 +1,7 @@
 """MMGPT: a multimodal GPT that is native to Hugging Face. Importing it registers the classes with transformers' Auto classes."""
 
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -20,6 +21,10 @@ from .tools.packing import MMGPTBlockCollator, MMGPTPackingCollator, PackedDatas
 from .towers_mmgpt import MMGPTFrameTower, MMGPTPatchTower
 
 
+# Here and not in the files themselves, which are remote code elsewhere: what transformers finds registered it takes for the user's own
+# code, and would run it for every later folder in place of that folder's.
+for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 AutoModel.register(MMGPTTextConfig, MMGPTTextModel, exist_ok=True)
 AutoModel.register(MMGPTPatchConfig, MMGPTPatchTower, exist_ok=True)
 AutoModel.register(MMGPTFrameConfig, MMGPTFrameTower, exist_ok=True)

@@ -1,11 +1,9 @@
 """Publishing over real HTTP, to a small Hub on this machine, from processes that know it as their Hub."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
+from functools import partial
 
 import huggingface_hub
 import pytest
@@ -19,7 +17,7 @@ from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, push_c
 from modeling_mmgpt.tools import cli
 from modeling_mmgpt.tools.checkpoints import push_folder
 from modeling_mmgpt.tools.model_card import record_results
-from tests.hub_server import problems_of_card, publishing_to, running_hub
+from tests.hub_server import problems_of_card, publishing_to, run_with_hub, running_hub
 from tests.test_saving import CODE, COMPLETE
 
 
@@ -65,27 +63,8 @@ def loaded(folder):
 
 @pytest.fixture
 def on_hub(hub, tmp_path):
-    """Runs a script in a fresh process without the package, whose Hub is the local one, with empty caches; returns what it printed."""
-
-    def run(script: str, *arguments) -> str:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": "hf_test",
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        }
-        script = f"import sys\nsys.modules['modeling_mmgpt'] = None  # cannot be imported\n{script}"
-        command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-        return done.stdout
-
-    return run
+    """Runs a script in a fresh process whose Hub is the local one; returns what it printed."""
+    return partial(run_with_hub, hub, tmp_path)
 
 
 ASK = """
@@ -157,14 +136,16 @@ def test_a_tuned_model_goes_back_under_its_name(hub, published, on_hub, assistan
 
 
 def test_a_model_keeps_its_card_wherever_it_goes(hub, assistant, tmp_path):
-    """What was measured in a folder is on the Hub however the model gets there, under its new name."""
+    """What was measured in a folder is on the Hub however the model gets there; the package puts the new name on it."""
     folder = shutil.copytree(assistant, tmp_path / "model")
     record_results(folder, CARD["results"], by="recipe `toy`, split `test`")
     model, processor = loaded(folder)
     model.push_to_hub("me/by-method")
     push_checkpoint("me/by-function", model, processor, {"license": "apache-2.0"})
     push_folder(folder, "me/by-folder")
-    for name in ("me/by-method", "me/by-function", "me/by-folder"):
+    unchanged = hub.repositories["me/by-method"][-1]["files"]["README.md"]
+    assert unchanged == (folder / "README.md").read_bytes()
+    for name in ("me/by-function", "me/by-folder"):
         card = hub.repositories[name][-1]["files"]["README.md"].decode()
         assert "| colours | exact match | 0.97 | 0.95 to 0.98 | 300 |" in card
         assert f"\n# {name}\n" in card and f'name = "{name}"' in card and f"- name: {name}\n" in card

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from .. import saving_mmgpt
-from ..saving_mmgpt import find_companion, written_whole
+from ..saving_mmgpt import atomic_folder, find_companion
 from .model_card import adapter_base, rename_card, write_card
 
 
@@ -26,7 +26,7 @@ def save_checkpoint(
     """
     folder = Path(folder).absolute()
     facts = {"name": folder.name, **(card or {})}
-    with written_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         processor.save_pretrained(temporary)
         if adapter_base(model) is None:
             earlier = find_companion(model.name_or_path, "README.md")
