@@ -145,9 +145,9 @@ class TestBlocks:
 def test_the_mixture_is_described_with_its_licences():
     sources = [SourceArguments("fsdd", weight=2.0), SourceArguments("captions", dataset="me/pictures", license="mit")]
     fsdd, pictures = describe_mixture(sources, [600, 40])
-    assert fsdd == {"source": "fsdd", "rows": 600, "weight": 2.0, "licence": "cc-by-sa-4.0"}
-    assert pictures == {"source": "me/pictures", "rows": 40, "weight": 1.0, "licence": "mit"}
-    assert [row["rows"] for row in describe_mixture(sources, None)] == [None, None]
+    assert fsdd == {"source": "fsdd", "samples": 600, "weight": 2.0, "licence": "cc-by-sa-4.0"}
+    assert pictures == {"source": "me/pictures", "samples": 40, "weight": 1.0, "licence": "mit"}
+    assert [source["samples"] for source in describe_mixture(sources, None)] == [None, None]
 
 
 class TestAugmentation:

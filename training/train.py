@@ -29,8 +29,7 @@ from modeling_mmgpt import (
     count_tokens,
     save_checkpoint,
 )
-from modeling_mmgpt.saving_mmgpt import find_companion
-from modeling_mmgpt.tools.model_card import licences_in, load_card, section_of
+from modeling_mmgpt.tools.model_card import licences_of, read_facts, training_text
 from training.data.augmentation import AugmentingCollator
 from training.data.mixture import augmentations, describe_mixture, load_mixture
 from training.data.numbering import NumberedSamples, SeededCollator
@@ -281,14 +280,17 @@ def card_of_run(recipe: Recipe, report: dict) -> dict:
 def what_came_before(checkpoint: str) -> dict:
     is_folder = Path(checkpoint).is_dir()
     facts = {} if is_folder else {"base_model": checkpoint}
-    path = find_companion(checkpoint, "README.md")
-    if path is None:
+    earlier = read_facts(checkpoint)
+    if not earlier:
         return facts
     name = Path(checkpoint).name if is_folder else checkpoint
-    licences = {name: load_card(path).data.license} if load_card(path).data.license else {}
-    facts["licences"] = licences | licences_in(path)
-    earlier = section_of(path, "Training")
-    return facts | {"history": f"Before that, as `{name}`:\n\n{earlier}"} if earlier else facts
+    licences = {name: earlier["license"]} if earlier.get("license") else {}
+    history = f"Before that, as `{name}`:\n\n{training_text(earlier)}"
+    return facts | {
+        "licences": licences | licences_of(earlier),
+        "history": history,
+        "data": None,
+    }  # `history` tells of the data
 
 
 def last_loss(log: list[dict]) -> float | None:

@@ -259,6 +259,8 @@ def convert_checkpoint(
         dtype: of the new weights. `None`: that of the source.
     """
     source, destination = os.fspath(source), Path(destination)
+    if to != "mmgpt":
+        family_of(to)  # refused before anything is read
     tokenizer = load_tokenizer(source)
     kind = AutoConfig.from_pretrained(source).model_type
     if to == "mmgpt":

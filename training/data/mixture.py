@@ -89,7 +89,7 @@ def describe_mixture(sources: list[SourceArguments], rows: list[int] | None) -> 
     return [
         {
             "source": source.dataset or task_of(source),
-            "rows": count,
+            "samples": count,
             "weight": source.weight,
             "licence": source.license or LICENSES.get(source.format),
         }
