@@ -10,8 +10,8 @@ import typer
 HELP = """\
 Build multimodal GPTs from checkpoints, talk to them, look at them, publish them. Runs the installed package's code, not the folder's.
 
-    mmgpt chat outputs/demo/model --image picture.png
-    mmgpt generate outputs/demo/model "Describe the picture." --image picture.png
+    mmgpt chat outputs/demo/model --image image.png
+    mmgpt generate outputs/demo/model "Describe the picture." --image image.png
     mmgpt info outputs/demo/model
     mmgpt push outputs/demo/model me/my-model
     mmgpt convert openai-community/gpt2 outputs/gpt2
