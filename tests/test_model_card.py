@@ -217,7 +217,7 @@ class TestRecord:
 
 
 class TestSavedAgain:
-    """A model that is loaded and saved again has its card with it, and what its new owner says lies over the old."""
+    """A model that is loaded and saved again has its card with it, and what its new owner says replaces the old."""
 
     @pytest.fixture
     def folder(self, tmp_path, model, processor):
@@ -263,7 +263,7 @@ class TestSavedAgain:
         text = (
             path.read_text()
             .replace("# nano\n", "# edited and lost\n")
-            .replace("license: mit", "license: cc0-1.0\nwidget:\n- text: Hi")
+            .replace("license: mit", "license: cc0-1.0\nbase_model: me/base\nwidget:\n- text: Hi")
         )
         theirs = "model-index:\n- name: nano\n  results:\n"
         other = "  - task:\n      type: x\n    dataset:\n      name: theirs\n      type: theirs\n    metrics:\n    - type: wer\n      value: 1\n"
@@ -282,7 +282,12 @@ class TestSavedAgain:
                 < card.index(END)
                 < card.index("Mine below.")
             )
-            assert "edited and lost" not in card and data.license == "cc0-1.0" and data.widget == [{"text": "Hi"}]
+            assert (
+                "edited and lost" not in card
+                and data.license == "cc0-1.0"
+                and data.base_model == "me/base"
+                and data.widget == [{"text": "Hi"}]
+            )
             assert [one.dataset_name for one in data.eval_results] == ["theirs", "speech", "speech"]
 
 

@@ -61,7 +61,9 @@ def read_facts(origin: str | os.PathLike) -> dict:
     else:
         facts = {} if card is None else read_old_card(card)[0]
     if card is not None:
-        facts |= {key: card.data.get(key) for key in METADATA_FACTS if card.data.get(key) is not None}
+        is_adapter = (facts.get("model") or {}).get("adapter_of") is not None  # its base is no fact but the model's
+        keys = METADATA_FACTS if is_adapter else (*METADATA_FACTS, "base_model")
+        facts |= {key: card.data.get(key) for key in keys if card.data.get(key) is not None}
     return facts
 
 
@@ -268,8 +270,10 @@ def results_text(results: list[dict] | None) -> str:
     """A table for each that measured, under its words and date."""
     texts = []
     for by, table in tables_of(results or []).items():
-        dated = ", ".join([by, *filter(None, [table[0].get("date")])]) if by else ""
-        texts.append(f"{dated[0].upper()}{dated[1:]}:\n\n{results_table(table)}" if by else results_table(table))
+        texts.append(results_table(table))
+        if by is not None:
+            heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
+            texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
     return "\n\n".join(texts)
 
 
@@ -298,7 +302,7 @@ def markdown_table(lines: list[list]) -> str:
 
 
 def render_metadata(facts: dict, before: dict, data: ModelCardData) -> str:
-    """The metadata for the Hub: ours laid over those that are there."""
+    """The metadata for the Hub: ours, and those of the owner that no fact speaks of."""
     model = facts.get("model")
     if model is not None:
         pipeline_tag = {(): "text-generation", ("vision",): "image-text-to-text"}.get(

@@ -55,7 +55,6 @@ def read_old_card(card: ModelCard) -> tuple[dict, str]:
     }
     base = None if facts["model"]["adapter_of"] else card.data.base_model
     facts |= read_training(body.get("Training", ""), base, licences)
-    facts |= {"base_model": base} if base else {}
     facts |= {"licences": licences} if licences else {}
     return facts, "\n\n".join(
         [*added, *(text.strip() for heading, text in sections.items() if heading not in RENDERED)]
