@@ -115,8 +115,10 @@ class TestStart:
             _ = modeling_mmgpt.MMGPT
 
     def test_the_auto_classes_know_ours_after_the_import(self, assistant):
+        """And nothing else is imported: the tools come when they are used."""
         code = (
             "import sys, modeling_mmgpt\n"
+            "assert not {'modeling_mmgpt.tools', 'typer', 'datasets', 'peft'} & set(sys.modules)\n"
             "from transformers import AutoModelForCausalLM, AutoProcessor\n"
             "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__module__)\n"
             "print(type(AutoProcessor.from_pretrained(sys.argv[1])).__module__)"
