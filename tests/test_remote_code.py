@@ -348,7 +348,7 @@ for folder, batch in zip(folders, torch.load(inputs, weights_only=True), strict=
     with torch.no_grad():
         difference = model(**batch["inputs"]).logits[:, -1].sub(batch["logits"]).abs().max()
     code = Path(sys.modules[type(model).__module__].__file__).parent
-    print((code / "chat_templates_mmgpt.py").exists(), bool(difference < 1e-4))
+    print((code / "prompts_mmgpt.py").exists(), bool(difference < 1e-4))
 """
 
 

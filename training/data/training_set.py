@@ -152,7 +152,7 @@ class TrainingSet:
         return [
             {
                 "source": source.dataset or source.task,
-                "rows": size,
+                "samples": size,
                 "weight": source.weight,
                 "licence": source.license,
             }
