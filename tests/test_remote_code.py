@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from modeling_mmgpt import (
     push_checkpoint,
     save_checkpoint,
 )
+from modeling_mmgpt.configuration_mmgpt import TEXT_AUTO_MAP
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_audio, make_image, make_model, make_processor, make_sample
 from tests.hub_server import publishing_to, run_with_hub, running_hub
 from tests.test_saving import COMPLETE, in_a_fresh_process
@@ -100,6 +102,14 @@ class TestFiles:
         build(kind, tokenizer)[0].save_pretrained(tmp_path / "model")
         assert code_of(tmp_path / "model") == code_for(kind)
 
+    def test_what_else_auto_map_names_stays_and_is_missed(self, tmp_path):
+        """Classes of the owner's, in files of theirs: those that are not there to be saved are named."""
+        theirs = {"AutoModelForSequenceClassification": "head.Classifier", "AutoModelForCausalLM": "me/other--a.B"}
+        model = MMGPTForCausalLM(MMGPTTextConfig(**TEXT, auto_map=theirs))
+        with pytest.warns(UserWarning, match=r"lacks head\.py, which"):
+            model.save_pretrained(tmp_path / "model")
+        assert MMGPTTextConfig.from_pretrained(tmp_path / "model").auto_map == TEXT_AUTO_MAP | theirs
+
     @pytest.mark.parametrize("name", sorted(MULTIMODAL_CODE))
     def test_a_file_imports_only_what_is_always_there_and_files_that_travel(self, name):
         """`get_imports` is how transformers finds the packages that it demands before it runs remote code."""
@@ -118,7 +128,11 @@ class TestFiles:
     @pytest.mark.parametrize("name", sorted(MULTIMODAL_CODE))
     def test_a_file_changes_nothing_of_its_host(self, name):
         """No calls of `register`, and nothing at the top but definitions and `setdefault`."""
-        tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
+        source = (PACKAGE / name).read_text(encoding="utf-8")
+        assert not re.search(r"\bALL_\w+\[.*\] *=[^=]", source), (
+            "a registry of functions: the name needs a hash of the code"
+        )
+        tree = ast.parse(source)
         called = [
             node.func.attr
             for node in ast.walk(tree)
