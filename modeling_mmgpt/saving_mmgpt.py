@@ -176,12 +176,20 @@ class CompleteFolderMixin:
                 save_directory, is_main_process=is_main_process, push_to_hub=push_to_hub, **kwargs
             )
         with atomic_folder(destination) as folder:
-            self.copy_companions(folder, destination)
-            return super().save_pretrained(folder, is_main_process=True, push_to_hub=push_to_hub, **kwargs)
+            missing = self.copy_companions(folder, destination)
+            super().save_pretrained(folder, is_main_process=True, push_to_hub=push_to_hub, **kwargs)
+            missing = [name for name in missing if not (folder / name).exists()]
+        if missing:
+            warnings.warn(
+                f"{destination} lacks {', '.join(missing)}, which {self.name_or_path or 'the folder it came from'} no longer has or "
+                "cannot be asked for: copy them from there, or nobody can load the processor and the pipelines.",
+                stacklevel=2,
+            )
 
-    def copy_companions(self, folder: Path, destination: Path) -> None:
+    def copy_companions(self, folder: Path, destination: Path) -> list[str]:
         """Puts into `folder` what transformers does not: the processor's files and the card that `destination` lacks, and the
-        code that the configuration names. transformers brings along only what the classes in hand import."""
+        code that the configuration names, of which transformers brings only what the class of `self` imports. Returns the code
+        files that cannot be had."""
         commit = CODE.name if re.fullmatch("[0-9a-f]{40}", CODE.name) else None  # of remote code from the Hub
         for name in COMPANIONS:
             source = None if (destination / name).exists() else find_companion(self.name_or_path, name, commit)
@@ -197,13 +205,7 @@ class CompleteFolderMixin:
         for name, source in code.items():
             if source is not None and source != folder / name:
                 shutil.copyfile(source, folder / name)
-        missing = sorted(name for name, source in code.items() if source is None)
-        if missing:
-            warnings.warn(
-                f"{destination} lacks {', '.join(missing)}, which {self.name_or_path or 'the folder it came from'} no longer has or "
-                "cannot be asked for: copy them from there, or nobody can load the processor and the pipelines.",
-                stacklevel=3,
-            )
+        return sorted(name for name, source in code.items() if source is None)
 
     def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
         """As in transformers, but a complete folder in one commit; takes the arguments of [`push_folder`]. The processor and the

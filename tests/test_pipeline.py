@@ -39,7 +39,7 @@ def attempt(name, call, *args, **kwargs):
 def image(colour):
     return str(media / f"{colour}.png")
 
-def sound(word):
+def audio(word):
     return str(media / f"{word}.wav")
 """
 END = """
@@ -65,11 +65,11 @@ attempt("dictionaries", answer, [{"question": "Who has tea?", "context": context
 attempt("no context", answer, question="Who has tea?", context="")
 attempt("half a question", answer, "Who has tea?")
 
-see = load("visual-question-answering")
-attempt("seen", see, image=image("red"), question="Colour?")
-attempt("seen positionally", see, image("red"), "Colour?")
-attempt("seen twice", see, [{"image": image(c), "question": "Colour?"} for c in ("red", "blue")], batch_size=2)
-attempt("best three", see, {"image": image("red"), "question": "Colour?"}, top_k=3)
+look = load("visual-question-answering")
+attempt("colour", look, image=image("red"), question="Colour?")
+attempt("colour positionally", look, image("red"), "Colour?")
+attempt("both colours", look, [{"image": image(c), "question": "Colour?"} for c in ("red", "blue")], batch_size=2)
+attempt("best three", look, {"image": image("red"), "question": "Colour?"}, top_k=3)
 describe = load("image-to-text")
 attempt("description", describe, image("blue"))
 attempt("descriptions", describe, [image("red"), image("blue")], batch_size=2)
@@ -79,13 +79,13 @@ attempt("broken", describe, (media / "red.png").read_bytes()[:60])
 attempt("bomb", describe, image("bomb"))
 attempt("after bad ones", describe, image("blue"))
 
-hear = load("automatic-speech-recognition")
-attempt("heard", hear, sound("high"))
-attempt("heard twice", hear, [sound("low"), sound("high")], batch_size=2)
-attempt("long", hear, sound("long"), chunk_length_s=0.5, stride_length_s=0.3, batch_size=2)
-attempt("when", hear, sound("long"), chunk_length_s=0.5, stride_length_s=0.3, return_timestamps=True)
-attempt("nothing", hear, sound("empty"))
-attempt("stride", hear, sound("low"), chunk_length_s=0.2, stride_length_s=0.3)
+transcribe = load("automatic-speech-recognition")
+attempt("word", transcribe, audio("high"))
+attempt("both words", transcribe, [audio("low"), audio("high")], batch_size=2)
+attempt("long", transcribe, audio("long"), chunk_length_s=0.5, stride_length_s=0.3, batch_size=2)
+attempt("when", transcribe, audio("long"), chunk_length_s=0.5, stride_length_s=0.3, return_timestamps=True)
+attempt("nothing", transcribe, audio("empty"))
+attempt("stride", transcribe, audio("low"), chunk_length_s=0.2, stride_length_s=0.3)
 summarize.model.save_pretrained(media / "again")
 """
 
@@ -93,7 +93,7 @@ summarize.model.save_pretrained(media / "again")
 @pytest.fixture(scope="module")
 def tasks(assistant, tmp_path_factory):
     """What every task answered."""
-    (assistant.parent / "text.png").write_text("not a picture")
+    (assistant.parent / "text.png").write_text("not an image")
     soundfile.write(assistant.parent / "empty.wav", np.zeros(0, dtype=np.float32), RATE)
     quiet = np.zeros(RATE // 10, dtype=np.float32)
     long = np.concatenate([tone("low"), quiet, tone("high"), quiet, tone("low"), quiet])
@@ -127,23 +127,23 @@ class TestText:
         assert "takes question and context, but was given a str alone" in tasks["half a question"]
 
 
-class TestPictures:
+class TestImages:
     def test_questions(self, tasks):
-        assert [one["answer"] for one in tasks["seen"]] == ["red"]
-        assert tasks["seen positionally"] == tasks["seen"]
-        assert [[one["answer"] for one in answers] for answers in tasks["seen twice"]] == [["red"], ["blue"]]
+        assert [one["answer"] for one in tasks["colour"]] == ["red"]
+        assert tasks["colour positionally"] == tasks["colour"]
+        assert [[one["answer"] for one in answers] for answers in tasks["both colours"]] == [["red"], ["blue"]]
 
     def test_the_best_answers_come_in_order(self, tasks):
         scores = [one["score"] for one in tasks["best three"]]
         assert len(scores) == 3 and scores == sorted(scores, reverse=True) and sum(scores) < 1.001
         assert tasks["best three"][0]["answer"] == "red"
-        assert scores[0] == pytest.approx(tasks["seen"][0]["score"], rel=1e-3)
+        assert scores[0] == pytest.approx(tasks["colour"][0]["score"], rel=1e-3)
 
     def test_descriptions(self, tasks):
         assert tasks["description"] == [{"generated_text": "a blue one"}]
         assert tasks["descriptions"] == [[{"generated_text": "a red one"}], [{"generated_text": "a blue one"}]]
 
-    def test_a_bad_picture_is_named_and_the_next_one_answered(self, tasks):
+    def test_a_bad_image_is_named_and_the_next_one_answered(self, tasks):
         assert "is not an image that can be read" in tasks["text named png"]
         assert "give a path, an http(s) or data URL" in tasks["scheme"]
         assert "the image is damaged" in tasks["broken"]
@@ -151,12 +151,12 @@ class TestPictures:
         assert tasks["after bad ones"] == tasks["description"]
 
 
-class TestSounds:
+class TestAudio:
     def test_words(self, tasks):
-        assert tasks["heard"] == {"text": "high"}
-        assert tasks["heard twice"] == [{"text": "low"}, {"text": "high"}]
+        assert tasks["word"] == {"text": "high"}
+        assert tasks["both words"] == [{"text": "low"}, {"text": "high"}]
 
-    def test_a_long_sound_is_heard_in_pieces(self, tasks):
+    def test_long_audio_is_transcribed_in_pieces(self, tasks):
         assert tasks["long"] == {"text": "low high low"}
 
     def test_phrases_are_timed_where_the_model_was_trained_for_it(self, tasks):
@@ -183,7 +183,7 @@ def ask(text, *parts):
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 red, blue = (ask("Colour?", {"type": "image", "path": image(colour)}) for colour in ("red", "blue"))
-low, high = (ask("Heard?", {"type": "audio", "path": sound(word)}) for word in ("low", "high"))
+low, high = (ask("Heard?", {"type": "audio", "path": audio(word)}) for word in ("low", "high"))
 once = [{"role": "user", "content": "Once"}]
 prefilled = [*red, {"role": "assistant", "content": [{"type": "text", "text": "r"}]}]
 
@@ -209,8 +209,8 @@ for task in ("image-text-to-text", "any-to-any"):
     pipe(text=ask("In French: the dog"), generate_kwargs={"streamer": streamer})
     results[f"{task} streamed"] = list(streamer)
     attempt(f"{task} plain", lambda: pipe(text="<|image|>Colour?", images=image("red"), return_full_text=False)[0])
-attempt("sounds", chat, [low, high, red], batch_size=3)
-pairs = [{"text": "<|audio|>Heard?", "audio": sound("low")}, {"text": "<|image|>Colour?", "images": image("red")}]
+attempt("audio", chat, [low, high, red], batch_size=3)
+pairs = [{"text": "<|audio|>Heard?", "audio": audio("low")}, {"text": "<|image|>Colour?", "images": image("red")}]
 attempt("pairs alone", lambda: texts(pipe(pairs, return_full_text=False)))
 attempt("pairs", lambda: texts(pipe(pairs, batch_size=2, return_full_text=False)))
 extract = load("feature-extraction")
@@ -246,7 +246,7 @@ class TestTransformersOwnTasks:
         assert len(longer) == 4 and all("the model reads at most 256" in said for said in longer)
 
     @pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
-    def test_a_bad_picture_is_named(self, built_in, task):
+    def test_a_bad_image_is_named(self, built_in, task):
         assert "10000 x 10000 pixels, more than" in built_in[f"{task} bad"]
 
     @pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
@@ -254,8 +254,8 @@ class TestTransformersOwnTasks:
         words = [piece for piece in built_in[f"{task} streamed"] if piece]
         assert "".join(words) == "le chien" and len(words) > 1
 
-    def test_any_to_any_batches_sounds_and_pictures(self, built_in):
-        assert built_in["sounds"] == [["low"], ["high"], ["red"]]
+    def test_any_to_any_batches_audio_and_images(self, built_in):
+        assert built_in["audio"] == [["low"], ["high"], ["red"]]
         assert built_in["pairs"] == built_in["pairs alone"]
 
     def test_features_do_not_depend_on_the_batch(self, built_in):
@@ -276,7 +276,7 @@ results["type"] = type(load("summarization").model).__name__
 
 
 @pytest.mark.parametrize("chats", [True, False])
-def test_a_model_that_only_reads_has_the_tasks_of_text(tmp_path, processor, chats):
+def test_a_text_only_model_has_the_tasks_of_text(tmp_path, processor, chats):
     torch.manual_seed(1)
     decoder = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)).eval()
     tokenizer = byte_tokenizer()
@@ -288,7 +288,7 @@ def test_a_model_that_only_reads_has_the_tasks_of_text(tmp_path, processor, chat
     assert done["type"] == "MMGPTForCausalLM" and "no eyes" in done
 
 
-def test_a_model_has_the_tasks_of_its_towers():
+def test_a_model_has_the_tasks_of_its_encoders():
     assert "image-to-text" in make_model().config.custom_pipelines
     deaf = make_model(audio=None).config.custom_pipelines
     assert "automatic-speech-recognition" not in deaf and "image-to-text" in deaf
@@ -301,10 +301,10 @@ class TestPieces:
         waveform[35:40] = 0
         assert pieces(waveform, length=50, stride=20, window=5) == [(0, 37), (37, 84), (84, 100)]
 
-    def test_a_short_sound_is_one_piece(self):
+    def test_short_audio_is_one_piece(self):
         assert pieces(np.ones(50), length=50, stride=20, window=5) == [(0, 50)]
 
-    def test_nothing_is_lost_and_nothing_heard_twice(self):
+    def test_nothing_is_lost_and_nothing_comes_twice(self):
         waveform = np.random.default_rng(0).normal(size=1000)
         spans = pieces(waveform, length=130, stride=40, window=8)
         assert spans[0][0] == 0 and spans[-1][1] == 1000
