@@ -347,12 +347,12 @@ class MMGPTModel(MMGPTPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
 
     def interleave(self, inputs_embeds, is_placeholder, features, num_features, kind: str) -> torch.Tensor:
-        """The first fusion: the first `num_features` of `features` `(N * T, D)` take the places of the placeholders, in order."""
+        """Fusion in the sequence: the first `num_features` of `features` `(N * T, D)` take the places of the placeholders, in order."""
         check_counts(is_placeholder, num_features, kind, "features")
         return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype))
 
     def lay_beside_text(self, media: list[tuple], inputs_embeds, position_ids, past_key_values) -> MMGPTMedia | None:
-        """The second fusion, by cross-attention: all chunks beside the text, as the decoder's gated blocks take them.
+        """Fusion by cross-attention: all chunks beside the text, as the gated blocks of the decoder take them.
 
         `media`: name, mask of placeholders and features of each modality, `None` where the batch has none of it."""
         parts = []
@@ -436,7 +436,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             raise ValueError(
                 "mm_encoder_outputs need fusion='interleave': give this model pixel_values and input_features."
             )
-        given = {kind: media.pooler_output for kind, media in (mm_encoder_outputs or {}).items()}
+        given = {kind: media.pooler_output for kind, media in (mm_encoder_outputs or {}).items() if media is not None}
         image_embeds, audio_embeds = given.get("image", image_embeds), given.get("audio", audio_embeds)
         video_embeds = given.get("video")
         shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if name in kwargs}
@@ -444,7 +444,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             has_images = pixel_values is not None or pixel_values_videos is not None
             inputs_embeds = self.feed_idle_encoders(inputs_embeds, has_images, input_features is not None)
 
-        # Images: whole ones, tiles, or patches of any shape.
+        # Images: whole ones, tiles, or patches of images of any shape.
         image_outputs = is_image = image_features = None
         if image_embeds is not None:
             image_outputs = self.take_embeds(image_embeds, "image", pixel_values)
