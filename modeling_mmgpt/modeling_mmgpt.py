@@ -95,13 +95,7 @@ input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optio
 audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
     Number of windows of each audio clip, by which `get_audio_features` tells clips apart. `None`: one window each.
 """
-# What the forward of the model and that of its head take.
-FORWARD_ARGS = (
-    CACHE_ARGS
-    + IMAGE_ARGS
-    + VIDEO_ARGS
-    + AUDIO_ARGS
-    + r"""
+FEATURE_ARGS = r"""
 image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
     In place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
 audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
@@ -110,7 +104,8 @@ mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
     In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
     `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
 """
-)
+# What the forward of the model and that of its head take.
+FORWARD_ARGS = CACHE_ARGS + IMAGE_ARGS + VIDEO_ARGS + AUDIO_ARGS + FEATURE_ARGS
 HEAD_ARGS = r"""
 skip_logits (`bool`, *optional*, defaults to `False`):
     With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
@@ -227,7 +222,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         if shows_states is None:
             shows_states = config.vision_config.output_hidden_states
         if layer != -1:
-            kwargs["output_hidden_states"] = True
+            kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
         if spatial_shapes is None and takes_only_patches(config.vision_config):
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
         outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
@@ -350,16 +345,17 @@ class MMGPTModel(MMGPTPreTrainedModel):
     def placeholder_mask(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:
             return input_ids == token_id  # (B, L)
+        # Only embeddings were given: a placeholder is known by its own.
         placeholder = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
 
     def interleave(self, inputs_embeds, is_placeholder, features, num_features, kind: str) -> torch.Tensor:
-        """The first fusion: the first `num_features` of `features` `(N * T, D)` take the places of the placeholders, in order."""
+        """Fusion in the sequence: the first `num_features` of `features` `(N * T, D)` take the places of the placeholders, in order."""
         check_counts(is_placeholder, num_features, kind, "features")
         return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype))
 
     def lay_beside_text(self, media: list[tuple], inputs_embeds, position_ids, past_key_values) -> MMGPTMedia | None:
-        """The second fusion, by cross-attention: all chunks beside the text, as the decoder's gated blocks take them.
+        """Fusion by cross-attention: all chunks beside the text, as the gated blocks of the decoder take them.
 
         `media`: name, mask of placeholders and features of each modality, `None` where the batch has none of it."""
         parts = []
@@ -443,15 +439,17 @@ class MMGPTModel(MMGPTPreTrainedModel):
             raise ValueError(
                 "mm_encoder_outputs need fusion='interleave': give this model pixel_values and input_features."
             )
-        given = {kind: media.pooler_output for kind, media in (mm_encoder_outputs or {}).items()}
+        # generate() encodes the media of a prompt before it calls the model.
+        given = {kind: media.pooler_output for kind, media in (mm_encoder_outputs or {}).items() if media is not None}
         image_embeds, audio_embeds = given.get("image", image_embeds), given.get("audio", audio_embeds)
         video_embeds = given.get("video")
+        # The encoders return their states and attentions where the decoder does.
         shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if name in kwargs}
-        if self.training:
+        if self.training:  # other processes may have media for an encoder that has none here
             has_images = pixel_values is not None or pixel_values_videos is not None
             inputs_embeds = self.feed_idle_encoders(inputs_embeds, has_images, input_features is not None)
 
-        # Images: whole ones, tiles, or patches of any shape.
+        # Images: whole ones, tiles, or patches of images of any shape.
         image_outputs = is_image = image_features = None
         if image_embeds is not None:
             image_outputs = self.take_embeds(image_embeds, "image", pixel_values)
@@ -494,6 +492,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
                 ("audio", is_audio, audio_outputs),
             ]
             kwargs["media"] = self.lay_beside_text(media, inputs_embeds, position_ids, past_key_values)
+        # Frames of videos are images too: each run of them attends in both directions.
         masks = [mask for mask in (is_image, is_video) if mask is not None]
         if config.bidirectional_images and masks:
             kwargs["block_sequence_ids"] = self.image_blocks(torch.stack(masks).any(0), past_key_values)
@@ -562,13 +561,6 @@ def media_tokens(config: MMGPTConfig) -> dict[str, int]:
     return {kind: token for kind, token in tokens.items() if token is not None}
 
 
-def tied_head(model: PreTrainedModel) -> dict[str, str]:
-    """Which parameter the head shares when it is tied to the embeddings, under the decoder's own name for them."""
-    embeddings = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is embeddings)
-    return {"lm_head.weight": f"{name}.weight"}
-
-
 def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
     """What decoders of some other families do to the logits after the head."""
     if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
@@ -590,7 +582,10 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         self.model = MMGPTModel(config)
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
-        self._tied_weights_keys = tied_head(self)
+        # Which parameter a tied head shares, under the decoder's own name for it.
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         # A placeholder in an answer would stand for no media. What is saved with the checkpoint may say otherwise.
         self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
@@ -740,6 +735,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=text.vocab_size, **kwargs)
+        # Other families' routers have other settings: their loss stays without a balance.
         router_logits = outputs.router_logits if text.model_type == "mmgpt_text" else None
         loss, aux_loss = add_balancing_loss(loss, router_logits, text, attention_mask, labels, **kwargs)
         return MMGPTCausalLMOutputWithPast(
