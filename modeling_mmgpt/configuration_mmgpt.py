@@ -6,7 +6,7 @@ MMGPTFrameConfig  encoder-free audio: linear embedding of mel frames
 MMGPTConfig       the fusion: decoder + vision tower + audio tower + connectors
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, MixtralConfig, PreTrainedConfig
@@ -16,14 +16,6 @@ from transformers.utils import auto_docstring
 
 from .token_counts_mmgpt import ANY_SIZE_TOWERS, CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, image_geometry, side
 
-
-if TYPE_CHECKING:
-    # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
-    # configuration: these lines make every `save_pretrained` carry the whole package.
-    from .collating_mmgpt import MMGPTCollator  # noqa: F401
-    from .modeling_mmgpt import MMGPTModel  # noqa: F401
-    from .pipeline_mmgpt import MMGPTTaskPipeline  # noqa: F401
-    from .processing_mmgpt import MMGPTProcessor  # noqa: F401
 
 TEXT_AUTO_MAP = {
     "AutoConfig": "configuration_mmgpt.MMGPTTextConfig",
@@ -231,7 +223,7 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
         if self.position_embedding_type != "rope":
             self.rope_parameters = given_rope  # the library fills in a default; without rotation there is none
         self.base_model_tp_plan = self.tensor_parallel_plan()
-        self.auto_map = dict(TEXT_AUTO_MAP)
+        self.auto_map = {**TEXT_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
 
     @property
     def cross_attention_layers(self) -> list[int]:
@@ -498,7 +490,7 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
             # their own take what the decoder can hold; where that has none either, as much as a common decoder.
             self.audio_config.max_source_positions = getattr(self.text_config, "max_position_embeddings", 4096)
         super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
+        self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
 
     @property
     def is_mm_prefix_lm(self) -> bool:
@@ -572,9 +564,6 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         if self.fusion == "interleave" and self.cross_attention_scope != "all":
             raise ValueError(f"cross_attention_scope={self.cross_attention_scope!r} needs fusion='cross_attention'.")
 
-
-for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 # `transformers serve` decides by this table, which AutoModel.register does not fill, that a model takes images and audio; what has a
 # tokenizer and no processor is a text model to it all the same. Models that are not in it must be transformers' own.
