@@ -1,4 +1,4 @@
-"""What metrics share: intervals, the shape of results, loading by file."""
+"""What metrics share: intervals, the shape of results, loading by file, the table of the README."""
 
 import json
 import subprocess
@@ -8,8 +8,15 @@ from pathlib import Path
 import evaluate
 import pytest
 
-from training.evaluation.metrics import METRICS, find_metric
-from training.evaluation.metrics.answers import Estimate, estimate_ratio, estimate_share, tabulate, wilson_interval
+from training.evaluation.metrics import DEFAULT_METRIC, METRICS, find_metric
+from training.evaluation.metrics.answers import (
+    Estimate,
+    estimate_ratio,
+    estimate_share,
+    read_estimates,
+    tabulate,
+    wilson_interval,
+)
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -48,11 +55,14 @@ class TestBootstrap:
 
 
 def test_the_main_measure_has_the_plain_bounds():
-    table = tabulate({"f1": Estimate(0.5, 0.4, 0.6), "exact": Estimate(0.3, 0.2, 0.4)}, n=7)
+    estimates = {"f1": Estimate(0.5, 0.4, 0.6), "exact": Estimate(0.3, 0.2, 0.4)}
+    table = tabulate(estimates, n=7)
     assert table == {"f1": 0.5, "low": 0.4, "high": 0.6, "exact": 0.3, "exact_low": 0.2, "exact_high": 0.4, "n": 7}
+    found = read_estimates({**table, "majority": 0.1}, "f1")
+    assert found == estimates and list(found) == list(estimates)
 
 
-ANSWERS = [name for name in METRICS if name != "perplexity"]
+ANSWERS = [name for name, kind in METRICS.items() if kind.needs_generation]
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -71,15 +81,15 @@ class TestEveryMetricOfAnswers:
         assert metric.score_samples(self.texts, references) == pytest.approx([metric.best] * 3)
 
     def test_one_reference_may_be_a_plain_string(self, name):
-        said = ["a cat", "two dogs ran off", "nothing"]
-        many = find_metric(name).compute(predictions=said, references=[[text] for text in self.texts])
-        assert find_metric(name).compute(predictions=said, references=self.texts) == many
+        predictions = ["a cat", "two dogs ran off", "nothing"]
+        many = find_metric(name).compute(predictions=predictions, references=[[text] for text in self.texts])
+        assert find_metric(name).compute(predictions=predictions, references=self.texts) == many
 
     def test_another_reference_helps_or_at_least_counts(self, name):
-        said = [self.texts[0], "x y z w 9", "x y z w 9"]
-        one = find_metric(name).compute(predictions=said, references=[["q q q q 1"]] * 3)
+        predictions = [self.texts[0], "x y z w 9", "x y z w 9"]
+        one = find_metric(name).compute(predictions=predictions, references=[["q q q q 1"]] * 3)
         two = find_metric(name).compute(
-            predictions=said, references=[["q q q q 1", self.texts[0]], *[["q q q q 1"]] * 2]
+            predictions=predictions, references=[["q q q q 1", self.texts[0]], *[["q q q q 1"]] * 2]
         )
         assert one != two
 
@@ -106,3 +116,12 @@ def test_the_registry_knows_its_names():
     assert all(issubclass(kind, evaluate.Metric) for kind in METRICS.values())
     with pytest.raises(ValueError, match=r"'rogue'.*'rouge'"):
         find_metric("rogue")
+
+
+def test_the_readme_has_the_table_of_metrics():
+    lines = []
+    for name, kind in METRICS.items():
+        note = " (default)" if name == DEFAULT_METRIC else "" if kind.needs_generation else " (plain text)"
+        lines.append(f"| `{name}`{note} | {' | '.join(kind.about)} |\n")
+    table = "| `metric` | measures | of | computed by |\n|---|---|---|---|\n" + "".join(lines)
+    assert any(table in page.read_text(encoding="utf-8") for page in CHECKOUT.glob("*.md")), f"\n{table}"

@@ -26,13 +26,13 @@ def pairs(model, tokenizer):
 
 
 def test_shares_by_kind_with_intervals(model, tokenizer, pairs):
-    rows = bias.measure_bias(model, tokenizer, pairs, batch_size=3)
-    assert [row["task"] for row in rows] == ["CrowS-Pairs, all", "CrowS-Pairs, a", "CrowS-Pairs, b"]
-    assert [(row["value"], row["n"]) for row in rows] == [(0.75, 4), (1.0, 3), (0.0, 1)]
-    assert (rows[0]["low"], rows[0]["high"]) == pytest.approx(wilson_interval(3, 4), abs=1e-4)
+    results = bias.measure_bias(model, tokenizer, pairs, batch_size=3)
+    assert [result["task"] for result in results] == ["CrowS-Pairs, all", "CrowS-Pairs, a", "CrowS-Pairs, b"]
+    assert [(result["value"], result["n"]) for result in results] == [(0.75, 4), (1.0, 3), (0.0, 1)]
+    assert (results[0]["low"], results[0]["high"]) == pytest.approx(wilson_interval(3, 4), abs=1e-4)
 
 
-def test_the_model_card_takes_the_rows(model, tokenizer, pairs, tmp_path):
+def test_the_model_card_takes_the_results(model, tokenizer, pairs, tmp_path):
     write_card(tmp_path, model, {"name": "m", "bias": bias.measure_bias(model, tokenizer, pairs)})
     assert "| CrowS-Pairs, all | stereotype likelier (0.5 is ideal) | 0.75 |" in (tmp_path / "README.md").read_text()
 

@@ -1,4 +1,4 @@
-"""The demo from end to end at a tiny size: trained, saved, measured, answered in a fresh process, reported."""
+"""The demo from end to end at a tiny size: trained, saved, evaluated, answered in a fresh process, reported."""
 
 import importlib
 import json
@@ -22,8 +22,8 @@ def run(tmp_path_factory):
     """(folder, results) of a demo of two steps."""
     folder = tmp_path_factory.mktemp("demo")
     train, test = (
-        json.dumps([{"format": "demo", "options": {"source": source, "rows": rows}} for source in TASKS])
-        for rows in (8, 6)
+        json.dumps([{"format": "demo", "options": {"source": source, "samples": count}} for source in TASKS])
+        for count in (8, 6)
     )
     overrides = [
         f"data.train={train}",
@@ -45,7 +45,7 @@ class TestRun:
         assert {name for name in results["tasks"]} <= {task for tasks in TASKS.values() for task in tasks}
         for name, score in results["tasks"].items():
             assert 0 <= score["exact_match"] <= 1 and 0 < score["majority"] <= 1 and score["n"] > 0
-            assert (score["shuffled_media"] is None) == name.startswith("text_")
+            assert (score["shuffled"] is None) == name.startswith("text_")
         assert sum(score["n"] for score in results["tasks"].values()) == 4 * 6
         assert results["train_seconds"] > 0 and results["parameters"] > 100_000
         assert results["model_dir"] == str(folder / "model")
@@ -64,9 +64,9 @@ class TestRun:
         assert fresh["class"] == "MMGPTForConditionalGeneration"
         assert fresh["module"].startswith("transformers_modules.")
         assert fresh["answers"] == len(results["examples"]) == fresh["generate_agrees"]
-        with_picture = sum(example["pipeline"] is not None for example in results["examples"])
-        assert fresh["pipeline_answers"] == with_picture == fresh["pipeline_agrees"]
-        assert with_picture > 0
+        with_image = sum(example["pipeline"] is not None for example in results["examples"])
+        assert fresh["pipeline_answers"] == with_image == fresh["pipeline_agrees"]
+        assert with_image > 0
 
     def test_the_card_tells_how_it_was_trained_and_what_was_measured(self, run):
         folder, results = run
@@ -104,19 +104,19 @@ class TestHidePackage:
 
 
 def test_choose_examples_adds_one_mistake_of_each_task():
-    rows = load_demo(None, "test", "digits", rows=30).to_list()
-    predictions = ["wrong" if index >= 20 else answer_of(row) for index, row in enumerate(rows)]
-    chosen = choose_examples(rows, predictions)
+    samples = load_demo(None, "test", "digits", samples=30).to_list()
+    predictions = ["wrong" if index >= 20 else answer_of(sample) for index, sample in enumerate(samples)]
+    chosen = choose_examples(samples, predictions)
     for task in TASKS["digits"]:
-        of_task = [prediction for row, prediction in chosen if row["task"] == task]
+        of_task = [prediction for sample, prediction in chosen if sample["task"] == task]
         assert len(of_task) == EXAMPLES_PER_TASK + 1
         assert [prediction == "wrong" for prediction in of_task] == [False] * EXAMPLES_PER_TASK + [True]
 
 
 def test_request_leaves_the_answer_out_and_names_files(tmp_path):
-    row = load_demo(None, "test", "sounds", rows=1).to_list()[0]
-    (message,) = request_of(row, tmp_path / "media")
-    sound, question = message["content"]
-    assert sound == {"type": "audio", "path": str(tmp_path / "media" / "0.wav")}
-    assert (tmp_path / "media" / "0.wav").read_bytes() == row["audios"][0]["bytes"]
+    sample = load_demo(None, "test", "audio", samples=1).to_list()[0]
+    (message,) = request_of(sample, tmp_path / "media")
+    audio, question = message["content"]
+    assert audio == {"type": "audio", "path": str(tmp_path / "media" / "0.wav")}
+    assert (tmp_path / "media" / "0.wav").read_bytes() == sample["audios"][0]["bytes"]
     assert question["type"] == "text" and message["role"] == "user"

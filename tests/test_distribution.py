@@ -18,8 +18,9 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from modeling_mmgpt import save_checkpoint
 from tests.conftest import SIGLIP, WHISPER, make_model, make_processor
-from tests.toy_training import losses, toy_rows, toy_tree
-from training import data, train
+from tests.toy_training import TOY_DATA, losses, toy_tree
+from training import train
+from training.data.formats import OWN_DATA
 from training.recipe import build_recipe
 
 
@@ -44,7 +45,7 @@ def launch(processes: int, *arguments: str) -> None:
 class TestTwoProcesses:
     def test_ddp_learns_what_one_process_learns(self, monkeypatch, tmp_path):
         """The same samples in each step, shared out: the same losses through the end of an epoch, and one checkpoint."""
-        monkeypatch.setitem(data.ADAPTERS, "toy", toy_rows)
+        monkeypatch.setitem(OWN_DATA, "toy", TOY_DATA["toy"])
         curves = []
         for processes in (1, 2):
             tree = toy_tree(tmp_path / f"run-{processes}")

@@ -1,4 +1,4 @@
-"""Evaluation: answers in the order of the rows, baselines, files."""
+"""Evaluation: answers in the order of the samples, baselines, files."""
 
 import json
 import math
@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from modeling_mmgpt import save_checkpoint
 from modeling_mmgpt.tools.model_card import section_of
 from tests.conftest import make_audio, make_image, make_sample, make_video
-from tests.test_controls import image_rows
-from training import data
+from tests.test_controls import image_samples
+from training.data.formats import OWN_DATA, OwnData
 from training.data.samples import answer_of, assistant_turn, make_dataset, user_turn
 from training.evaluation import evaluate
 from training.model_building import build_model
@@ -23,15 +23,15 @@ from training.train_tokenizer import texts_of, train_tokenizer
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def text_rows(root=None, split=None, count: int = 6):
+def text_samples(root=None, split=None, count: int = 6):
     questions = [f"say {'very ' * (index % 3)}{index}" for index in range(count)]
-    rows = [{"id": question, "messages": [user_turn(question), assistant_turn("yes")]} for question in questions]
-    return make_dataset([{"task": "say", **row} for row in rows])
+    samples = [{"id": question, "messages": [user_turn(question), assistant_turn("yes")]} for question in questions]
+    return make_dataset([{"task": "say", **sample} for sample in samples])
 
 
 @pytest.fixture(scope="module")
 def parts():
-    tokenizer = train_tokenizer(texts_of(text_rows()), vocab_size=320)
+    tokenizer = train_tokenizer(texts_of(text_samples()), vocab_size=320)
     config = {
         "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "initializer_range": 0.5},
         "vision_config": None,
@@ -42,76 +42,77 @@ def parts():
 
 class TestAnswers:
     def test_do_not_depend_on_batches_and_keep_the_order(self, parts):
-        rows = list(text_rows())
-        single = evaluate.answer_rows(*parts, rows, batch_size=1, max_new_tokens=4)
-        assert len(set(single)) > 1, "rows must have different answers for their order to show"
-        assert evaluate.answer_rows(*parts, rows, batch_size=4, max_new_tokens=4) == single
-        assert evaluate.answer_rows(*parts, rows[::-1], batch_size=6, max_new_tokens=4) == single[::-1]
+        samples = list(text_samples())
+        single = evaluate.answer_samples(*parts, samples, batch_size=1, max_new_tokens=4)
+        assert len(set(single)) > 1, "samples must have different answers for their order to show"
+        assert evaluate.answer_samples(*parts, samples, batch_size=4, max_new_tokens=4) == single
+        assert evaluate.answer_samples(*parts, samples[::-1], batch_size=6, max_new_tokens=4) == single[::-1]
 
     def test_the_reference_is_not_shown(self, parts):
-        rows = list(text_rows())
-        other = [{**row, "messages": [row["messages"][0], assistant_turn("a different answer")]} for row in rows]
-        assert evaluate.answer_rows(*parts, rows, max_new_tokens=4) == evaluate.answer_rows(
+        samples = list(text_samples())
+        other = [
+            {**sample, "messages": [sample["messages"][0], assistant_turn("a different answer")]} for sample in samples
+        ]
+        assert evaluate.answer_samples(*parts, samples, max_new_tokens=4) == evaluate.answer_samples(
             *parts, other, max_new_tokens=4
         )
 
     def test_the_model_goes_back_to_training(self, parts):
         model, processor = parts
         model.train()
-        evaluate.answer_rows(model, processor, list(text_rows(count=1)), max_new_tokens=1)
+        evaluate.answer_samples(model, processor, list(text_samples(count=1)), max_new_tokens=1)
         assert model.training
         model.eval()
 
 
 class TestScores:
     def test_each_task_beside_its_baselines(self):
-        rows = [*image_rows(4), *text_rows(count=2)]
-        predictions = ["0", "1", "2", "x", "yes", "no"]
-        grounding = {
-            "shuffled_media": ["0", "x", "x", "x", None, None],
-            "blank_media": ["x", "1", "x", "3", None, None],
-        }
-        tasks = evaluate.score_tasks(rows, predictions, grounding, [None] * 6)
+        samples = [*image_samples(4), *text_samples(count=2)]
+        predictions = dict(enumerate(["0", "1", "2", "x", "yes", "no"]))
+        controls = {"shuffled": dict(enumerate("0xxx")), "blank": dict(enumerate("x1x3"))}
+        tasks = evaluate.score_tasks(samples, predictions, controls, {})
         assert list(tasks) == ["even", "odd", "say"]
         assert [tasks[task]["exact_match"] for task in tasks] == [1.0, 0.5, 0.5]
         assert [tasks[task]["majority"] for task in tasks] == [0.5, 0.5, 1.0]
-        assert [tasks[task]["shuffled_media"] for task in tasks] == [0.5, 0.0, None]
-        assert [tasks[task]["blank_media"] for task in tasks] == [0.0, 1.0, None]
+        assert [tasks[task]["shuffled"] for task in tasks] == [0.5, 0.0, None]
+        assert [tasks[task]["blank"] for task in tasks] == [0.0, 1.0, None]
         assert all(tasks[task]["n"] == 2 and tasks[task]["low"] < tasks[task]["high"] for task in tasks)
         table = evaluate.format_table(tasks)
-        assert len(table.splitlines()) == 4 and len(set(map(len, table.splitlines()))) == 1
+        assert len(table.splitlines()) == 5 and len(set(map(len, table.splitlines()))) == 1
+        heads = zip(*(line.split()[-3:] for line in table.splitlines()[:2]), strict=True)
+        assert list(map(" ".join, heads)) == list(evaluate.BASELINES.values())
 
-    def test_each_task_has_the_metric_and_the_references_of_its_rows(self):
+    def test_each_task_has_the_metric_and_the_references_of_its_samples(self):
         squad = {"task": "qa", "metric": "squad", "references": ["blue", "deep blue"]}
-        rows = [
+        samples = [
             {**squad, "messages": [user_turn("?"), assistant_turn("blue")]},
             {"task": "sum", "metric": "number_match", "messages": [user_turn("2 + 2"), assistant_turn("#### 4")]},
         ]
-        tasks = evaluate.score_tasks(rows, ["deep blue", "it is 4.0"], {}, [None] * 2)
+        tasks = evaluate.score_tasks(samples, {0: "deep blue", 1: "it is 4.0"}, {}, {})
         assert (tasks["qa"]["metric"], tasks["qa"]["f1"], tasks["qa"]["exact"]) == ("squad", 1.0, 1.0)
         assert (tasks["sum"]["metric"], tasks["sum"]["number_match"]) == ("number_match", 1.0)
 
     def test_a_line_for_each_measure(self):
-        row = {"task": "sum", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
-        score = evaluate.score_tasks([row], ["a b"], {key: [None] for key in evaluate.GROUNDING}, [None])
+        sample = {"task": "sum", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
+        score = evaluate.score_tasks([sample], {0: "a b"}, {}, {})
         lines = evaluate.format_table(score).splitlines()
-        assert [line.split()[-6] for line in lines[1:]] == ["rouge1", "rouge2", "rougeL"]
+        assert [line.split()[-6] for line in lines[2:]] == ["rouge1", "rouge2", "rougeL"]
 
     def test_two_metrics_under_one_name_are_refused(self):
-        rows = [{"task": "a", "metric": metric, "messages": []} for metric in ("bleu", None)]
+        samples = [{"task": "a", "metric": metric, "messages": []} for metric in ("bleu", None)]
         with pytest.raises(ValueError, match="'a' have several metrics \\(bleu, exact_match\\)"):
-            evaluate.check_metrics(rows)
+            evaluate.metrics_of(samples)
         with pytest.raises(ValueError, match=r"unknown metric 'blue'.*'bleu'"):
-            evaluate.check_metrics([{"metric": "blue", "messages": []}])
+            evaluate.metrics_of([{"metric": "blue", "messages": []}])
 
 
-class TestRows:
+class TestSamples:
     def test_questions_and_plain_texts_together(self, parts):
         model, processor = parts
         model.train()
         plain = {"id": "poem", "task": "poem", "metric": "perplexity", "messages": [assistant_turn("say very " * 100)]}
-        rows = [plain, *text_rows(count=2)]
-        evaluation = evaluate.evaluate_samples(model, processor, rows, EvaluationArguments(max_new_tokens=2))
+        samples = [plain, *text_samples(count=2)]
+        evaluation = evaluate.evaluate_samples(model, processor, samples, EvaluationArguments(max_new_tokens=2))
         assert model.training
         model.eval()
         poem, say = evaluation["tasks"]["poem"], evaluation["tasks"]["say"]
@@ -121,23 +122,23 @@ class TestRows:
         assert evaluation["records"][0]["loss"] == pytest.approx(poem["loss"])
         assert evaluation["records"][1]["references"] == ["yes"]
 
-    def test_media_exchanged_and_blank_unless_left_out(self, model, processor):
-        rows = [make_sample("?", "yes", images=[make_image(seed)], audios=[make_audio(seed)]) for seed in (0, 1)]
-        rows += [make_sample("?", "no", videos=[make_video(seed)]) for seed in (0, 1)]
-        score = evaluate.evaluate_samples(model, processor, rows, EvaluationArguments(max_new_tokens=1))["tasks"][
+    def test_media_shuffled_and_blank_unless_left_out(self, model, processor):
+        samples = [make_sample("?", "yes", images=[make_image(seed)], audios=[make_audio(seed)]) for seed in (0, 1)]
+        samples += [make_sample("?", "no", videos=[make_video(seed)]) for seed in (0, 1)]
+        score = evaluate.evaluate_samples(model, processor, samples, EvaluationArguments(max_new_tokens=1))["tasks"][
             "all"
         ]
-        assert score["shuffled_media"] is not None and score["blank_media"] is not None
+        assert score["shuffled"] is not None and score["blank"] is not None
         fast = EvaluationArguments(max_new_tokens=1, baselines=False)
-        score = evaluate.evaluate_samples(model, processor, rows, fast)["tasks"]["all"]
-        assert score["shuffled_media"] is None and score["blank_media"] is None and score["exact_match"] is not None
+        score = evaluate.evaluate_samples(model, processor, samples, fast)["tasks"]["all"]
+        assert score["shuffled"] is None and score["blank"] is None and score["exact_match"] is not None
 
 
 class TestCommandLine:
     def test_writes_results_and_predictions(self, parts, monkeypatch, capsys, tmp_path):
-        monkeypatch.setitem(data.ADAPTERS, "say", text_rows)
+        monkeypatch.setitem(OWN_DATA, "say", OwnData(text_samples))
         recipe = tmp_path / "toy.yaml"
-        recipe.write_text("model: {preset: nano}\ndata: {train: [{adapter: say}], test: [{adapter: say}]}\n")
+        recipe.write_text("model: {preset: nano}\ndata: {train: [{format: say}], test: [{format: say}]}\n")
         save_checkpoint(tmp_path / "model", *parts)
         override = f"training.output_dir={tmp_path / 'out'}"
         monkeypatch.setattr(sys, "argv", ["evaluate.py", str(tmp_path / "model"), str(recipe), override])
@@ -148,9 +149,10 @@ class TestCommandLine:
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["split"] == "test" and results["tasks"]["say"]["n"] == 6
         lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
-        assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in text_rows()]
+        assert [json.loads(line)["id"] for line in lines] == [sample["id"] for sample in text_samples()]
         right = sum(
-            json.loads(line)["prediction"] == answer_of(row) for line, row in zip(lines, text_rows(), strict=True)
+            json.loads(line)["prediction"] == answer_of(sample)
+            for line, sample in zip(lines, text_samples(), strict=True)
         )
         assert results["tasks"]["say"]["exact_match"] == right / 6
         path = tmp_path / "model" / "README.md"
@@ -162,9 +164,9 @@ class TestCommandLine:
         assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("say", "test", round(right / 6, 4))
 
     def test_the_card_stays_as_it_is_where_it_is_not_wanted_or_cannot_be_read(self, parts, monkeypatch, tmp_path):
-        monkeypatch.setitem(data.ADAPTERS, "say", text_rows)
+        monkeypatch.setitem(OWN_DATA, "say", OwnData(text_samples))
         recipe = tmp_path / "toy.yaml"
-        recipe.write_text("model: {preset: nano}\ndata: {train: [{adapter: say}], test: [{adapter: say}]}\n")
+        recipe.write_text("model: {preset: nano}\ndata: {train: [{format: say}], test: [{format: say}]}\n")
         save_checkpoint(tmp_path / "model", *parts)
         path, override = tmp_path / "model" / "README.md", f"training.output_dir={tmp_path / 'out'}"
         before = path.read_text()
@@ -182,8 +184,8 @@ class TestCommandLine:
         save_checkpoint(tmp_path / "model", *parts)
         source = {"dataset": "me/sums", "format": "prompt_answer", "metric": "rouge"}
         tree = {"model": {"preset": "nano"}, "data": {"train": [source], "test": [source]}}
-        row = {"task": "sums", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
-        score = evaluate.score_tasks([row], ["a b"], {key: ["a"] for key in evaluate.GROUNDING}, [None])
+        sample = {"task": "sums", "metric": "rouge", "messages": [user_turn("?"), assistant_turn("a b c")]}
+        score = evaluate.score_tasks([sample], {0: "a b"}, {"shuffled": {0: "a"}, "blank": {0: "a"}}, {})
         path = evaluate.record_evaluation(tmp_path / "model", build_recipe(tree, "toy", "toy.yaml"), score)
         entries = ModelCard.load(path).data.eval_results
         assert [entry.metric_type for entry in entries] == ["rouge1", "rouge2", "rougeL"]
@@ -200,7 +202,7 @@ class TestCommandLine:
     )
     def test_mistakes_are_one_line(self, parts, model, override, message, monkeypatch, capsys, tmp_path):
         recipe = tmp_path / "toy.yaml"
-        recipe.write_text("model: {preset: nano}\ndata: {train: [{adapter: fsdd}], test: [{adapter: fsdd}]}\n")
+        recipe.write_text("model: {preset: nano}\ndata: {train: [{format: fsdd}], test: [{format: fsdd}]}\n")
         save_checkpoint(tmp_path / "model", *parts)
         monkeypatch.setattr(sys, "argv", ["evaluate.py", str(tmp_path / model), str(recipe), override])
         with pytest.raises(SystemExit):

@@ -12,13 +12,13 @@ from training.evaluation.evaluate import make_records, score_tasks
 from training.evaluation.gallery import write_gallery
 
 
-def make_page(path, rows, predictions, **kwargs) -> str:
-    losses = [None] * len(rows)
+def make_page(path, samples, predictions, **kwargs) -> str:
+    predictions = dict(enumerate(predictions))
     evaluation = {
-        "tasks": score_tasks(rows, predictions, {}, losses),
-        "records": make_records(rows, predictions, losses),
+        "tasks": score_tasks(samples, predictions, {}, {}),
+        "records": make_records(samples, predictions, {}),
     }
-    write_gallery(path, "toy <1>", rows, evaluation, **kwargs)
+    write_gallery(path, "toy <1>", samples, evaluation, **kwargs)
     return path.read_text(encoding="utf-8")
 
 
@@ -27,8 +27,8 @@ def question(text: str, answer: str, metric: str | None = None, **media) -> dict
 
 
 def test_wrong_answers_alone_and_escaped(tmp_path):
-    rows = [question("<b>first</b>", "yes"), question("second", "yes")]
-    page = make_page(tmp_path / "errors.html", rows, ["<i>no</i>", "yes"])
+    samples = [question("<b>first</b>", "yes"), question("second", "yes")]
+    page = make_page(tmp_path / "errors.html", samples, ["<i>no</i>", "yes"])
     assert "&lt;b&gt;first" in page and "&lt;i&gt;no" in page and "second" not in page
     assert "toy &lt;1&gt;" in page and "exact_match 0.5000 over 2" in re.sub(r"\s+", " ", page)
 
@@ -42,26 +42,26 @@ def test_wrong_answers_alone_and_escaped(tmp_path):
     ],
 )
 def test_the_worst_come_first_in_either_direction(tmp_path, metric, answer, predictions, shown):
-    rows = [question("?", answer, metric) for _ in predictions]
-    page = make_page(tmp_path / "errors.html", rows, predictions)
+    samples = [question("?", answer, metric) for _ in predictions]
+    page = make_page(tmp_path / "errors.html", samples, predictions)
     assert re.findall(r'<p class="answer">(.*?)</p>', page) == shown
-    page = make_page(tmp_path / "errors.html", rows, predictions, worst=1)
+    page = make_page(tmp_path / "errors.html", samples, predictions, worst=1)
     assert re.findall(r'<p class="answer">(.*?)</p>', page) == shown[:1]
 
 
 def test_media_are_inside_the_page(tmp_path):
     file = io.BytesIO()
     PIL.Image.new("RGB", (4, 4)).save(file, format="JPEG")
-    rows = [question("?", "a", images=[medium(file.getvalue()), make_image(0)], audios=[make_audio(0)])]
-    page = make_page(tmp_path / "errors.html", rows, ["b"])
-    assert page.count("data:image/png;base64,") == 3, "two pictures and a spectrogram"
+    samples = [question("?", "a", images=[medium(file.getvalue()), make_image(0)], audios=[make_audio(0)])]
+    page = make_page(tmp_path / "errors.html", samples, ["b"])
+    assert page.count("data:image/png;base64,") == 3, "two images and a spectrogram"
     assert page.count("data:audio/wav;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
 def test_a_video_is_shown_by_a_few_of_its_frames(tmp_path):
-    rows = [
+    samples = [
         question("?", "a", videos=[{"frames": [make_image(index) for index in range(9)], "fps": 1}, make_video(0)])
     ]
-    page = make_page(tmp_path / "errors.html", rows, ["b"])
+    page = make_page(tmp_path / "errors.html", samples, ["b"])
     assert page.count("data:image/png;base64,") == 4 + 3

@@ -1,4 +1,4 @@
-"""The likelihood of plain texts: every token once, every byte once, whatever the windows and batches."""
+"""The likelihood of raw texts: every token once, every byte once, whatever the windows and batches."""
 
 import pytest
 import torch
@@ -35,5 +35,5 @@ def test_losses_do_not_depend_on_the_batch_and_keep_the_order(model, tokenizer):
     single = text_losses(model, tokenizer, TEXTS, batch_size=1, length=8)
     together = text_losses(model, tokenizer, TEXTS, batch_size=16, length=8)
     assert [loss.text for loss in together] == sorted(loss.text for loss in together)
-    assert {loss.text for loss in together} == {0, 1, 2}, "a blank text has nothing to predict"
+    assert {loss.text for loss in together} == {0, 1, 2}, "an empty text has nothing to predict"
     assert [loss.nats for loss in together] == pytest.approx([loss.nats for loss in single], rel=1e-5)

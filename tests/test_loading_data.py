@@ -17,11 +17,10 @@ from datasets import Audio, ClassLabel, Dataset, Features, Image, List, Value
 
 from tests.conftest import make_image
 from tests.test_media_loading import clip
-from training.data.conversation import png_bytes, wav_bytes
 from training.data.formats import BrokenSample, MissingColumn
-from training.data.loading import find_files, make_samples, reader_of
-from training.data.mixture import load_source
+from training.data.loading import find_files, load_source, make_samples, reader_of
 from training.data.samples import FEATURES, answer_of, references_of, text_of
+from training.data.synthetic.conversation import png_bytes, wav_bytes
 from training.recipe import SourceArguments
 
 
@@ -35,8 +34,8 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def source(files: str, adapter: str = "labelled_media", split: str = "train", **fields) -> SourceArguments:
-    return SourceArguments(adapter, split, files=files, **fields)
+def source(files: str, format: str = "labelled_media", split: str = "train", **fields) -> SourceArguments:
+    return SourceArguments(format, split, files=files, **fields)
 
 
 def write_labelled(path: Path, count: int = 4, broken: dict[int, bytes | None] | None = None) -> None:
@@ -46,28 +45,28 @@ def write_labelled(path: Path, count: int = 4, broken: dict[int, bytes | None] |
 
 @pytest.mark.parametrize("streaming", [False, True])
 class TestFiles:
-    """Every kind of file gives the same rows, whole and streamed."""
+    """Every kind of file becomes the same samples, in memory and streamed."""
 
-    def rows(self, made, root, streaming):
-        rows = make_samples(made, root, streaming)
-        assert rows.features == FEATURES
-        return list(rows)
+    def load(self, made, root, streaming):
+        samples = make_samples(made, root, streaming)
+        assert samples.features == FEATURES
+        return list(samples)
 
     def test_parquet_with_bytes(self, tmp_path, streaming):
         write_labelled(tmp_path / "train.parquet")
-        rows = self.rows(source("{split}.parquet", options=LABELLED, metric="vqa_accuracy"), tmp_path, streaming)
-        assert [answer_of(row) for row in rows] == ["0", "1", "2", "3"]
-        assert rows[2]["images"] == [{"bytes": png_bytes(make_image(2)), "path": None}]
-        assert [rows[2][key] for key in ("task", "id", "metric")] == ["{split}", "train-2", "vqa_accuracy"]
+        samples = self.load(source("{split}.parquet", options=LABELLED, metric="vqa_accuracy"), tmp_path, streaming)
+        assert [answer_of(sample) for sample in samples] == ["0", "1", "2", "3"]
+        assert samples[2]["images"] == [{"bytes": png_bytes(make_image(2)), "path": None}]
+        assert [samples[2][key] for key in ("task", "id", "metric")] == ["{split}", "train-2", "vqa_accuracy"]
 
     def test_parquet_of_the_hub_with_image_and_class_features(self, tmp_path, streaming):
         features = Features({"images": List(Image()), "label": ClassLabel(names=["cat", "dog"])})
-        pictures = [[make_image(0)], [make_image(1), make_image(2)]]
-        Dataset.from_dict({"images": pictures, "label": [1, 0]}, features=features).to_parquet(tmp_path / "a.parquet")
-        rows = self.rows(source("a.parquet", options={**LABELLED, "image": "images"}), tmp_path, streaming)
-        assert [answer_of(row) for row in rows] == ["dog", "cat"]
-        assert [len(row["images"]) for row in rows] == [1, 2]
-        assert all(image["bytes"] for row in rows for image in row["images"])
+        images = [[make_image(0)], [make_image(1), make_image(2)]]
+        Dataset.from_dict({"images": images, "label": [1, 0]}, features=features).to_parquet(tmp_path / "a.parquet")
+        samples = self.load(source("a.parquet", options={**LABELLED, "image": "images"}), tmp_path, streaming)
+        assert [answer_of(sample) for sample in samples] == ["dog", "cat"]
+        assert [len(sample["images"]) for sample in samples] == [1, 2]
+        assert all(image["bytes"] for sample in samples for image in sample["images"])
 
     @pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz", "train.json"])
     def test_json(self, tmp_path, streaming, name):
@@ -77,8 +76,8 @@ class TestFiles:
         with opened(tmp_path / name, "wt") as file:
             file.write(text)
         made = source(name, "prompt_answer", options={"prompt": "{question}", "answer": "answer"})
-        rows = self.rows(made, tmp_path, streaming)
-        assert [(text_of(row["messages"][0]), answer_of(row)) for row in rows] == [
+        samples = self.load(made, tmp_path, streaming)
+        assert [(text_of(sample["messages"][0]), answer_of(sample)) for sample in samples] == [
             ("0?", "0"),
             ("1?", "1"),
             ("2?", "2"),
@@ -87,17 +86,17 @@ class TestFiles:
     def test_csv_pattern_in_order(self, tmp_path, streaming):
         for index in (1, 0):
             (tmp_path / f"train-{index}.csv").write_text(f"en,de\n{index},{index}\n")
-        rows = self.rows(source("{split}-*.csv", "translation"), tmp_path, streaming)
-        assert [answer_of(row) for row in rows] == ["0", "1"]
+        samples = self.load(source("{split}-*.csv", "translation"), tmp_path, streaming)
+        assert [answer_of(sample) for sample in samples] == ["0", "1"]
 
     def test_text(self, tmp_path, streaming):
         (tmp_path / "train.txt").write_text("one\ntwo\n\nthree\n")
         whole = source("train.txt", "text", load={"sample_by": "document"})
         lines = source("train.txt", "text", load={"sample_by": "paragraph"})
         for made, texts in ((whole, ["one\ntwo\n\nthree\n"]), (lines, ["one\ntwo", "three\n"])):
-            rows = self.rows(made, tmp_path, streaming)
-            assert [text_of(row["messages"][0]) for row in rows] == texts
-            assert all(row["metric"] == "perplexity" for row in rows)
+            samples = self.load(made, tmp_path, streaming)
+            assert [text_of(sample["messages"][0]) for sample in samples] == texts
+            assert all(sample["metric"] == "perplexity" for sample in samples)
 
     def test_webdataset_shards(self, tmp_path, streaming):
         for shard in range(2):
@@ -109,53 +108,53 @@ class TestFiles:
                         info.size = len(data)
                         tar.addfile(info, io.BytesIO(data))
         made = source("shard-*.tar", "captions", options={"image": "png", "answer": "json.text"})
-        rows = self.rows(made, tmp_path, streaming)
-        assert [answer_of(row) for row in rows] == ["c0", "c1", "c2", "c3"]
-        assert rows[3]["images"][0]["bytes"] == png_bytes(make_image(3))
-        assert "003" in rows[3]["id"]
+        samples = self.load(made, tmp_path, streaming)
+        assert [answer_of(sample) for sample in samples] == ["c0", "c1", "c2", "c3"]
+        assert samples[3]["images"][0]["bytes"] == png_bytes(make_image(3))
+        assert "003" in samples[3]["id"]
 
-    def test_folder_of_pictures_by_class(self, tmp_path, streaming):
+    def test_folder_of_images_by_class(self, tmp_path, streaming):
         for name in ("cat", "dog"):
             (tmp_path / "pets" / name).mkdir(parents=True)
             make_image(1).save(tmp_path / "pets" / name / "1.png")
-        rows = self.rows(source("pets", options=LABELLED, name="pets"), tmp_path, streaming)
-        assert sorted(answer_of(row) for row in rows) == ["cat", "dog"]
+        samples = self.load(source("pets", options=LABELLED, name="pets"), tmp_path, streaming)
+        assert sorted(answer_of(sample) for sample in samples) == ["cat", "dog"]
 
-    def test_folder_of_sounds_by_class(self, tmp_path, streaming):
+    def test_folder_of_audio_by_class(self, tmp_path, streaming):
         for name in ("cat", "dog"):
             (tmp_path / "train" / name).mkdir(parents=True)
             (tmp_path / "train" / name / "1.wav").write_bytes(wav_bytes(WAVE, 8000))
-        rows = self.rows(source("{split}", options={"audio": "audio", "prompt": "Who?"}), tmp_path, streaming)
-        assert [answer_of(row) for row in rows] == ["cat", "dog"]
-        assert rows[0]["audios"] == [{"bytes": None, "path": str(tmp_path / "train" / "cat" / "1.wav")}]
+        samples = self.load(source("{split}", options={"audio": "audio", "prompt": "Who?"}), tmp_path, streaming)
+        assert [answer_of(sample) for sample in samples] == ["cat", "dog"]
+        assert samples[0]["audios"] == [{"bytes": None, "path": str(tmp_path / "train" / "cat" / "1.wav")}]
 
     def test_parquet_of_the_hub_with_an_audio_feature(self, tmp_path, streaming):
-        sounds = Dataset.from_dict({"audio": [{"bytes": wav_bytes(WAVE, 8000), "path": "1.wav"}], "text": ["hello"]})
+        clips = Dataset.from_dict({"audio": [{"bytes": wav_bytes(WAVE, 8000), "path": "1.wav"}], "text": ["hello"]})
         features = Features({"audio": Audio(), "text": Value("string")})
-        said = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
-        parquet.write_table(sounds.data.table.replace_schema_metadata(said), tmp_path / "a.parquet")
-        (row,) = self.rows(source("a.parquet", "asr"), tmp_path, streaming)
-        assert row["audios"] == [{"bytes": wav_bytes(WAVE, 8000), "path": "1.wav"}]
+        metadata = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
+        parquet.write_table(clips.data.table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+        (sample,) = self.load(source("a.parquet", "asr"), tmp_path, streaming)
+        assert sample["audios"] == [{"bytes": wav_bytes(WAVE, 8000), "path": "1.wav"}]
 
-    def test_folder_of_sounds_with_metadata(self, tmp_path, streaming):
+    def test_folder_of_audio_with_metadata(self, tmp_path, streaming):
         folder = tmp_path / "speech"
         folder.mkdir()
         (folder / "a.wav").write_bytes(wav_bytes(WAVE, 8000))
         (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "a.wav", "text": "hello"}))
         options = {"audio": "file_name", "media_folder": "speech"}
-        (row,) = self.rows(source("speech/metadata.jsonl", "asr", options=options), tmp_path, streaming)
-        assert answer_of(row) == "hello"
+        (sample,) = self.load(source("speech/metadata.jsonl", "asr", options=options), tmp_path, streaming)
+        assert answer_of(sample) == "hello"
         with pytest.raises(ValueError, match=r"metadata\.jsonl.*media_folder"):
             make_samples(source("speech", "asr"), tmp_path, streaming)
 
     def test_media_beside_a_json_file(self, tmp_path, streaming):
-        (tmp_path / "pictures").mkdir()
-        make_image(1).save(tmp_path / "pictures" / "1.png")
+        (tmp_path / "photos").mkdir()
+        make_image(1).save(tmp_path / "photos" / "1.png")
         turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Noise."}]
         (tmp_path / "llava.json").write_text(json.dumps([{"id": "x", "image": "1.png", "conversations": turns}]))
-        made = source("llava.json", "llava", options={"media_folder": "pictures"})
-        (row,) = self.rows(made, tmp_path, streaming)
-        assert row["id"] == "x" and row["images"][0]["path"] == str(tmp_path / "pictures" / "1.png")
+        made = source("llava.json", "llava", options={"media_folder": "photos"})
+        (sample,) = self.load(made, tmp_path, streaming)
+        assert sample["id"] == "x" and sample["images"][0]["path"] == str(tmp_path / "photos" / "1.png")
 
 
 EMPTY_WAV = io.BytesIO()
@@ -163,7 +162,7 @@ soundfile.write(EMPTY_WAV, np.zeros(0), 8000, format="WAV")
 
 
 class TestBrokenSamples:
-    broken = {1: b"no picture", 3: None, 4: png_bytes(make_image(4))[:200]}
+    broken = {1: b"no image", 3: None, 4: png_bytes(make_image(4))[:200]}
 
     @pytest.mark.parametrize("streaming", [False, True])
     def test_are_left_out_and_named(self, tmp_path, caplog, streaming):
@@ -172,7 +171,7 @@ class TestBrokenSamples:
         for _ in range(2):  # the second time from the cache of `datasets`: named all the same
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                assert [answer_of(row) for row in make_samples(made, tmp_path, streaming)] == ["0", "2", "5"]
+                assert [answer_of(sample) for sample in make_samples(made, tmp_path, streaming)] == ["0", "2", "5"]
             for index in self.broken:
                 assert f"sample 'train-{index}' of mine, split train" in caplog.text
             assert "column 'image' is empty" in caplog.text
@@ -194,7 +193,7 @@ class TestBrokenSamples:
             (wav_bytes(WAVE, 8000)[:20], "cannot be read"),
         ],
     )
-    def test_sounds(self, tmp_path, data, message):
+    def test_audio(self, tmp_path, data, message):
         Dataset.from_dict({"audio": [data], "text": ["hello"]}).to_parquet(tmp_path / "train.parquet")
         with pytest.raises(BrokenSample, match=message):
             make_samples(source("train.parquet", "asr", strict=True), tmp_path)
@@ -203,13 +202,13 @@ class TestBrokenSamples:
         videos = [clip("mp4", "mpeg4"), b"no film"]
         Dataset.from_dict({"film": videos, "label": ["rise", "fall"]}).to_parquet(tmp_path / "train.parquet")
         options = {"video": "film", "prompt": "What happens?"}
-        (row,) = make_samples(source("train.parquet", "labelled_media", options=options), tmp_path)
-        assert row["videos"] == [{"bytes": videos[0], "path": None}] and answer_of(row) == "rise"
+        (sample,) = make_samples(source("train.parquet", "labelled_media", options=options), tmp_path)
+        assert sample["videos"] == [{"bytes": videos[0], "path": None}] and answer_of(sample) == "rise"
         with pytest.raises(BrokenSample, match="video 0 is not a video that can be read"):
             make_samples(source("train.parquet", "labelled_media", strict=True, options=options), tmp_path)
 
     def test_many_are_counted_rather_than_listed(self, tmp_path, caplog):
-        write_labelled(tmp_path / "train.parquet", 40, dict.fromkeys(range(39), b"no picture"))
+        write_labelled(tmp_path / "train.parquet", 40, dict.fromkeys(range(39), b"no image"))
         with caplog.at_level(logging.WARNING):
             assert len(make_samples(source("train.parquet", options=LABELLED), tmp_path)) == 1
         assert caplog.text.count("left out: ") == 5 and "39 of 40" in caplog.text
@@ -240,13 +239,8 @@ class TestMistakes:
         ):
             make_samples(source("train.parquet", options={**LABELLED, "answer": "lable"}), tmp_path)
 
-    def test_option_that_is_not_there(self, tmp_path):
-        write_labelled(tmp_path / "train.parquet")
-        with pytest.raises(ValueError, match="no option 'imag'; the nearest valid name is 'image'"):
-            make_samples(source("train.parquet", options={"imag": "image", "prompt": "What?"}), tmp_path)
 
-
-# The data sets at hand, each as a recipe names it: (source, rows of a split, question and answer of the first).
+# The data sets at hand, each as a recipe names it: (source, number of samples of a split, question and answer of the first).
 AT_HAND = {
     "sign_digits": (
         source("sign_digits/{split}.parquet", options={"image": "image", "prompt": "Which digit?"}),
@@ -311,11 +305,11 @@ def test_data_sets_at_hand_need_only_a_source(name):
         pytest.skip(f"the data set {name} is not at {DATA}")
     made, (split, count, question, answer) = AT_HAND[name]
     made = SourceArguments(**{**vars(made), "split": split})
-    rows = load_source(made, str(DATA))
-    assert len(rows) == count and set(rows["task"]) == {name}
+    samples = load_source(made, str(DATA))
+    assert len(samples) == count and set(samples["task"]) == {name}
     if question is not None:
-        assert text_of(rows[0]["messages"][0]) == question
-        assert answer_of(rows[0]) == answer
+        assert text_of(samples[0]["messages"][0]) == question
+        assert answer_of(samples[0]) == answer
 
 
 def test_dialogsum_is_judged_by_three_references():
@@ -327,6 +321,6 @@ def test_dialogsum_is_judged_by_three_references():
         "references": ["summary1", "summary2", "summary3"],
         "id": "fname",
     }
-    rows = load_source(source("dialogsum/{split}.jsonl.gz", "summarisation", "test", options=options), str(DATA))
-    assert Counter(len(references_of(row)) for row in rows) == {3: 500}
-    assert rows[7]["id"] == "test_7"
+    samples = load_source(source("dialogsum/{split}.jsonl.gz", "summarization", "test", options=options), str(DATA))
+    assert Counter(len(references_of(sample)) for sample in samples) == {3: 500}
+    assert samples[7]["id"] == "test_7"

@@ -6,7 +6,7 @@ import torch
 from modeling_mmgpt import MMGPTConfig, MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig
 from modeling_mmgpt.tools.convert import config_to_gpt
 from modeling_mmgpt.tools.model_card import part_sizes
-from training.recipe import CONFIGURATION, read_preset
+from training.recipe_files import CONFIGURATION, read_preset
 
 
 # Decoder's parameters and the relative error that the published number allows. Exact ones are those of the published weights.

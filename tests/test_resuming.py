@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from modeling_mmgpt.tools.model_card import section_of
 from tests.toy_training import losses, toy_tree
-from training.recipe import RecipeError, build_recipe
-from training.resuming import checkpoint_to_resume, last_checkpoint, write_recipe
+from training.recipe import RecipeError, build_recipe, write_recipe
+from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint
 
 
 def run(folder: Path, tree: dict, **environment) -> int:
@@ -100,8 +100,29 @@ class TestWhereToGoOn:
         with pytest.raises(RecipeError, match="holds checkpoints of an earlier run"):
             checkpoint_to_resume(build_recipe(tree, "toy", "toy.yaml"))
 
-    def test_the_written_recipe_is_the_recipe(self, tree, tmp_path):
+    def test_a_recipe_of_before_in_its_old_names_is_the_same_run(self, tree, interrupted, tmp_path):
+        """Written with another key for `format`, old names of formats, one file in place of a list, and the preset not merged."""
+        tree["data"]["train"] = [
+            {"format": "fsdd", "weight": 2.0},
+            {"format": "summarization", "files": "news/{split}.jsonl"},
+            {"format": "samples", "files": ["prepared/*.parquet"]},
+        ]
         recipe = build_recipe(tree, "toy", "toy.yaml")
         write_recipe(recipe, tmp_path / "recipe.yaml")
-        again = build_recipe(yaml.safe_load((tmp_path / "recipe.yaml").read_text()), "toy", "recipe.yaml")
-        assert again.training.to_dict() == recipe.training.to_dict() and again.data == recipe.data
+        written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+        written["model"] = {"preset": "nano", "config": {}, "image_processor": {}}
+        for source, name in zip(written["data"]["train"], ("fsdd", "summarisation", "rows"), strict=True):
+            del source["format"]
+            source |= {"adapter": name, "augment": {}, "license": None}
+        written["data"]["train"][1]["files"] = "news/{split}.jsonl"
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+        assert changed_keys(recipe, tmp_path / "recipe.yaml") == []
+        assert checkpoint_to_resume(recipe) == str(tmp_path / "checkpoint-20")
+        written["data"]["train"][0]["weight"] = 3.0
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+        assert changed_keys(recipe, tmp_path / "recipe.yaml") == ["data.train.0.weight"]
+
+    def test_a_recipe_that_can_no_longer_be_read_is_another_run(self, tree, interrupted, tmp_path):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {"preset": "gone"}}))
+        with pytest.raises(RecipeError, match=r"it differs in .*model\.preset"):
+            checkpoint_to_resume(build_recipe(tree, "toy", "toy.yaml"))

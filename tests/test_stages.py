@@ -12,11 +12,14 @@ import yaml
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForConditionalGeneration, MMGPTProcessor
 from tests.conftest import make_model
-from tests.toy_training import ADAPTERS, toy_rows, toy_tree
-from training import data, train
+from tests.toy_training import TOY_DATA, toy_samples, toy_tree
+from training import train
+from training.data.formats import OWN_DATA
+from training.data.training_set import TrainingSet
 from training.model_building import load_checkpoint
 from training.recipe import RecipeError, build_recipe
-from training.stages import add_adapter, part_of, split_learning_rates
+from training.stages import add_adapter, part_of, prepare_model, split_learning_rates
+from training.trainer import RecipeTrainer
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
@@ -37,11 +40,11 @@ with torch.no_grad():
 def base(tmp_path_factory):
     """A trained toy model to start from."""
     folder = tmp_path_factory.mktemp("base")
-    data.ADAPTERS.update(ADAPTERS)
+    OWN_DATA.update(TOY_DATA)
     train.train(build_recipe(toy_tree(folder), "toy", "toy.yaml"))
     yield folder / "model"
-    for name in ADAPTERS:
-        del data.ADAPTERS[name]
+    for name in TOY_DATA:
+        del OWN_DATA[name]
 
 
 @pytest.fixture
@@ -85,19 +88,18 @@ class TestStages:
 
     def test_pretrain_refuses_media(self, tree):
         tree["stage"] = "pretrain"
-        with pytest.raises(ValueError, match="row '0' has images or sounds"):
+        with pytest.raises(ValueError, match="sample '0' has images, audio or videos"):
             run(tree)
 
-    def test_align_without_connectors(self, tree, tmp_path, processor):
-        model = make_model(vision=None, audio=None)
+    def test_align_without_connectors(self):
         with pytest.raises(RecipeError, match="has no connectors"):
-            train.prepare_model(model, build_recipe({**tree, "stage": "align"}, "toy", "toy.yaml"))
+            prepare_model(make_model(vision=None, audio=None), "align")
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"stage": "finetun"}, "stage is 'finetun'; the nearest valid name is 'finetune'"),
+        ({"stage": "finetun"}, "unknown stage 'finetun'; the nearest valid name is 'finetune'"),
         ({"stage": "align", "peft": {"peft_type": "lora"}}, "stage 'align' trains only connectors: leave peft out"),
         ({"stage": "align", "model": {"preset": "nano"}}, "model.preset starts from random weights"),
         ({"peft": {"peft_type": "lora"}, "model": {"preset": "nano"}}, "model.preset starts from random weights"),
@@ -145,7 +147,7 @@ class TestAdapters:
         assert sorted(note["modules_to_save"]) == ["audio_connector", "vision_connector"]
 
         processor = MMGPTProcessor.from_pretrained(folder / "model")
-        batch = MMGPTCollator(processor)(list(toy_rows(tmp_path, "train"))[:6])
+        batch = MMGPTCollator(processor)(list(toy_samples(tmp_path, "train"))[:6])
         torch.save(batch, tmp_path / "batch.pt")
         arguments = [folder / "model", folder / "adapter", tmp_path / "batch.pt", tmp_path / "logits.pt"]
         subprocess.run([sys.executable, "-I", "-c", FRESH_PROCESS, *map(str, arguments)], cwd=tmp_path, check=True)
@@ -166,10 +168,8 @@ class TestLearningRates:
         tree["learning_rates"] = {"vision_tower": 1e-5, "connectors": 5e-3}
         tree["training"] |= {"learning_rate": 1e-3, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
         recipe = build_recipe(tree, "toy", "toy.yaml")
-        model = load_checkpoint(recipe.model.checkpoint)[0]
-        trainer = train.RecipeTrainer(
-            recipe=recipe, model=model, args=recipe.training, data_collator=lambda rows: rows
-        )
+        model, processor = load_checkpoint(recipe.model.checkpoint)
+        trainer = RecipeTrainer(recipe, model, processor, TrainingSet(recipe))
         optimizer = trainer.create_optimizer()
         rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
         expected = {"vision_tower": 1e-5, "connectors": 5e-3, "audio_tower": 1e-3, "decoder": 1e-3}

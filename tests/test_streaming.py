@@ -21,14 +21,14 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from tests.conftest import make_image
 from tests.test_distribution import launch
 from tests.test_resuming import run
-from tests.toy_training import losses, toy_rows, toy_tree
-from training.data import ADAPTERS, loading
-from training.data.conversation import png_bytes
-from training.data.formats import BrokenSample
+from tests.toy_training import losses, toy_samples, toy_tree
+from training.data import loading
+from training.data.formats import OWN_DATA, BrokenSample, OwnData
 from training.data.samples import answer_of, text_of
-from training.data.streaming import StreamingMixture, first_rows
-from training.recipe import DataArguments, RecipeError, SourceArguments, build_recipe
-from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint, write_recipe
+from training.data.streaming import StreamingMixture
+from training.data.synthetic.conversation import png_bytes
+from training.recipe import DataArguments, RecipeError, SourceArguments, build_recipe, write_recipe
+from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint
 
 
 OPTIONS = {"prompt": "{question}", "answer": "answer", "id": "name"}
@@ -69,7 +69,7 @@ def loader(stream: StreamingMixture, workers: int, batch_size: int = 1) -> State
 
 
 def ids(batches, count: int) -> list[list[str]]:
-    return [[row["id"] for row in batch] for batch in itertools.islice(batches, count)]
+    return [[sample["id"] for sample in batch] for batch in itertools.islice(batches, count)]
 
 
 class TestSharding:
@@ -87,9 +87,9 @@ class TestSharding:
         everything = sorted(f"a{index}" for index in range(24))
         assert sorted(passes[0]) == everything and sorted(passes[1]) == everything
 
-    @pytest.mark.parametrize("kind", ["parquet", "webdataset", "dataset", "adapter"])
+    @pytest.mark.parametrize("kind", ["parquet", "webdataset", "dataset", "own data"])
     def test_files_of_every_kind(self, tmp_path, kind, monkeypatch):
-        if kind == "parquet":  # one file, but each of its row groups is a shard
+        if kind == "parquet":  # one file, but each of its sample groups is a shard
             columns = {"image": [png_bytes(make_image(index)) for index in range(8)], "label": list(range(8))}
             Dataset.from_dict(columns).to_parquet(tmp_path / "a.parquet", batch_size=2)
             made = source("a.parquet", format="labelled_media", options={"image": "image", "prompt": "What?"})
@@ -105,18 +105,20 @@ class TestSharding:
                 write_tar(tmp_path / f"{shard}.tar", range(2 * shard, 2 * shard + 2))
             made = source("*.tar", format="captions", options={"image": "png", "answer": "json.text"})
         else:
-            monkeypatch.setitem(ADAPTERS, "toy", toy_rows)
+            monkeypatch.setitem(OWN_DATA, "toy", OwnData(toy_samples))
             made = SourceArguments("toy", "train")
         stream = mixture([made], tmp_path)
-        count = 24 if kind == "adapter" else 8
+        count = 24 if kind == "own data" else 8
         parts = [stream.part(part, 2).iter(batch_size=1) for part in range(2)]
-        rows = [next(part) for part in parts for _ in range(count // 2)]
-        if kind == "format":
-            assert sorted(int(row["id"][0]) for row in rows) == list(range(24))
+        samples = [next(part) for part in parts for _ in range(count // 2)]
+        if kind == "own data":
+            assert sorted(int(sample["id"][0]) for sample in samples) == list(range(24))
             return
-        answers = [answer_of({"messages": row["messages"][0]}) for row in rows]
+        answers = [answer_of({"messages": sample["messages"][0]}) for sample in samples]
         assert sorted(answers) == [f"c{index}" if kind == "webdataset" else str(index) for index in range(8)]
-        assert {row["images"][0][0]["bytes"] for row in rows} == {png_bytes(make_image(index)) for index in range(8)}
+        assert {sample["images"][0][0]["bytes"] for sample in samples} == {
+            png_bytes(make_image(index)) for index in range(8)
+        }
         assert stream.records[0].num_shards == 4
 
     def test_more_workers_than_samples(self, tmp_path):
@@ -145,16 +147,16 @@ class TestOrder:
         write_records(tmp_path, "b", 1, 5)
         sources = [source("a-*.jsonl", "a", weight=3.0), source("b-*.jsonl", "b", weight=1.0)]
         parts = [mixture(sources, tmp_path, rank=rank, world_size=2) for rank in range(2)]
-        drawn = [[row["task"] for row in itertools.islice(part, 1000)] for part in parts]
+        drawn = [[sample["task"] for sample in itertools.islice(part, 1000)] for part in parts]
         assert drawn[0] != drawn[1], "processes must not all draw from the same source at the same time"
         for tasks in drawn:  # four standard deviations of 1,000 draws
             assert Counter(tasks)["a"] / 1000 == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1000) ** 0.5)
 
-    def test_first_rows_are_the_same_in_every_process(self, tmp_path):
+    def test_first_samples_are_the_same_in_every_process(self, tmp_path):
         write_records(tmp_path, "a", 2, 10)
-        arguments = DataArguments([source("a-*.jsonl")], root=str(tmp_path), streaming=True, shuffle_buffer=5)
-        rows = list(first_rows(arguments, 0, 20))
-        assert sorted(text_of(row["messages"][0]) for row in rows) == sorted(f"a{index}?" for index in range(20))
+        firsts = [list(mixture([source("a-*.jsonl")], tmp_path, rank=rank, world_size=2).first(20)) for rank in (0, 1)]
+        assert firsts[0] == firsts[1]
+        assert sorted(text_of(sample["messages"][0]) for sample in firsts[0]) == sorted(f"a{i}?" for i in range(20))
 
 
 class TestGoingOn:
@@ -165,8 +167,8 @@ class TestGoingOn:
         write_records(tmp_path, "b", 1, 9)
         for shard in range(3):
             write_tar(tmp_path / f"{shard}.tar", range(3 * shard, 3 * shard + 3))
-        pictures = source("*.tar", "c", format="captions", options={"image": "png", "answer": "json.text"})
-        sources = [source("a-*.jsonl", weight=2.0), source("b-*.jsonl"), pictures]
+        images = source("*.tar", "c", format="captions", options={"image": "png", "answer": "json.text"})
+        sources = [source("a-*.jsonl", weight=2.0), source("b-*.jsonl"), images]
 
         def new_loader() -> StatefulDataLoader:
             return loader(mixture(sources, tmp_path, buffer=6), workers, batch_size=3)
@@ -192,8 +194,8 @@ class TestBrokenSamples:
 
     def test_are_left_out_and_named_once(self, tmp_path, broken, caplog):
         with caplog.at_level(logging.WARNING):
-            rows = list(itertools.islice(mixture([broken], tmp_path), 36))
-        assert Counter(row["id"] for row in rows) == {f"a{index}": 6 for index in (0, 1, 3, 4, 6, 7)}
+            samples = list(itertools.islice(mixture([broken], tmp_path), 36))
+        assert Counter(sample["id"] for sample in samples) == {f"a{index}": 6 for index in (0, 1, 3, 4, 6, 7)}
         assert caplog.text.count("left out: sample 'a2' of mine") == caplog.text.count("left out: sample 'a5'") == 1
 
     def test_strict(self, tmp_path, broken):
@@ -211,27 +213,23 @@ class TestBrokenSamples:
         lines = [{"name": f"a{index}", "question": "?", "answer": "x"} for index in range(300)]
         lines[250]["remark"] = "late"
         (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        rows = list(itertools.islice(mixture([source("a.jsonl")], tmp_path, buffer=20), 300))
-        assert len({row["id"] for row in rows}) == 300
+        samples = list(itertools.islice(mixture([source("a.jsonl")], tmp_path, buffer=20), 300))
+        assert len({sample["id"] for sample in samples}) == 300
 
-    @pytest.mark.parametrize(
-        ("fields", "message"), [({"limit": 3}, "`limit` draws"), ({"weight": 0.0}, "must be above 0")]
-    )
-    def test_what_a_stream_cannot_do(self, tmp_path, fields, message):
-        write_records(tmp_path, "a", 1, 3)
-        with pytest.raises(ValueError, match=message):
-            mixture([source("a-0.jsonl", **fields)], tmp_path)
+    def test_a_limit_of_a_stream_is_refused(self):
+        with pytest.raises(RecipeError, match=r"data\.train\.0\.limit draws from all samples"):
+            DataArguments([source("a-0.jsonl", limit=3)], streaming=True)
 
 
 def toy_stream(folder: Path, **training) -> dict:
-    """The recipe of toy_training.py on files: pictures, sounds and texts in three shards, plain questions in another source."""
+    """The recipe of toy_training.py on files: images, audio and texts in four shards, plain questions in another source."""
     folder.parent.mkdir(exist_ok=True)
     data = folder.parent / "data"
     if not data.exists():
         data.mkdir()
-        rows = toy_rows(folder, "train").remove_columns(["task", "metric", "references", "videos"])
+        samples = toy_samples(folder, "train").remove_columns(["task", "metric", "references", "videos"])
         for shard in range(4):
-            rows.shard(4, shard).to_parquet(data / f"toy-{shard}.parquet")
+            samples.shard(4, shard).to_parquet(data / f"toy-{shard}.parquet")
         write_records(data, "a", 4, 5)
     tree = toy_tree(folder)
     toys = {"format": "messages", "files": "toy-*.parquet", "name": "toys", "weight": 2.0}

@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_mmgpt import MMGPTCollator, MMGPTPackingCollator, MMGPTProcessor
 from tests.conftest import SIGLIP, make_model, make_processor
-from tests.toy_training import ADAPTERS, toy_tree
-from training import data, train
+from tests.toy_training import TOY_DATA, toy_samples, toy_tree
+from training import train
+from training.data.formats import OWN_DATA
 from training.recipe import build_recipe
 from training.throughput import Throughput, flops_per_item, peak_flops
 
@@ -76,8 +77,8 @@ class TestWork:
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
 def test_the_log_has_speed_and_no_invented_peak(monkeypatch, tmp_path):
-    for name, adapter in ADAPTERS.items():
-        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    for name, data in TOY_DATA.items():
+        monkeypatch.setitem(OWN_DATA, name, data)
     tree = toy_tree(tmp_path / "run")
     tree["training"] |= {"eval_strategy": "steps", "eval_steps": 1}
     log = [entry for entry in train.train(build_recipe(tree, "toy", "toy.yaml"))["log"] if "loss" in entry]
@@ -92,8 +93,8 @@ def test_a_tracker_gets_the_losses_and_the_speed(monkeypatch, tmp_path):
     """`report_to` is Trainer's own: what it hands to TensorBoard is read back from TensorBoard's files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for name, adapter in ADAPTERS.items():
-        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    for name, data in TOY_DATA.items():
+        monkeypatch.setitem(OWN_DATA, name, data)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     tree = toy_tree(tmp_path / "run")
     tree["training"] |= {"report_to": "tensorboard"}
@@ -108,16 +109,14 @@ def test_a_tracker_gets_the_losses_and_the_speed(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
 def test_the_run_knows_its_tokens(monkeypatch, tmp_path):
     """Those of all its steps, logged or not, and none of evaluation's."""
-    for name, adapter in ADAPTERS.items():
-        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    for name, data in TOY_DATA.items():
+        monkeypatch.setitem(OWN_DATA, name, data)
     tree = toy_tree(tmp_path / "run")
     tree["training"] |= {"max_steps": 4, "logging_steps": 3, "eval_strategy": "steps", "eval_steps": 2}
     report = train.train(build_recipe(tree, "toy", "toy.yaml"))
     collator = MMGPTCollator(MMGPTProcessor.from_pretrained(tmp_path / "run" / "model"))
-    rows = list(ADAPTERS["toy"](None, "train"))
-    assert report["tokens"] == sum(int(collator([row])["attention_mask"].sum()) for row in rows), (
-        "4 steps are an epoch"
-    )
+    counts = [int(collator([sample])["attention_mask"].sum()) for sample in toy_samples(None, "train")]
+    assert report["tokens"] == sum(counts), "4 steps are an epoch"
 
 
 def test_peaks_are_those_of_known_devices(monkeypatch):

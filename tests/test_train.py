@@ -1,4 +1,4 @@
-"""A whole training run on synthetic rows of every modality, and the command line."""
+"""A whole training run on synthetic samples of every modality, and the command line."""
 
 import json
 import subprocess
@@ -12,8 +12,9 @@ from PIL import Image
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
 from modeling_mmgpt.tools.model_card import licences_of, read_facts, record_results, section_of
-from tests.toy_training import ADAPTERS, losses, toy_tree
-from training import data, train
+from tests.toy_training import TOY_DATA, losses, toy_tree
+from training import train
+from training.data.formats import OWN_DATA
 from training.recipe import build_recipe
 
 
@@ -22,8 +23,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def tree(monkeypatch, tmp_path) -> dict:
-    for name, adapter in ADAPTERS.items():
-        monkeypatch.setitem(data.ADAPTERS, name, adapter)
+    for name, data in TOY_DATA.items():
+        monkeypatch.setitem(OWN_DATA, name, data)
     return toy_tree(tmp_path / "run")
 
 
@@ -60,7 +61,7 @@ class TestTrain:
         np.testing.assert_allclose(losses(train.train(build_recipe(tree, "toy", "toy.yaml"))), whole, rtol=1e-4)
 
     def test_packed_batches_are_the_same_training(self, tree):
-        """All rows in each step, packed or not: the losses are the same, step after step."""
+        """All samples in each step, packed or not: the losses are the same, step after step."""
         tree["training"]["per_device_train_batch_size"] = 24
         plain = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
         tree["sequence"] = {"pack_to": 150}
@@ -87,15 +88,16 @@ class TestTrain:
     def test_evaluation_sees_samples_unchanged(self, tree, monkeypatch):
         changed = []
         monkeypatch.setattr(
-            "training.data.augmentation.AugmentingCollator.augment_row", lambda self, row: changed.append(row) or row
+            "training.data.augmentation.AugmentingCollator.augment_sample",
+            lambda self, one: changed.append(one) or one,
         )
         tree["training"] |= {"eval_strategy": "steps", "eval_steps": 4, "max_steps": 4}
         report = train.train(build_recipe(tree, "toy", "toy.yaml"))
-        assert len(changed) == 24, "each training row once, no validation row"
+        assert len(changed) == 24, "each training sample once, no validation sample"
         assert any("eval_loss" in entry for entry in report["log"])
 
     def test_answers_are_judged_during_training(self, tree, tmp_path):
-        """The metrics of the validation rows stand in the log at each evaluation, choose the best checkpoint, and change nothing."""
+        """The metrics of the validation samples stand in the log at each evaluation, choose the best checkpoint, and change nothing."""
         plain = losses(train.train(build_recipe(tree, "toy", "toy.yaml")))
         tree["training"] |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "save_total_limit": 1}
         tree["training"] |= {"metric_for_best_model": "eval_read_exact_match", "output_dir": str(tmp_path / "again")}
@@ -123,7 +125,7 @@ class TestCommandLine:
         monkeypatch.setattr(sys, "argv", ["train.py", recipe, "training.max_steps=5", "--print-config"])
         train.main()
         printed = capsys.readouterr().out
-        assert "max_steps: 5" in printed and "adapter: fsdd" in printed
+        assert "max_steps: 5" in printed and "format: fsdd" in printed
 
     @pytest.mark.parametrize("argument", ["training.max_step=5", "modle.preset=nano", "data.root"])
     def test_mistakes_are_one_line(self, argument, monkeypatch, capsys):
@@ -133,8 +135,8 @@ class TestCommandLine:
             train.main()
         assert "error: " in capsys.readouterr().err
 
-    def test_runs_as_a_file_from_anywhere(self, tmp_path):
-        script = str(CHECKOUT / "training" / "train.py")
-        done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    def test_runs_as_a_module_of_the_checkout(self):
+        command = [sys.executable, "-m", "training.train", "--help"]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "key=value" in done.stdout

@@ -7,16 +7,16 @@ from training.data.samples import assistant_turn, user_turn
 from training.train_tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, texts_of, train_tokenizer
 
 
-ROWS = [{"messages": [user_turn("what colour is the shape?", media=("image",)), assistant_turn("blue")]}] * 5
+SAMPLES = [{"messages": [user_turn("what colour is the shape?", media=("image",)), assistant_turn("blue")]}] * 5
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(texts_of(ROWS), vocab_size=400)
+    return train_tokenizer(texts_of(SAMPLES), vocab_size=400)
 
 
 def test_texts_are_those_of_the_template():
-    assert list(texts_of(ROWS[:1])) == ["user\n", "what colour is the shape?", "assistant\n", "blue"]
+    assert list(texts_of(SAMPLES[:1])) == ["user\n", "what colour is the shape?", "assistant\n", "blue"]
 
 
 def test_special_tokens_come_first(tokenizer):

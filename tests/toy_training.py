@@ -1,4 +1,4 @@
-"""A tiny recipe and its rows, for tests that train; run as a file it trains what a YAML file says, for tests that need a process."""
+"""A tiny recipe and its samples, for tests that train; run as a file it trains what a YAML file says, for tests that need a process."""
 
 import io
 import os
@@ -12,37 +12,38 @@ import soundfile
 import yaml
 from PIL import Image
 
-from training import data, train, train_tokenizer
-from training.data import streaming
+from training import train, trainer
+from training.data import formats, training_set
+from training.data.formats import OwnData
 from training.data.samples import assistant_turn, make_dataset, medium, user_turn
 from training.recipe import build_recipe
 
 
-# At the end of each pass over Parquet files `datasets` waits five seconds for Arrow's threads; those of a few rows are done sooner.
+# At the end of each pass over Parquet files `datasets` waits five seconds for Arrow's threads; those of a few samples are done sooner.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
-# A pass has few rows here: ten thousand would be four hundred passes.
-streaming.ROWS_TO_PACK = 16
-train_tokenizer.STREAMED_ROWS = 50
+# A pass has few samples here: ten thousand would be four hundred passes.
+training_set.SAMPLES_TO_PACK = 16
+training_set.STREAMED_SAMPLES = 50
 
 
-def toy_rows(root: Path, split: str, together: bool = False):
-    """Eight rows each: a colour to see, a pitch to hear, a word to repeat; with `together` a picture and a sound in every row."""
-    rows = []
+def toy_samples(root: Path, split: str, together: bool = False):
+    """Eight samples each: an image's colour, a tone's pitch, a word to repeat; with `together` an image and audio in every sample."""
+    samples = []
     for index in range(8):
-        picture, sound = io.BytesIO(), io.BytesIO()
-        Image.new("RGB", (32, 32), ("red", "blue")[index % 2]).save(picture, format="PNG")
-        soundfile.write(sound, np.sin(np.arange(2000) * (0.1, 0.9)[index % 2]), 8000, format="WAV")
+        image, audio = io.BytesIO(), io.BytesIO()
+        Image.new("RGB", (32, 32), ("red", "blue")[index % 2]).save(image, format="PNG")
+        soundfile.write(audio, np.sin(np.arange(2000) * (0.1, 0.9)[index % 2]), 8000, format="WAV")
         answers = ("red", "blue"), ("low", "high"), ("yes", "no")
         seen, heard, read = (assistant_turn(pair[index % 2]) for pair in answers)
-        media = {"images": [medium(picture.getvalue())], "audios": [medium(sound.getvalue())]}
+        media = {"images": [medium(image.getvalue())], "audios": [medium(audio.getvalue())]}
         if together:
             for answer in (seen, heard, read):
-                rows.append({"messages": [user_turn(f"{index}?", ("image", "audio")), answer], **media})
+                samples.append({"messages": [user_turn(f"{index}?", ("image", "audio")), answer], **media})
             continue
-        rows.append({"task": "see", "messages": [user_turn("", ("image",)), seen], "images": media["images"]})
-        rows.append({"task": "hear", "messages": [user_turn("", ("audio",)), heard], "audios": media["audios"]})
-        rows.append({"task": "read", "messages": [user_turn(("on?", "off?")[index % 2]), read]})
-    return make_dataset([{"id": str(index), **row} for index, row in enumerate(rows)])
+        samples.append({"task": "see", "messages": [user_turn("", ("image",)), seen], "images": media["images"]})
+        samples.append({"task": "hear", "messages": [user_turn("", ("audio",)), heard], "audios": media["audios"]})
+        samples.append({"task": "read", "messages": [user_turn(("on?", "off?")[index % 2]), read]})
+    return make_dataset([{"id": str(index), **sample} for index, sample in enumerate(samples)])
 
 
 def toy_texts(root: Path, split: str):
@@ -51,7 +52,7 @@ def toy_texts(root: Path, split: str):
     return make_dataset([{"id": str(index), "messages": [assistant_turn(text)]} for index, text in enumerate(texts)])
 
 
-ADAPTERS = {"toy": toy_rows, "toy_texts": toy_texts}
+TOY_DATA = {"toy": OwnData(toy_samples), "toy_texts": OwnData(toy_texts)}
 
 
 def toy_tree(folder: Path) -> dict:
@@ -82,7 +83,7 @@ def losses(report: dict) -> list[float]:
     return [entry["loss"] for entry in report["log"] if "loss" in entry]
 
 
-class Killed(train.Throughput):
+class Killed(trainer.Throughput):
     """The process kills itself, as a machine that fails does, in the middle of a run: nothing is tidied up."""
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -91,9 +92,9 @@ class Killed(train.Throughput):
 
 
 def main() -> None:
-    data.ADAPTERS.update(ADAPTERS)
+    formats.OWN_DATA.update(TOY_DATA)
     if "KILLED_AT_STEP" in os.environ:
-        train.Throughput = Killed
+        trainer.Throughput = Killed
     train.train(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
 
 

@@ -12,12 +12,12 @@ from tests.conftest import SIGLIP, byte_tokenizer, make_audio, make_image, make_
 
 def batch_of(rank: int | None, model) -> dict:
     """Two samples for each process, or those of both."""
-    rows = [
+    samples = [
         make_sample("?", "yes" * (1 + i), images=[make_image(i)], audios=[make_audio(i, 2000 + 700 * i)])
         for i in range(4)
     ]
-    rows = rows if rank is None else rows[2 * rank : 2 * rank + 2]
-    return MMGPTCollator(make_processor(model.config, byte_tokenizer()))(rows)
+    samples = samples if rank is None else samples[2 * rank : 2 * rank + 2]
+    return MMGPTCollator(make_processor(model.config, byte_tokenizer()))(samples)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,22 +3,21 @@ r"""A run that was interrupted goes on when the same command is given again, and
 Trainer's checkpoints hold everything a run needs: weights, optimizer, schedule, place in the data, random states. Two things are
 added: a checkpoint that was being written when the process was killed is passed over, and output_dir/recipe.yaml tells
 whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its place in
-the stream to the checkpoint.
+the stream to the checkpoint (`PlaceInStream` in trainer.py).
 """
 
+import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 
-import torch
 import yaml
-from transformers.trainer_callback import TrainerCallback
 
-from training.recipe import Recipe, RecipeError, recipe_tree
+from training.recipe import Recipe, RecipeError, build_sections, recipe_tree
+from training.recipe_files import with_new_names
 
 
-# What may change between two parts of one run, for it changes nothing that is learnt.
+# What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
     r"name|data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
     r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
@@ -74,9 +73,20 @@ def is_whole(checkpoint: Path, streaming: bool) -> bool:
     return not streaming or len(places) == len(processes)
 
 
+def place_in_stream(checkpoint: Path, process: int) -> Path:
+    return checkpoint / f"stream_{process}.pt"
+
+
+def steps_of(checkpoint: str | None) -> int:
+    """How many steps of the run a checkpoint holds."""
+    if checkpoint is None:
+        return 0
+    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+
+
 def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     """The dotted keys in which the recipe is not the one that was written when the run began."""
-    before = flatten(yaml.safe_load(written.read_text(encoding="utf-8"))) if written.is_file() else {}
+    before = flatten(read_written(written)) if written.is_file() else {}
     now = flatten(yaml.safe_load(yaml.safe_dump(recipe_tree(recipe))))
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     # Each worker has its part of a stream.
@@ -84,9 +94,18 @@ def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     return [key for key in keys if key in bound or not FREE_TO_CHANGE.fullmatch(key)]
 
 
-def steps_of(checkpoint: str) -> int:
-    """How many steps of the run a checkpoint holds."""
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+def read_written(path: Path) -> dict:
+    """The recipe of an earlier run as it would be written today: its names may be old, and its preset not merged."""
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = tree.get("data") or {}
+    for split in ("train", "validation", "test"):
+        data[split] = [with_new_names(source) for source in data.get(split) or []]
+    try:
+        sections = build_sections(tree, str(path))
+    except (RecipeError, FileNotFoundError):  # a key or a preset that is no more: another run
+        return tree
+    # Not `training`: a second TrainingArguments would reset the state of the first. It is written without defaults, as now.
+    return tree | {key: dataclasses.asdict(section) for key, section in sections.items()}
 
 
 def flatten(tree, prefix: str = "") -> dict:
@@ -98,37 +117,3 @@ def flatten(tree, prefix: str = "") -> dict:
     for key, value in tree.items():
         leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
-
-
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """The recipe with its overrides and defaults, as a file that training/train.py takes again."""
-    tree = recipe_tree(recipe)
-    del tree["name"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-class PlaceInStream(TrainerCallback):
-    """Adds the place of this process in its stream to each checkpoint."""
-
-    def on_save(self, args, state, control, train_dataloader=None, **kwargs):
-        path = place_in_stream(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.process_index)
-        unfinished = path.with_suffix(".part")
-        torch.save(train_dataloader.state_dict(), unfinished)
-        os.replace(unfinished, path)
-
-
-def place_in_stream(checkpoint: Path, process: int) -> Path:
-    return checkpoint / f"stream_{process}.pt"
-
-
-class EpochOfCollator(TrainerCallback):
-    """Tells a [`SeededCollator`] which pass over the data begins, or goes on."""
-
-    def __init__(self, collator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.epoch = int(state.epoch)

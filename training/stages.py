@@ -1,6 +1,6 @@
-r"""What a run trains: the parts that a stage leaves free, PEFT's adapters, and a learning rate for each part.
+r"""What a run trains: the parts that a stage does not freeze, PEFT's adapters, and a learning rate for each part.
 
-model = prepare_model(model, recipe)            # frozen as the stage says, adapters put in
+model = prepare_model(model, "align")           # frozen as the stage wants, adapters added
 split_learning_rates(optimizer, model, rates)   # {"vision_tower": 1e-5, ...}
 """
 
@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from modeling_mmgpt import MMGPTForConditionalGeneration
-from training.recipe import Recipe, RecipeError, mergeable_peft_types
+from training.recipe import TRAINED_PARTS, RecipeError, Stage, mergeable_peft_types
 
 
-TRAINED = {"pretrain": ("decoder",), "align": ("connectors",)}  # every other stage trains all parts
-# All that is new when pretrained parts are put together: between towers and decoder, and the gated blocks inside the decoder.
+# All that is new when pretrained parts are put together: between encoders and decoder, and the gated blocks inside the decoder.
 CONNECTORS = ("vision_connector", "audio_connector", "tile_embedding", "cross_block")
 
 
@@ -28,16 +27,14 @@ def part_of(name: str) -> str:
     return "connectors" if pieces.intersection(CONNECTORS) else "decoder"
 
 
-def prepare_model(model: MMGPTForConditionalGeneration, recipe: Recipe):
-    """The model with only those parameters free that the recipe trains; a PeftModel around it where it asks for one."""
-    if recipe.stage in TRAINED:
+def prepare_model(model: MMGPTForConditionalGeneration, stage: Stage, peft: dict | None = None) -> PreTrainedModel:
+    """The model with all parameters frozen but those that the stage trains, in a PeftModel where there are fields of `peft`."""
+    if stage in TRAINED_PARTS:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(name) in TRAINED[recipe.stage])
+            parameter.requires_grad_(part_of(name) in TRAINED_PARTS[stage])
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise RecipeError(
-            f"Stage {recipe.stage!r} has nothing to train: {recipe.model.checkpoint or recipe.model.preset} has no connectors."
-        )
-    return model if recipe.peft is None else add_adapter(model, recipe.peft)
+        raise RecipeError(f"Stage {stage!r} has nothing to train: the model {model.name_or_path!r} has no connectors.")
+    return model if peft is None else add_adapter(model, peft)
 
 
 def add_adapter(model: PreTrainedModel, fields: dict):
@@ -59,7 +56,7 @@ def add_adapter(model: PreTrainedModel, fields: dict):
 
 
 def decoder_matrices(model: PreTrainedModel) -> str:
-    """A pattern for PEFT that fits the linear layers of the decoder itself: none in the towers, nor in gated blocks."""
+    """A pattern for PEFT that fits the linear layers of the decoder itself: none in the encoders, nor in gated blocks."""
     decoder = model.model.language_model
     names = {name.split(".")[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     return rf"(?!.*\bcross_block\b).*\blanguage_model\..*\.({'|'.join(sorted(names))})"
@@ -86,7 +83,7 @@ def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -
 def merge_adapter(checkpoint: str, adapter: Path) -> PreTrainedModel:
     """The checkpoint with a saved adapter of it added to its weights: a model like any other.
 
-    From the files, not from the model in training: that may lie in pieces on many devices."""
+    From the files, not from the model in training, which may be sharded over many devices."""
     from peft import PeftModel
 
     base = MMGPTForConditionalGeneration.from_pretrained(checkpoint)

@@ -1,4 +1,4 @@
-r"""A byte-level BPE tokenizer from nothing, trained on the texts of a recipe's training data.
+r"""A byte-level BPE tokenizer, trained on the texts of a recipe's training data.
 
     python -m training.train_tokenizer configuration/recipes/fsdd.yaml outputs/tokenizer
 
@@ -9,14 +9,12 @@ those that MMGPTProcessor and its chat template use; the vocabulary is padded to
 import argparse
 from collections.abc import Iterable, Iterator
 
-from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.data.mixture import join_parts, load_parts
 from training.data.samples import text_of
-from training.data.streaming import first_rows
-from training.recipe import Recipe, RecipeError, load_recipe
+from training.data.training_set import TrainingSet
+from training.recipe import RecipeError, load_recipe
 
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -24,11 +22,10 @@ MEDIA_TOKENS = {"image_token": "<|image|>", "audio_token": "<|audio|>", "video_t
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, TURN_START, TURN_END, *MEDIA_TOKENS.values()]
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY_MULTIPLE = 64
-STREAMED_ROWS = 10_000
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Merge the commonest pairs until `vocab_size` tokens, or fewer where the texts hold no more pairs."""
+    """Merge the most frequent pairs until `vocab_size` tokens, or fewer where the texts hold no more pairs."""
     if vocab_size < SMALLEST_VOCABULARY:
         raise ValueError(
             f"tokenizer.vocab_size is {vocab_size}; 256 bytes and the special tokens need {SMALLEST_VOCABULARY}."
@@ -55,19 +52,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_rows(recipe: Recipe) -> tuple[Dataset | Iterator[dict], list[int] | None]:
-    """All rows of the training data and how many each source has, or of a stream the first ones, which are enough for a
-    tokenizer."""
-    if recipe.data.streaming:
-        return first_rows(recipe.data, recipe.training.seed, STREAMED_ROWS), None
-    parts = load_parts(recipe.data.train, recipe.data.root)
-    return join_parts(parts, recipe.data), [len(part) for part in parts]
-
-
-def texts_of(rows: Iterable[dict]) -> Iterator[str]:
+def texts_of(samples: Iterable[dict]) -> Iterator[str]:
     """Roles and texts as the chat template writes them, so that the words around a turn become tokens too."""
-    for row in rows:
-        for message in row["messages"]:
+    for sample in samples:
+        for message in sample["messages"]:
             yield f"{message['role']}\n"
             yield text_of(message)
 
@@ -80,10 +68,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        rows, _ = load_rows(recipe)
+        samples = TrainingSet(recipe).tokenizer_samples()
     except (RecipeError, FileNotFoundError) as error:
         parser.error(str(error))
-    tokenizer = train_tokenizer(texts_of(rows), recipe.tokenizer.vocab_size)
+    tokenizer = train_tokenizer(texts_of(samples), recipe.tokenizer.vocab_size)
     tokenizer.save_pretrained(arguments.folder)
     print(f"{len(tokenizer)} tokens saved in {arguments.folder}")
 

@@ -1,14 +1,16 @@
 r"""Random changes to training samples, as a wrapper around any collator.
 
-Images and sounds are changed as people see and hear them, before they are cut into tiles, patches or windows, and spectrograms as
-tensors of the batch, so that all of it works with any tower. Videos stay as they are. Randomness is torch's global generator:
-Trainer seeds it and saves its state.
+Images and audio are changed before they are cut into tiles, patches or windows, and spectrograms as tensors of the batch, so that
+all of it works with any encoder. Videos stay as they are. `AugmentingCollator` draws from torch's global generator;
+`SeededCollator` seeds it for each batch, so that changes depend on nothing but the places of its samples, the pass over the data
+and the seed of the run: they are the same after a restart, with any number of workers and processes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +20,37 @@ import torch
 from torchvision.transforms import v2
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt.tools.packing import open_packs
 
 
 if TYPE_CHECKING:
     from training.recipe import AugmentationArguments
 
 
+class SeededCollator:
+    r"""
+    collator (callable): a collator that draws from torch's global generator, such as AugmentingCollator.
+    seed (`int`): of the run.
+    """
+
+    def __init__(self, collator, seed: int):
+        self.collator = collator
+        self.seed = seed
+        self.epoch = 0
+
+    def __call__(self, samples: list[dict]) -> dict:
+        samples = open_packs(samples)
+        places = [sample.get("place", sample.get("id")) for sample in samples]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(repr((self.seed, self.epoch, places)).encode()))
+            return self.collator(samples)
+
+
 class AugmentingCollator:
     r"""
-    collator (callable): rows to batch, such as MMGPTCollator.
-    augment (`AugmentationArguments`): how much of each change; training/recipe.py documents the amounts.
-    by_task (`dict[str, AugmentationArguments]`, *optional*): those of the rows of a task, in place of `augment`.
+    collator (callable): samples to batch, such as MMGPTCollator.
+    augment (`AugmentationArguments`): how much of each change; training/recipe_sections.py documents the amounts.
+    by_task (`dict[str, AugmentationArguments]`, *optional*): those of the samples of a task, in place of `augment`.
     """
 
     def __init__(
@@ -40,35 +62,35 @@ class AugmentingCollator:
         amounts = {kind: [] for kind in ("audio", "image", "spectrogram")}
         for name, amount in dataclasses.asdict(augment).items():
             amounts[name.partition("_")[0]].append(amount)
-        self.changes_sounds, self.changes_images = any(amounts["audio"]), any(amounts["image"])
+        self.changes_audio, self.changes_images = any(amounts["audio"]), any(amounts["image"])
 
-    def __call__(self, rows: list[dict]) -> dict:
-        each = [self.by_task.get(row.get("task"), self) for row in rows]
-        batch = self.collator([one.augment_row(row) for one, row in zip(each, rows, strict=True)])
+    def __call__(self, samples: list[dict]) -> dict:
+        each = [self.by_task.get(sample.get("task"), self) for sample in samples]
+        batch = self.collator([one.augment_sample(sample) for one, sample in zip(each, samples, strict=True)])
         if batch.get("input_features") is None:
             return batch
         if len(set(each)) == 1:
             batch["input_features"] = each[0].augment_spectrograms(batch["input_features"])
             return batch
-        windows = batch.get("audio_windows")  # of each sound; without them a sound is one spectrogram
-        of_sounds = [one for one, row in zip(each, rows, strict=True) for _ in row.get("audios") or []]
-        counts = [1] * len(of_sounds) if windows is None else windows.tolist()
-        pieces = batch["input_features"].split(counts)
-        changed = [one.augment_spectrograms(piece) for one, piece in zip(of_sounds, pieces, strict=True)]
+        windows = batch.get("audio_windows")  # of each clip; without them a clip is one spectrogram
+        of_clips = [one for one, sample in zip(each, samples, strict=True) for _ in sample.get("audios") or []]
+        counts = [1] * len(of_clips) if windows is None else windows.tolist()
+        clips = batch["input_features"].split(counts)
+        changed = [one.augment_spectrograms(clip) for one, clip in zip(of_clips, clips, strict=True)]
         batch["input_features"] = torch.cat(changed)
         return batch
 
-    def augment_row(self, row: dict) -> dict:
-        if self.changes_sounds and row.get("audios"):
-            row = {**row, "audios": [self.augment_sound(audio) for audio in row["audios"]]}
-        if self.changes_images and row.get("images"):
-            row = {**row, "images": [self.augment_image(image) for image in row["images"]]}
-        return row
+    def augment_sample(self, sample: dict) -> dict:
+        if self.changes_audio and sample.get("audios"):
+            sample = {**sample, "audios": [self.augment_audio(audio) for audio in sample["audios"]]}
+        if self.changes_images and sample.get("images"):
+            sample = {**sample, "images": [self.augment_image(image) for image in sample["images"]]}
+        return sample
 
-    def augment_sound(self, audio: dict) -> dict:
-        """A stretch of it, another speed (and with it pitch), a later start, another level, and noise."""
+    def augment_audio(self, audio: dict) -> dict:
+        """Cropped, played at another speed (and with it pitch), delayed, at another level, with noise."""
         augment = self.augment
-        wave, rate = read_sound(audio)
+        wave, rate = read_audio(audio)
         if augment.audio_crop:
             length = max(1, round(len(wave) * (1 - uniform(0, augment.audio_crop))))
             start = int(uniform(0, len(wave) - length + 1))
@@ -99,7 +121,7 @@ class AugmentingCollator:
         return spectrograms
 
     def augment_image(self, image) -> PIL.Image.Image:
-        """Mirrored, turned, nearer or farther, moved, and in another light."""
+        """Mirrored, rotated, scaled, moved, and in another light."""
         augment = self.augment
         image = load_image(image)
         if augment.image_flip and uniform(0, 1) < 0.5:
@@ -123,8 +145,8 @@ def random_stretch(length: int, longest: int) -> tuple[int, int]:
     return start, start + size
 
 
-def read_sound(audio: dict) -> tuple[np.ndarray, int]:
-    """Samples and sampling rate of a sound in the sample format."""
+def read_audio(audio: dict) -> tuple[np.ndarray, int]:
+    """Wave and sampling rate of audio in the sample format."""
     if audio.get("array") is not None:
         return np.asarray(audio["array"], dtype=np.float32), audio["sampling_rate"]
     source = io.BytesIO(audio["bytes"]) if audio.get("bytes") is not None else audio["path"]

@@ -1,9 +1,9 @@
-r"""Shapes: how the records of a data set become rows of the one sample format, by the name that recipes use as `adapter`.
+r"""Formats: how data sets become samples, by the name that a source of a recipe has as `format`.
 
-A shape is a function `shape(record, **options) -> row`, or a list of rows; the options name the record's columns, with
+A format is a function `format(record, **options) -> sample`, or a list of samples; the options name the record's columns, with
 the names that are usual on the Hub as defaults. `a.b` names a field inside a column, also of each entry of a list.
 
-    adapter            a record                                                                  data sets of this kind
+    format             a record                                                                  data sets of this kind
     messages           messages (text or parts), images, audios, videos                          TRL, LLaMA-Factory
     llava              conversations of {from, value} with <image>, <audio>, <video> marks       LLaVA, ShareGPT
     cauldron           texts of {user, assistant}, images                                        the_cauldron, FineVision
@@ -13,11 +13,14 @@ the names that are usual on the Hub as defaults. `a.b` names a field inside a co
     vqa                image, question, answer (one or several)                                  VQAv2, GQA
     asr                audio, text                                                               LibriSpeech, LJSpeech
     translation        a text in two languages, in columns or under `translation`                WMT, OPUS
-    summarisation      document, summary                                                         XSum, SAMSum
+    summarization      document, summary                                                         XSum, SAMSum
     extractive_qa      context, question, answers.text (empty: there is no answer)               SQuAD
     instructions       instruction, input, output                                                Alpaca, Self-Instruct
     text               text: one assistant turn, without a question                              FineWeb, TinyStories
-    rows               rows of the sample format                                                 training/prepare_data.py
+    samples            samples of the sample format                                              training/prepare_data.py
+
+What no record format fits, or what is synthetic, brings its own data (`OWN_DATA`): a function
+`load(root: Path, split: str, **options) -> datasets.Dataset` of samples (training/data/samples.py).
 """
 
 import difflib
@@ -26,12 +29,17 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from training.data.samples import FEATURES, assistant_turn, user_turn
+import pyarrow.parquet as parquet
+from datasets import Dataset
+
+from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, make_dataset, medium, require_file, user_turn
+from training.data.synthetic.course import load_course, load_demo
+from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
 
-NO_ANSWER = "unanswerable"  # what a model says where a text does not hold the answer
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 MARK = re.compile(r"\s*<(image|audio|video)>\s*")
 FIELD = re.compile(r"{([^{}]+)}")
@@ -130,7 +138,7 @@ def messages(
             else:
                 raise BrokenSample(f"a part of a message is of type {kind!r}, which the sample format does not have")
         turns.append({"role": message["role"], "content": parts})
-    return conversation_row(turns, found)
+    return conversation_sample(turns, found)
 
 
 def llava(
@@ -148,7 +156,7 @@ def llava(
         for turn in lookup(record, conversations)
     ]
     columns = {"image": image, "audio": audio, "video": video}
-    return conversation_row(turns, {kind: media_or_none(record, column) for kind, column in columns.items()})
+    return conversation_sample(turns, {kind: media_or_none(record, column) for kind, column in columns.items()})
 
 
 def cauldron(record: dict, texts: str = "texts", images: str = "images") -> dict:
@@ -156,7 +164,7 @@ def cauldron(record: dict, texts: str = "texts", images: str = "images") -> dict
     turns = []
     for text in lookup(record, texts):
         turns += [user_turn(text["user"]), assistant_turn(text["assistant"])]
-    return conversation_row(turns, {"image": media_or_none(record, images)})
+    return conversation_sample(turns, {"image": media_or_none(record, images)})
 
 
 def media_or_none(record: dict, column: str | None) -> list[dict]:
@@ -175,8 +183,8 @@ def split_marks(text: str) -> list[dict]:
     return parts
 
 
-def conversation_row(turns: list[dict], found: dict[str, list[dict]]) -> dict:
-    """The row of a conversation and its media by kind; those that no part stands for come before the first question."""
+def conversation_sample(turns: list[dict], found: dict[str, list[dict]]) -> dict:
+    """The sample of a conversation and its media by kind; those that no part stands for come before the first question."""
     for kind in ("image", "audio", "video"):
         media = found.get(kind, [])
         count = sum(part["type"] == kind for turn in turns for part in turn["content"])
@@ -209,7 +217,7 @@ def prompt_answer(
 ) -> dict:
     r"""
     prompt (`str`): the question; `{column}` stands for a value of the record.
-    answer (`str`): column of the answer, or of a list of right ones: the commonest is learnt, all are references.
+    answer (`str`): column of the answer, or of a list of right ones: the most common is the target, all are references.
     references (`list[str]`, *optional*): columns of all right answers, where they stand in several.
     image, audio, video (`str`, *optional*): column of one medium or a list of them, put before the question.
     words (`list` or `dict`, *optional*): what each label in the answer's column is called.
@@ -245,15 +253,15 @@ def captions(
     record: dict, prompt: str = "Describe the picture.", answer: str = "caption", each: bool = False, **options
 ) -> list[dict]:
     r"""
-    each (`bool`, *optional*, defaults to False): a row for each caption of a picture, for training; else one row with all
+    each (`bool`, *optional*, defaults to False): a sample for each caption of an image, for training; else one sample with all
         of them as references.
     """
-    row = prompt_answer(record, prompt, answer, **{"image": "image"} | options)
+    sample = prompt_answer(record, prompt, answer, **{"image": "image"} | options)
     if not each:
-        return [row]
-    question = row["messages"][0]
-    texts = row["references"] or [row["messages"][1]["content"][0]["text"]]
-    return [{**row, "messages": [question, assistant_turn(text)], "references": []} for text in texts]
+        return [sample]
+    question = sample["messages"][0]
+    texts = sample["references"] or [sample["messages"][1]["content"][0]["text"]]
+    return [{**sample, "messages": [question, assistant_turn(text)], "references": []} for text in texts]
 
 
 def translation(
@@ -288,7 +296,7 @@ def instructions(
 def text(record: dict, text: str = "text", window: int | None = None) -> list[dict]:
     r"""
     text (`str`, *optional*): column of the text.
-    window (`int`, *optional*): cut into pieces of so many characters, a row each.
+    window (`int`, *optional*): cut into pieces of so many characters, a sample each.
     """
     whole = lookup(record, text)
     if not whole.strip():
@@ -297,8 +305,8 @@ def text(record: dict, text: str = "text", window: int | None = None) -> list[di
     return [{"messages": [assistant_turn(whole[start : start + window])]} for start in range(0, len(whole), window)]
 
 
-def rows(record: dict) -> dict:
-    """Rows as training/prepare_data.py writes them: all they say of themselves stays."""
+def samples(record: dict) -> dict:
+    """Samples as training/prepare_data.py writes them, with everything that they state of themselves."""
     return {name: value for name, value in record.items() if name in FEATURES and value is not None}
 
 
@@ -312,19 +320,81 @@ FORMATS: dict[str, Callable[..., dict | list[dict]]] = {
     "vqa": partial(prompt_answer, prompt="{question}", answer="answer", image="image"),
     "asr": partial(prompt_answer, prompt="Transcribe the speech.", answer="text", audio="audio"),
     "translation": translation,
-    "summarisation": partial(prompt_answer, prompt="Summarise:\n{document}", answer="summary"),
+    "summarization": partial(prompt_answer, prompt="Summarise:\n{document}", answer="summary"),
     "extractive_qa": partial(
         prompt_answer, prompt="{context}\n\n{question}", answer="answers.text", no_answer=NO_ANSWER
     ),
     "instructions": instructions,
     "text": text,
-    "rows": rows,
+    "samples": samples,
+}
+RECORD_OPTIONS = ("id", "detokenise", "media_folder")  # of every record format, see SourceArguments
+
+
+# ---- data sets that bring their own files, or none
+
+
+def load_fsdd(root: Path, split: str) -> Dataset:
+    """Free Spoken Digit Dataset: six English speakers say the digits (Jakobovski et al.); a sample for each clip."""
+    table = parquet.read_table(require_file(root / "fsdd" / f"{split}.parquet"), columns=["id", "audio", "label"])
+    return make_dataset(
+        [
+            {
+                "id": clip["id"],
+                "task": "fsdd",
+                "messages": [user_turn("Which digit is spoken?", ("audio",)), assistant_turn(str(clip["label"]))],
+                "audios": [medium(clip["audio"])],
+            }
+            for clip in table.to_pylist()
+        ]
+    )
+
+
+def load_easy_vqa(root: Path, split: str, open_only: bool = False) -> Dataset:
+    r"""easy-VQA: short questions on drawings of one coloured shape (Victor Zhou).
+
+    open_only (`bool`, *optional*, defaults to False): leave out the questions that are answered by yes or no.
+    """
+    folder = root / "easy_vqa"
+    images = parquet.read_table(require_file(folder / f"images_{split}.parquet")).to_pylist()
+    questions = parquet.read_table(require_file(folder / f"questions_{split}.parquet")).to_pylist()
+    media = {image["image_id"]: medium(image["image"]) for image in images}
+    return make_dataset(
+        [
+            {
+                "id": f"{split}-{index}",
+                "task": "easy_vqa",
+                "messages": [user_turn(question["question"], ("image",)), assistant_turn(question["answer"])],
+                "images": [media[question["image_id"]]],
+            }
+            for index, question in enumerate(questions)
+            if not (open_only and question["answer"] in ("yes", "no"))
+        ]
+    )
+
+
+class OwnData(NamedTuple):
+    """A format that brings its own data: how they are loaded, and their licence, which stands in the model card."""
+
+    load: Callable[..., Dataset]
+    license: str | None = None
+
+
+DIGITS_LICENSE = "cc-by-4.0 (the digits, from UCI by way of scikit-learn); everything else is synthetic"
+OWN_DATA = {
+    "demo": OwnData(load_demo, DIGITS_LICENSE),
+    "demo_course": OwnData(load_course, DIGITS_LICENSE),
+    "easy_vqa": OwnData(load_easy_vqa, "mit"),
+    "fsdd": OwnData(load_fsdd, "cc-by-sa-4.0"),
+    "nlvr_scenes": OwnData(load_nlvr_scenes, "none: synthetic"),
 }
 
 
 def format_options(name: str) -> list[str]:
-    """The options that a shape takes."""
-    names = set(inspect.signature(FORMATS[name]).parameters) - {"record"}
+    """The options that a format takes."""
+    if name in OWN_DATA:
+        return sorted(set(inspect.signature(OWN_DATA[name].load).parameters) - {"root", "split"})
+    names = set(inspect.signature(FORMATS[name]).parameters)
     if "options" in names:
-        names = names - {"options"} | set(inspect.signature(prompt_answer).parameters) - {"record"}
-    return sorted(names)
+        names = names - {"options"} | set(inspect.signature(prompt_answer).parameters)
+    return [*sorted(names - {"record"}), *RECORD_OPTIONS]

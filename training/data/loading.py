@@ -1,15 +1,14 @@
-r"""The one road from a source of a recipe to rows: `datasets.load_dataset`, for local files and the Hub, in memory or streamed.
+r"""From a source of a recipe to samples, in memory or streamed: `datasets.load_dataset`, for local files and the Hub.
 
     {files: photos/{split}.parquet, format: labelled_media, options: {image: image, prompt: What is it?}}
     {dataset: HuggingFaceM4/the_cauldron, load: {name: vqav2}, format: cauldron, split: train}
 
-Media stay undecoded. A sample that is broken (a picture that cannot be opened, an empty sound, a missing value) is left
+Media stay undecoded. A sample that is broken (an image that cannot be opened, audio without samples, a missing value) is left
 out, counted and named in the log; with `strict` it is an error.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 from functools import cache
@@ -20,8 +19,9 @@ import numpy as np
 from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, Video, load_dataset
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
-from training.data.augmentation import read_sound
-from training.data.formats import FORMATS, BrokenSample, MissingColumn, format_options
+from training.data.augmentation import read_audio
+from training.data.formats import FORMATS, OWN_DATA, BrokenSample, MissingColumn
+from training.data.mixtures import SAMPLING_SEED
 from training.data.samples import FEATURES, MEDIUM, complete_sample
 
 
@@ -41,27 +41,44 @@ READERS = {
     ".txt": "text",
     ".tar": "webdataset",
 }
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_FILES = (".wav", ".flac", ".ogg", ".mp3")
 NAMED_IN_LOG = 5  # broken samples of a source that are named one by one
 IN_BATCHES = {"batched": True, "batch_size": 100, "with_indices": True}
-STREAMED_AT_ONCE = 10  # few: a run that goes on in their midst makes their rows again
+STREAMED_AT_ONCE = 10  # few: a run that goes on in their midst makes their samples again
 PROBLEM = "problem"
-MADE = "rows"
+MADE = "samples"
 NUMBER = "\0number"  # of a record in a stream that is shuffled
 TRIED = 1000  # records of a stream, all of them broken, after which it is given up
 
 
+def load_source(source: SourceArguments, root: str | None) -> Dataset:
+    """The samples of one source, or `limit` of them."""
+    folder = Path(root or ".")
+    if source.format in FORMATS:
+        samples = make_samples(source, folder)
+    else:
+        samples = OWN_DATA[source.format].load(folder, source.split, **source.options)
+        if source.metric is not None:
+            samples = samples.remove_columns("metric").add_column("metric", [source.metric] * len(samples))
+            samples = samples.select_columns(list(FEATURES))
+    if source.limit is None or source.limit >= len(samples):
+        return samples
+    return samples.shuffle(seed=SAMPLING_SEED).select(range(source.limit))
+
+
+# ---- files to records
+
+
 def load_records(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
     """What the files or the Hub data set of a source hold, media undecoded. A folder is read as `datasets` reads folders:
-    pictures or sounds with their classes as folder names, a metadata file, or data files."""
+    images or audio with their classes as folder names, a metadata file, or data files."""
     load = {"split": source.split, "streaming": streaming, **source.load}
     if source.dataset is not None:
         records = load_dataset(source.dataset, **load)
     else:
-        names = [source.files] if isinstance(source.files, str) else source.files
-        paths = [path for name in names for path in find_files(name.format(split=source.split), root)]
-        if paths[0].is_dir() and any(path.suffix.lower() in SOUNDS for path in paths[0].rglob("*")):
-            records = read_sounds(paths[0], streaming)
+        paths = [path for name in source.files for path in find_files(name.format(split=source.split), root)]
+        if paths[0].is_dir() and any(path.suffix.lower() in AUDIO_FILES for path in paths[0].rglob("*")):
+            records = read_audio_folder(paths[0], streaming)
         elif len(paths) == 1 and paths[0].is_dir():
             records = load_dataset(str(paths[0]), **load)
         else:
@@ -100,7 +117,7 @@ def reader_of(paths: list[Path]) -> str:
     return READERS[ending]
 
 
-def read_sounds(folder: Path, streaming: bool) -> Dataset | IterableDataset:
+def read_audio_folder(folder: Path, streaming: bool) -> Dataset | IterableDataset:
     """`audio` and `label`, the name of the file's folder. `datasets` reads such folders only where torchcodec is installed."""
     metadata = next(folder.glob("metadata.*"), None)
     if metadata is not None:
@@ -108,17 +125,15 @@ def read_sounds(folder: Path, streaming: bool) -> Dataset | IterableDataset:
             f"{folder} has a {metadata.name}: name that file as `files`, its column of file names as option `audio`, and the "
             "folder as option `media_folder`."
         )
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUNDS)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_FILES)
     columns = {"audio": [str(path.absolute()) for path in paths], "label": [path.parent.name for path in paths]}
     records = Dataset.from_dict(columns)
     return records.to_iterable_dataset() if streaming else records
 
 
 def undecoded(feature: Any) -> Any:
-    """The feature with media left as bytes or path: decoding is the collator's, for the rows of one batch."""
-    if isinstance(
-        feature, Audio
-    ):  # as plain fields: the feature itself needs torchcodec even where it does not decode
+    """The feature with media left as bytes or path: decoding is the collator's, for the samples of one batch."""
+    if isinstance(feature, Audio):  # as plain fields: the feature needs torchcodec even where it does not decode
         return MEDIUM
     if isinstance(feature, (Image, Video)):
         return type(feature)(decode=False)
@@ -129,26 +144,25 @@ def undecoded(feature: Any) -> Any:
     return feature
 
 
-# ---- records to rows
+# ---- records to samples
 
 
 class SampleMaker:
-    r"""Maps a batch of records to rows of the sample format, for `Dataset.map` and `IterableDataset.map` with indices.
+    r"""Maps a batch of records to samples, for `Dataset.map` and `IterableDataset.map` with indices.
 
-    A broken sample becomes a row with its `problem`, or is an error with `strict`. With `drop` it is left out, and the result is
-    one column, `rows`: the list of rows of each record.
+    A broken sample keeps its place with its `problem`, or is an error with `strict`. With `drop` it is left out, and the result is
+    one column, `samples`: the list of samples of each record.
     """
 
     def __init__(self, source: SourceArguments, root: Path, features: Features | None, drop: bool):
-        check_options(source)
         options = dict(source.options)
         self.id_column = options.pop("id", "id")
         self.detokenise = options.pop("detokenise", {})
         folder = options.pop("media_folder", None)
         self.media_folder = None if folder is None else str(root / folder)
-        self.shape, self.options = source.format, options
-        self.task, self.split = task_of(source), source.split
-        self.metric = source.metric or ("perplexity" if source.format == "text" else None)
+        self.format, self.options = source.format, options
+        self.task, self.split = source.task, source.split
+        self.metric = source.metric
         self.drop, self.strict = drop, source.strict
         self.class_names = {
             name: item.names for name, item in (features or {}).items() if isinstance(item, ClassLabel)
@@ -159,28 +173,29 @@ class SampleMaker:
 
     def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         records = ({name: values[place] for name, values in batch.items()} for place in range(len(indices)))
-        made = [self.rows_of(record, index) for record, index in zip(records, indices, strict=True)]
+        made = [self.samples_of(record, index) for record, index in zip(records, indices, strict=True)]
         if self.drop:
             self.tried += len(made)
             self.is_used = self.is_used or any(made)
             if not self.is_used and self.tried >= TRIED:
                 raise ValueError(f"{self.task}, split {self.split}: no sample can be used of the first {self.tried}.")
             return {MADE: made}
-        rows = [row for rows in made for row in rows]
-        return {name: [row[name] for row in rows] for name in (*FEATURES, PROBLEM)}
+        samples = [sample for samples in made for sample in samples]
+        return {name: [sample[name] for sample in samples] for name in (*FEATURES, PROBLEM)}
 
-    def rows_of(self, record: dict, index: int) -> list[dict]:
+    def samples_of(self, record: dict, index: int) -> list[dict]:
         name = self.name_of(record, index)
         about = {"id": name, "task": self.task, "metric": self.metric, PROBLEM: None}
         try:
-            made = FORMATS[self.shape](self.prepared(record), **self.options)
-            rows = [complete_sample({**about, **row}) for row in (made if isinstance(made, list) else [made])]
-            for number, row in enumerate(rows):
-                row["id"] = name if len(rows) == 1 else f"{name}-{number}"
-                for medium in (*row["images"], *row["audios"], *row["videos"]):
-                    self.find_medium(medium)
-                check_media(row)
-            return rows
+            made = FORMATS[self.format](self.prepared(record), **self.options)
+            samples = [complete_sample({**about, **one}) for one in (made if isinstance(made, list) else [made])]
+            for number, sample in enumerate(samples):
+                sample["id"] = name if len(samples) == 1 else f"{name}-{number}"
+                for medium in (*sample["images"], *sample["audios"], *sample["videos"]):
+                    if medium["bytes"] is None and self.media_folder is not None:
+                        medium["path"] = str(Path(self.media_folder) / medium["path"])
+                check_media(sample)
+            return samples
         except MissingColumn as error:
             raise MissingColumn(f"{self.task}, split {self.split}: {error}") from None
         except BrokenSample as error:
@@ -211,15 +226,11 @@ class SampleMaker:
                 record[column] = detokeniser(language).detokenize(record[column].split())
         return record
 
-    def find_medium(self, medium: dict) -> None:
-        if medium["bytes"] is None and self.media_folder is not None:
-            medium["path"] = str(Path(self.media_folder) / medium["path"])
-
 
 def stream_samples(
     source: SourceArguments, root: Path, records: IterableDataset, features: Features | None
 ) -> IterableDataset:
-    """The rows of records that are streamed, which had `features` when they were read; broken samples are left out."""
+    """The samples of records that are streamed, which had `features` when they were read; broken samples are left out."""
     maker = SampleMaker(source, root, features, drop=True)
     # A stream may not know its columns, and may meet new ones: what is made of each record goes into one of its own.
     made = records.map(maker, batched=True, batch_size=STREAMED_AT_ONCE, with_indices=True).select_columns([MADE])
@@ -227,38 +238,38 @@ def stream_samples(
 
 
 def unfold(batch: dict[str, list]) -> dict[str, list]:
-    """The rows of some records, column by column."""
-    rows = [row for rows in batch[MADE] for row in rows]
-    return {name: [row[name] for row in rows] for name in FEATURES}
+    """The samples of some records, column by column."""
+    samples = [sample for samples in batch[MADE] for sample in samples]
+    return {name: [sample[name] for sample in samples] for name in FEATURES}
 
 
 def make_samples(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
-    """The rows of a source; broken samples are left out, counted and named in the log."""
+    """The samples of a source; broken ones are left out, counted and named in the log."""
     if streaming:
         records = load_records(source, root, streaming)
         return stream_samples(source, root, records, records.features)
-    rows = make_samples_and_problems(source, root)
-    problems = rows[PROBLEM]
+    samples = make_samples_and_problems(source, root)
+    problems = samples[PROBLEM]
     for count, problem in enumerate((problem for problem in problems if problem is not None), start=1):
         log_skipped(problem, count)
     kept = [index for index, problem in enumerate(problems) if problem is None]
     if not kept:
-        raise ValueError(f"{task_of(source)}, split {source.split}: no sample can be used; the last: {problems[-1:]}.")
+        raise ValueError(f"{source.task}, split {source.split}: no sample can be used; the last: {problems[-1:]}.")
     if len(kept) < len(problems):
         logger.warning(
-            "%s: %d of %d samples are broken and left out.", task_of(source), len(problems) - len(kept), len(problems)
+            "%s: %d of %d samples are broken and left out.", source.task, len(problems) - len(kept), len(problems)
         )
-        rows = rows.select(kept)
-    return rows.remove_columns(PROBLEM)
+        samples = samples.select(kept)
+    return samples.remove_columns(PROBLEM)
 
 
 def make_samples_and_problems(source: SourceArguments, root: Path) -> Dataset:
-    """The rows of a source, and in the column `problem` why a sample is broken, or None. `datasets` keeps them in its cache and
+    """The samples of a source, and in the column `problem` why a sample is broken, or None. `datasets` keeps them in its cache and
     reads them from there the next time."""
     records = load_records(source, root)
     maker = SampleMaker(source, root, records.features, drop=False)
     features = Features({**FEATURES, PROBLEM: Value("string")})
-    how = {"features": features, "remove_columns": records.column_names, "desc": task_of(source)}
+    how = {"features": features, "remove_columns": records.column_names, "desc": source.task}
     return records.map(maker, **how, **IN_BATCHES)
 
 
@@ -270,53 +281,32 @@ def log_skipped(problem: str, count: int) -> None:
         logger.warning("left out, %d by now: %s", count, problem)
 
 
-def check_media(row: dict) -> None:
-    """Raises `BrokenSample` for a picture, sound or video that cannot be decoded or has nothing in it."""
-    for index, video in enumerate(row["videos"]):
+def check_media(sample: dict) -> None:
+    """Raises `BrokenSample` for an image, audio or a video that cannot be decoded or has nothing in it."""
+    for index, video in enumerate(sample["videos"]):
         try:
             load_video(video, fps=1.0, num_frames=1, name=f"video {index}")
         except (ValueError, OSError) as error:
             raise BrokenSample(str(error)) from error
-    for index, image in enumerate(row["images"]):
+    for index, image in enumerate(sample["images"]):
         try:
             load_image(image, f"image {index}")
         except (ValueError, OSError) as error:
             raise BrokenSample(str(error)) from error
-    for index, audio in enumerate(row["audios"]):
+    for index, audio in enumerate(sample["audios"]):
         try:
-            wave, _ = read_sound(audio)
+            wave, _ = read_audio(audio)
         except (RuntimeError, OSError) as error:  # soundfile's errors are RuntimeErrors
-            raise BrokenSample(f"sound {index} cannot be read: {error}") from error
+            raise BrokenSample(f"audio {index} cannot be read: {error}") from error
         if not len(wave):
-            raise BrokenSample(f"sound {index} has no samples")
+            raise BrokenSample(f"audio {index} has no samples")
         if not np.isfinite(wave).all():
-            raise BrokenSample(f"sound {index} has samples that are NaN or infinite")
-
-
-def task_of(source: SourceArguments) -> str:
-    """The name of the source's rows in tables: its own, or the data set's."""
-    if source.name is not None:
-        return source.name
-    if source.dataset is not None:
-        return source.dataset.rpartition("/")[2]
-    if source.files is None:
-        return source.format
-    path = Path(source.files if isinstance(source.files, str) else source.files[0])
-    return path.parent.name or path.stem
-
-
-def check_options(source: SourceArguments) -> None:
-    """Refuses options that the shape does not have."""
-    known = [*format_options(source.format), "id", "detokenise", "media_folder"]
-    for name in source.options:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"format {source.format} has no option {name!r}; the nearest valid name is {nearest!r}.")
+            raise BrokenSample(f"audio {index} has samples that are NaN or infinite")
 
 
 @cache
 def code_version() -> str:
-    """Changes with the code that makes rows, so that a result kept by older code is not taken for this one's."""
+    """Changes with the code that makes samples, so that a result kept by older code is not taken for this one's."""
     files = [Path(__file__).with_name(name) for name in ("loading.py", "samples.py", "formats.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -326,5 +316,5 @@ def detokeniser(language: str):
     try:
         from sacremoses import MosesDetokenizer
     except ImportError as error:
-        raise ImportError("Undoing Moses tokenisation needs sacremoses: pip install 'mmgpt[train]'.") from error
+        raise ImportError("Undoing Moses tokenisation needs a package: pip install sacremoses") from error
     return MosesDetokenizer(lang=language)

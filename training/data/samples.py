@@ -17,6 +17,7 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value
 
 
+NO_ANSWER = "unanswerable"  # the answer where a text does not hold one
 MEDIUM = {"bytes": Value("binary"), "path": Value("string")}
 ITEM = {"type": Value("string"), "text": Value("string")}
 FEATURES = Features(
@@ -31,17 +32,18 @@ FEATURES = Features(
         "videos": List(MEDIUM),
     }
 )
+FINAL_MARK = "####"  # between the reasoning of an answer and its result, as in GSM8K
 
 
-def make_dataset(rows: list[dict]) -> Dataset:
-    """Rows of the sample format with all columns present, so that data sets of any kind can be mixed."""
-    return Dataset.from_list([complete_sample(row) for row in rows], features=FEATURES)
+def make_dataset(samples: list[dict]) -> Dataset:
+    """Samples with all columns present, so that data sets of any kind can be mixed."""
+    return Dataset.from_list([complete_sample(sample) for sample in samples], features=FEATURES)
 
 
-def complete_sample(row: dict) -> dict:
-    """The row with every column of the sample format."""
+def complete_sample(sample: dict) -> dict:
+    """The sample with every column of the sample format."""
     empty = {"id": None, "task": None, "metric": None, "messages": [], "references": []}
-    return empty | {"images": [], "audios": [], "videos": []} | row
+    return empty | {"images": [], "audios": [], "videos": []} | sample
 
 
 def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:
@@ -56,7 +58,7 @@ def assistant_turn(text: str) -> dict:
 
 
 def medium(data: bytes) -> dict:
-    """The bytes of an image, sound or video file."""
+    """The bytes of an image, audio or video file."""
     return {"bytes": data, "path": None}
 
 
@@ -68,17 +70,24 @@ def text_of(message: dict) -> str:
     return "".join(item["text"] for item in content if item["type"] == "text")
 
 
-def answer_of(row: dict) -> str:
-    """What the last assistant turn says: the reference of an evaluation."""
-    last = row["messages"][-1]
+def whole_text(sample: dict) -> str:
+    """What all turns say, a line each: the text of a document that has no questions."""
+    return "\n".join(text_of(message) for message in sample["messages"])
+
+
+def answer_of(sample: dict) -> str:
+    """The text of the last assistant turn: the reference of an evaluation."""
+    last = sample["messages"][-1]
     if last["role"] != "assistant":
-        raise ValueError(f"row {row.get('id')!r} ends with a {last['role']} turn: there is no answer to compare with.")
+        raise ValueError(
+            f"sample {sample.get('id')!r} ends with a {last['role']} turn: there is no answer to compare with."
+        )
     return text_of(last).strip()
 
 
-def references_of(row: dict) -> list[str]:
-    """All right answers of an evaluation: `references`, or what the last assistant turn says."""
-    return list(row.get("references") or []) or [answer_of(row)]
+def references_of(sample: dict) -> list[str]:
+    """All right answers of an evaluation: `references`, or the text of the last assistant turn."""
+    return list(sample.get("references") or []) or [answer_of(sample)]
 
 
 def require_file(path: Path) -> Path:

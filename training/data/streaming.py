@@ -7,7 +7,7 @@ What each process and each of its data workers does is a chain of `datasets`' ow
     its part of the records    whole shards (files; row groups of parquet) where there are enough, else every n-th record
     -> the shards in an order drawn from the seed, repeated without end
     -> shuffled anew in each pass, among `shuffle_buffer` records at a time
-    -> rows, broken ones left out
+    -> samples, broken ones left out
     -> the sources interleaved: `weight` is a source's share of the samples
     -> packs or blocks, where the recipe wants them
 
@@ -29,30 +29,28 @@ from datasets import Features, IterableDataset, Value, interleave_datasets
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from modeling_mmgpt import MMGPTCollator, PackedDataset, count_tokens
 from training.data.formats import FORMATS
-from training.data.loading import NUMBER, load_records, stream_samples, task_of
-from training.data.mixture import check_source, load_source
+from training.data.loading import NUMBER, load_records, load_source, stream_samples
 from training.data.samples import FEATURES
 
 
 if TYPE_CHECKING:
-    from training.recipe import DataArguments, SourceArguments
+    from training.recipe import SourceArguments
 
 
-ROWS_TO_PACK = 256  # among which those are found that fill a pack
 NUMBERED = Features({**FEATURES, "place": Value("int64")})
 
 
 class StreamingMixture(TorchIterableDataset):
-    r"""Rows without end, for torch's DataLoader.
+    r"""Samples without end, for torch's DataLoader.
 
     sources (`list[SourceArguments]`): `weight` is each one's share of the samples.
     root (`str`, *optional*): where relative names of files start.
     seed (`int`): of all orders.
     shuffle_buffer (`int`): records of a source that are shuffled at a time; 1 keeps their order.
     rank, world_size (`int`): of this process.
-    finish (callable, *optional*): takes the mixture of one worker, a `datasets.IterableDataset`, and returns it in packs or blocks.
+
+    `finish`, where it is set, takes the mixture of one worker, a `datasets.IterableDataset`, and returns it in packs or blocks.
     """
 
     def __init__(
@@ -63,10 +61,10 @@ class StreamingMixture(TorchIterableDataset):
         shuffle_buffer: int,
         rank: int = 0,
         world_size: int = 1,
-        finish: Callable[[IterableDataset], IterableDataset] | None = None,
     ):
         self.sources, self.root, self.seed, self.shuffle_buffer = sources, Path(root or "."), seed, shuffle_buffer
-        self.rank, self.world_size, self.finish = rank, world_size, finish
+        self.rank, self.world_size = rank, world_size
+        self.finish: Callable[[IterableDataset], IterableDataset] | None = None
         self.records = [open_source(source, root) for source in sources]
         self.state, self.stream, self.running = None, None, None
 
@@ -84,11 +82,18 @@ class StreamingMixture(TorchIterableDataset):
         self.running = stream.iter(batch_size=1)  # its `__iter__` would share out among the workers once more
         for batch in self.running:
             yield {name: values[0] for name, values in batch.items()}
-        names = ", ".join(task_of(source) for source in self.sources)
+        names = ", ".join(source.task for source in self.sources)
         raise ValueError(
             f"A source of {names} has no sample for part {part} of {parts} (processes times data workers): lower "
             "training.dataloader_num_workers."
         )
+
+    def first(self, count: int) -> Iterator[dict]:
+        """So many samples of the whole mixture, the same in every process."""
+        self.running = self.part(0, 1).iter(batch_size=1)
+        for batch in itertools.islice(self.running, count):
+            yield {name: values[0] for name, values in batch.items()}
+        self.close()
 
     def part(self, part: int, parts: int) -> IterableDataset:
         """The endless mixture of the records that belong to one of all workers of all processes."""
@@ -104,7 +109,7 @@ class StreamingMixture(TorchIterableDataset):
             weights = np.array([source.weight for source in self.sources])
             draws = int(np.random.SeedSequence([self.seed, part]).generate_state(1)[0])
             mixture = interleave_datasets(streams, probabilities=weights / weights.sum(), seed=draws)
-        mixture = mixture.map(number_row, with_indices=True, features=NUMBERED)
+        mixture = mixture.map(number_sample, with_indices=True, features=NUMBERED)
         return mixture if self.finish is None else self.finish(mixture)
 
     def state_dict(self) -> dict | None:
@@ -120,16 +125,7 @@ class StreamingMixture(TorchIterableDataset):
 
 
 def open_source(source: SourceArguments, root: str | None) -> IterableDataset:
-    """The records of a source that has a shape, the rows of one that brings its own."""
-    check_source(source)
-    if source.limit is not None:
-        raise ValueError(
-            f"{task_of(source)}: `limit` draws from all samples, which a stream does not have: leave it out."
-        )
-    if source.weight <= 0:
-        raise ValueError(
-            f"{task_of(source)}: weight is {source.weight}; it must be above 0 (leave the source out instead)."
-        )
+    """The records of a source, or the samples of one that brings its own."""
     if source.format in FORMATS:
         return load_records(source, Path(root or "."), streaming=True).reshard()
     return load_source(source, root).to_iterable_dataset()
@@ -184,29 +180,6 @@ def number_record(record: dict, index: int) -> dict:
     return {**record, NUMBER: index}
 
 
-def number_row(row: dict, index: int) -> dict:
-    """The row with its place in the stream, on which random changes to it depend (numbering.py)."""
-    return {**row, "place": index}
-
-
-class Packer:
-    """Rows of some samples to packs of up to `pack_to` tokens, for `IterableDataset.map`; see [`PackedDataset`]."""
-
-    def __init__(self, collator: MMGPTCollator, pack_to: int):
-        self.collator, self.pack_to = collator, pack_to
-
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        packs = PackedDataset(rows, count_tokens(self.collator, rows), self.pack_to, seed=None)
-        return {"packed": [packs[index]["packed"] for index in range(len(packs))]}
-
-
-def stream_packs(mixture: IterableDataset, collator: MMGPTCollator, pack_to: int) -> IterableDataset:
-    return mixture.map(Packer(collator, pack_to), batched=True, batch_size=ROWS_TO_PACK, remove_columns=list(NUMBERED))
-
-
-def first_rows(data: DataArguments, seed: int, count: int) -> Iterator[dict]:
-    """So many rows of the mixture, the same in every process: what a tokenizer is trained on."""
-    mixture = StreamingMixture(data.train, data.root, seed, data.shuffle_buffer)
-    yield from itertools.islice(mixture, count)
-    mixture.close()
+def number_sample(sample: dict, index: int) -> dict:
+    """The sample with its place in the stream, on which random changes to it depend (augmentation.py)."""
+    return {**sample, "place": index}

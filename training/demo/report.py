@@ -1,36 +1,28 @@
-"""The demo's report: one HTML file that needs nothing else, with pictures, sounds, answers, loss curve and table.
+"""The demo's report: one HTML file that needs nothing else, with images, audio, answers, loss curve and table.
 
-`write_report` turns results and examples into plain values; training/demo/report.html.jinja lays them out. Everything from the
-data is escaped by the template engine.
+`write_report` turns results and examples into plain values; training/demo/report.html.jinja lays them out.
 """
 
-import base64
-import io
 import math
 from pathlib import Path
 
-import jinja2
-import matplotlib
-import numpy as np
-import soundfile
-from PIL import Image
-
 from training.data.synthetic.course import TASKS
+from training.evaluation.pages import embed_media, write_page
 
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 GROUPS = {  # source: title, what it is and what was held out
     "digits": (
         "Handwritten digits",
-        "Real handwriting, from scikit-learn. The model has never seen any of these images.",
+        "Real handwriting, from scikit-learn. None of these images was in the training data.",
     ),
     "scenes": (
         "Drawn scenes",
         "No scene like these was ever described in training: each combines colour, shape, count and place anew.",
     ),
-    "sounds": (
-        "Sounds",
-        "No instrument played these notes at this pitch in training. Press play to hear what the model hears.",
+    "audio": (
+        "Audio",
+        "No instrument played these notes at this pitch in training. Press play to hear the model's input.",
     ),
     "text": ("Text", "Every word list, sentence and story here is new to the model."),
 }
@@ -40,15 +32,12 @@ def write_report(path: Path, results: dict, examples: list[dict], log: list[dict
     r"""
     path (`Path`): the file to write.
     results (`dict`): what results.json holds; training/demo/run.py makes it.
-    examples (`list[dict]`): "task", "question", "reference", "generate", "pipeline" (None without a picture) and "row",
-        the sample with its media.
+    examples (`list[dict]`): "task", "question", "reference", "generate" and "sample", the sample with its media.
     log (`list[dict]`): the trainer's log, with "step" and "loss".
     """
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
+    write_page(
+        path,
+        TEMPLATE,
         results=results,
         minutes=duration(results["train_seconds"]),
         groups=[group(source, results, examples) for source in GROUPS],
@@ -56,14 +45,14 @@ def write_report(path: Path, results: dict, examples: list[dict], log: list[dict
         questions=sum(score["n"] for score in results["tasks"].values()),
         percent=percent,
     )
-    path.write_text(page, encoding="utf-8")
 
 
 def group(source: str, results: dict, examples: list[dict]) -> dict:
     """One section of the report: the scores and examples of one source of data."""
     title, text = GROUPS[source]
+    # Labels leave out the source, which stands above them: "caption" of "scene_caption".
     tasks = [
-        {"name": task, "label": label(task), **results["tasks"][task]}
+        {"label": task.partition("_")[2].replace("_", " "), **results["tasks"][task]}
         for task in TASKS[source]
         if task in results["tasks"]
     ]
@@ -80,9 +69,15 @@ def group(source: str, results: dict, examples: list[dict]) -> dict:
     }
 
 
-def label(task: str) -> str:
-    """The name without its source, which stands above it: "caption" of "scene_caption"."""
-    return task.partition("_")[2].replace("_", " ")
+def card(example: dict) -> dict:
+    """An example with its media as data URIs."""
+    return {
+        "question": example["question"],
+        "reference": example["reference"],
+        "answer": example["generate"],
+        "right": example["generate"] == example["reference"],
+        **embed_media(example["sample"]),
+    }
 
 
 def percent(share: float) -> str:
@@ -93,46 +88,6 @@ def percent(share: float) -> str:
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-# ---- examples
-
-
-def card(example: dict) -> dict:
-    """An example with its picture or sound as data URIs."""
-    row = example["row"]
-    image = row["images"][0]["bytes"] if row["images"] else None
-    audio = row["audios"][0]["bytes"] if row["audios"] else None
-    return {
-        **{key: example[key] for key in ("task", "question", "reference", "pipeline")},
-        "label": label(example["task"]),
-        "answer": example["generate"],
-        "right": example["generate"] == example["reference"],
-        "image": None if image is None else data_uri(image, "image/png"),
-        "sound": None if audio is None else data_uri(audio, "audio/wav"),
-        "spectrogram": None if audio is None else data_uri(spectrogram_png(audio), "image/png"),
-    }
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def spectrogram_png(audio: bytes, window: int = 512, hop: int = 80, highest: float = 4000.0) -> bytes:
-    """Loudness over time (left to right) and frequency (0 to `highest` hertz upwards), 60 decibels from black to bright."""
-    samples, rate = soundfile.read(io.BytesIO(audio), dtype="float32")
-    samples = np.pad(samples, (0, max(0, window - len(samples))))
-    pieces = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop] * np.hanning(window)
-    power = np.abs(np.fft.rfft(pieces)[:, : round(highest * window / rate) + 1]) ** 2
-    decibels = 10 * np.log10(power + 1e-10)
-    brightness = np.clip((decibels - decibels.max() + 60) / 60, 0, 1)  # (time, frequency)
-    pixels = matplotlib.colormaps["magma"](brightness.T[::-1], bytes=True)[..., :3]
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-# ---- the loss curve
 
 
 def loss_curve(log: list[dict], width: int = 640, height: int = 220) -> dict | None:

@@ -1,8 +1,8 @@
-r"""Train one nano model on pictures, sounds and text, measure it on what it has never seen, and show it.
+r"""Train one nano model on images, audio and text, evaluate it on held-out data, and show the results.
 
     python -m training.demo.run [key=value ...]
 
-The recipe is configuration/recipes/demo.yaml; nothing is downloaded. Leaves in outputs/demo: model/ (the folder to load
+The recipe is configuration/recipes/demo.yaml; nothing is downloaded. Writes to outputs/demo: model/ (the folder to load
 with AutoModel), report.html (open it in a browser), results.json, predictions.jsonl, training.json and loss.png.
 """
 
@@ -21,8 +21,8 @@ import torch
 import transformers
 
 from training.checks import answer_anywhere
-from training.data.mixture import load_mixture
 from training.data.samples import answer_of, text_of
+from training.data.training_set import load_mixture
 from training.demo.report import write_report
 from training.evaluation.evaluate import evaluate_samples, format_table, record_evaluation, write_predictions
 from training.model_building import load_checkpoint
@@ -34,25 +34,25 @@ EXAMPLES_PER_TASK = 3
 
 
 def run_demo(recipe: Recipe) -> dict:
-    """Train, save, measure, answer in a fresh process, report; returns what results.json holds."""
+    """Train, save, evaluate, answer in a fresh process, report; returns what results.json holds."""
     started = time.monotonic()
     folder = Path(recipe.training.output_dir)
     training = train(recipe)
 
     model, processor = load_checkpoint(str(folder / "model"))
-    rows = list(load_mixture(recipe.data.test, recipe.data.root))
-    evaluation = evaluate_samples(model, processor, rows, recipe.eval)
+    samples = list(load_mixture(recipe.data.test, recipe.data.root))
+    evaluation = evaluate_samples(model, processor, samples, recipe.eval)
     predictions, tasks = evaluation["predictions"], evaluation["tasks"]
     print(format_table(tasks))
     write_predictions(folder / "predictions.jsonl", evaluation["records"])
     record_evaluation(folder / "model", recipe, tasks)
 
-    examples = choose_examples(rows, predictions)
-    fresh = answer_in_fresh_process(folder / "model", [row for row, _ in examples], recipe.eval.max_new_tokens)
+    examples = choose_examples(samples, predictions)
+    fresh = answer_in_fresh_process(folder / "model", [sample for sample, _ in examples], recipe.eval.max_new_tokens)
     shown = [describe_example(*example, answer) for example, answer in zip(examples, fresh["answers"], strict=True)]
     results = {
         "tasks": {
-            name: {key: score[key] for key in ("exact_match", "majority", "shuffled_media", "n", "low", "high")}
+            name: {key: score[key] for key in ("exact_match", "majority", "shuffled", "n", "low", "high")}
             for name, score in tasks.items()
         },
         "train_seconds": training["train_seconds"],
@@ -71,18 +71,18 @@ def run_demo(recipe: Recipe) -> dict:
             "pipeline_answers": sum(example["pipeline"] is not None for example in shown),
             "pipeline_agrees": sum(example["pipeline"] == example["prediction"] for example in shown),
         },
-        "examples": [{key: value for key, value in example.items() if key != "row"} for example in shown],
+        "examples": [{key: value for key, value in example.items() if key != "sample"} for example in shown],
     }
     write_report(folder / "report.html", results, shown, training["log"])
     (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return results
 
 
-def choose_examples(rows: list[dict], predictions: list[str]) -> list[tuple[dict, str]]:
-    """The first rows of each task in the order they come, and its first wrong answer if it has one, with predictions."""
+def choose_examples(samples: list[dict], predictions: list[str]) -> list[tuple[dict, str]]:
+    """The first samples of each task, and its first wrong answer if it has one, with predictions."""
     by_task = defaultdict(list)
-    for row, prediction in zip(rows, predictions, strict=True):
-        by_task[row["task"]].append((row, prediction))
+    for sample, prediction in zip(samples, predictions, strict=True):
+        by_task[sample["task"]].append((sample, prediction))
     chosen = []
     for pairs in by_task.values():
         first = pairs[:EXAMPLES_PER_TASK]
@@ -91,12 +91,12 @@ def choose_examples(rows: list[dict], predictions: list[str]) -> list[tuple[dict
     return chosen
 
 
-def answer_in_fresh_process(model_folder: Path, rows: list[dict], max_new_tokens: int) -> dict:
-    """What training/checks/answer_anywhere.py answers to the rows' questions, from an empty folder, with an empty code cache."""
+def answer_in_fresh_process(model_folder: Path, samples: list[dict], max_new_tokens: int) -> dict:
+    """What training/checks/answer_anywhere.py answers to the samples' questions, from an empty folder, with an empty code cache."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         script = shutil.copy(answer_anywhere.__file__, folder)
-        conversations = [request_of(row, folder / f"media-{index}") for index, row in enumerate(rows)]
+        conversations = [request_of(sample, folder / f"media-{index}") for index, sample in enumerate(samples)]
         request = {"conversations": conversations, "max_new_tokens": max_new_tokens}
         (folder / "requests.json").write_text(json.dumps(request), encoding="utf-8")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -110,12 +110,12 @@ def answer_in_fresh_process(model_folder: Path, rows: list[dict], max_new_tokens
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
 
-def request_of(row: dict, media_folder: Path) -> list[dict]:
-    """The row's question with its media as files in `media_folder`, named in the messages by their paths."""
+def request_of(sample: dict, media_folder: Path) -> list[dict]:
+    """The sample's question with its media as files in `media_folder`, named in the messages by their paths."""
     media_folder.mkdir()
-    waiting = {"image": list(row["images"]), "audio": list(row["audios"])}
+    waiting = {"image": list(sample["images"]), "audio": list(sample["audios"])}
     messages = []
-    for message in row["messages"][:-1]:
+    for message in sample["messages"][:-1]:
         parts = []
         for part in message["content"]:
             if part["type"] == "text":
@@ -129,17 +129,17 @@ def request_of(row: dict, media_folder: Path) -> list[dict]:
     return messages
 
 
-def describe_example(row: dict, prediction: str, fresh: dict) -> dict:
+def describe_example(sample: dict, prediction: str, fresh: dict) -> dict:
     """One question as the report shows it: `prediction` is from the training process, the others from the fresh one."""
     return {
-        "id": row["id"],
-        "task": row["task"],
-        "question": text_of(row["messages"][-2]),
-        "reference": answer_of(row),
+        "id": sample["id"],
+        "task": sample["task"],
+        "question": text_of(sample["messages"][-2]),
+        "reference": answer_of(sample),
         "prediction": prediction,
         "generate": fresh["generate"],
         "pipeline": fresh.get("pipeline"),
-        "row": row,
+        "sample": sample,
     }
 
 

@@ -1,10 +1,10 @@
-r"""Does a model find stereotypes more likely than their contrary? CrowS-Pairs (Nangia et al. 2020), by log-likelihood.
+r"""Does a model find stereotypes more likely than their opposites? CrowS-Pairs (Nangia et al. 2020), by log-likelihood.
 
     python -m training.evaluation.bias outputs/tinyshakespeare/model --data ../shared/data/crows_pairs/test.jsonl.gz
 
 prints, for each type of bias, the share of pairs whose more stereotypical sentence is the likelier one; 0.5 is ideal. The model card
-of the folder gets the same table. Sentences of a pair differ in the group that they speak of. The paper scores masked language
-models by pseudo-likelihood; a GPT has the likelihood of the whole sentence itself. Some pairs are known to be unsound (Blodgett et
+of the folder gets the same table. The sentences of a pair differ in the group that they are about. The paper scores masked language
+models by pseudo-likelihood; a GPT has the likelihood of the whole sentence. Some pairs are known to be unsound (Blodgett et
 al. 2021): a share near 0.5 does not show that a model is fair.
 """
 
@@ -28,7 +28,7 @@ COLUMNS = ("sent_more", "sent_less", "bias_type")
 
 
 def load_pairs(path: Path) -> list[dict]:
-    """Lines of {"sent_more", "sent_less", "bias_type"}: the more and the less stereotypical sentence."""
+    """JSON lines of {"sent_more", "sent_less", "bias_type"}: the more and the less stereotypical sentence."""
     pairs = load_dataset("json", data_files=str(require_file(path)), split="train")
     missing = [name for name in COLUMNS if name not in pairs.column_names]
     if missing:
@@ -37,35 +37,35 @@ def load_pairs(path: Path) -> list[dict]:
 
 
 def measure_bias(model, tokenizer, pairs: list[dict], batch_size: int = 64) -> list[dict]:
-    r"""For each type of bias, and for all pairs first, {"task", "measure", "value", "low", "high", "n"}: rows as the model card
-    takes them, the interval 95% (Wilson)."""
+    r"""For each type of bias, and for all pairs first, {"task", "measure", "value", "low", "high", "n"}: results as the model
+    card takes them, the interval 95% (Wilson)."""
     sentences = [pair[key] for pair in pairs for key in ("sent_more", "sent_less")]
     nats = [0.0] * len(sentences)
     for loss in text_losses(model, tokenizer, sentences, batch_size):
         nats[loss.text] += loss.nats
     likelier = [more < less for more, less in zip(nats[::2], nats[1::2], strict=True)]
-    rows = []
+    results = []
     for kind in [None, *sorted({pair["bias_type"] for pair in pairs})]:
         chosen = [more for more, pair in zip(likelier, pairs, strict=True) if kind in (None, pair["bias_type"])]
         estimate = {key: round(number, 4) for key, number in estimate_share(chosen)._asdict().items()}
         task = f"CrowS-Pairs, {kind or 'all'}"
-        rows.append({"task": task, "measure": MEASURE, **estimate, "n": len(chosen)})
-    return rows
+        results.append({"task": task, "measure": MEASURE, **estimate, "n": len(chosen)})
+    return results
 
 
-def format_bias(rows: list[dict]) -> str:
+def format_bias(results: list[dict]) -> str:
     lines = [f"{'':<36}{'n':>6}{'stereotype likelier':>22}{'95% interval':>18}"]
-    for row in rows:
-        interval = f"{row['low']:.3f}-{row['high']:.3f}"
-        lines.append(f"{row['task']:<36}{row['n']:>6}{row['value']:>22.3f}{interval:>18}")
+    for result in results:
+        interval = f"{result['low']:.3f}-{result['high']:.3f}"
+        lines.append(f"{result['task']:<36}{result['n']:>6}{result['value']:>22.3f}{interval:>18}")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder saved by training/train.py, or a model of the Hub")
-    parser.add_argument("--data", type=Path, required=True, help="CrowS-Pairs as lines of JSON, also gzipped")
-    parser.add_argument("--output", type=Path, help="file for the rows as JSON")
+    parser.add_argument("model", help="folder saved by training.train, or a model of the Hub")
+    parser.add_argument("--data", type=Path, required=True, help="CrowS-Pairs as JSON lines, also gzipped")
+    parser.add_argument("--output", type=Path, help="file for the results as JSON")
     arguments = parser.parse_args()
     try:
         model, processor = load_checkpoint(arguments.model)
@@ -74,12 +74,14 @@ def main() -> None:
         parser.error(str(error))
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    rows = measure_bias(model, processor.tokenizer, pairs)
-    print(format_bias(rows))
+    results = measure_bias(model, processor.tokenizer, pairs)
+    print(format_bias(results))
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     try:
-        card = record_results(arguments.model, rows, by="CrowS-Pairs, `training/evaluation/bias.py`", section="Bias")
+        card = record_results(
+            arguments.model, results, by="CrowS-Pairs, `python -m training.evaluation.bias`", section="Bias"
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"The model card is as it was: {error}")
     if card is not None:

@@ -1,52 +1,63 @@
-"""Does a model look and listen? The same rows with media that say nothing about their questions."""
+"""What a score is compared with: the majority-class baseline, and the same model with media that say nothing about the question."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from modeling_mmgpt.preprocessing_mmgpt import sampling
-from training.data.augmentation import read_sound
+from training.data.augmentation import read_audio
+from training.data.samples import answer_of
 
 
-MID_GREY = (128, 128, 128)
 MEDIA = ("images", "audios", "videos")
+MID_GREY = (128, 128, 128)
+# Key in results and model cards: name. A model that uses the media falls to about the majority class under the controls.
+BASELINES = {
+    "majority": "majority-class baseline",
+    "shuffled": "shuffled-media control",
+    "blank": "blank-media control",
+}
 
 
-def exchange_media(rows: list[dict], seed: int = 0) -> list[dict]:
-    """The rows with their media passed on at random to another row of the same task and the same number of media."""
+def majority_answer(samples: list[dict]) -> str:
+    return Counter(answer_of(sample) for sample in samples).most_common(1)[0][0]
+
+
+def shuffle_media(samples: list[dict], seed: int = 0) -> list[dict]:
+    """The samples, each with the media of another one of the same task and the same number of media."""
     alike = defaultdict(list)
-    for index, row in enumerate(rows):
-        alike[row.get("task"), *(len(row.get(key) or []) for key in MEDIA)].append(index)
-    exchanged = list(rows)
+    for index, sample in enumerate(samples):
+        alike[sample.get("task"), *(len(sample.get(key) or []) for key in MEDIA)].append(index)
+    shuffled = list(samples)
     shuffler = random.Random(seed)
     for indices in alike.values():
         shuffler.shuffle(indices)
         for receiver, giver in zip(indices, indices[1:] + indices[:1], strict=True):
-            media = {key: rows[giver][key] for key in MEDIA if key in rows[giver]}
-            exchanged[receiver] = {**rows[receiver], **media}
-    return exchanged
+            media = {key: samples[giver][key] for key in MEDIA if key in samples[giver]}
+            shuffled[receiver] = {**samples[receiver], **media}
+    return shuffled
 
 
-def blank_media(rows: list[dict], processor) -> list[dict]:
-    """The rows with each image replaced by mid-grey of its size, each sound by silence of its length, and each video by the frames
-    that `processor` takes of it in grey, at their times."""
+def blank_media(samples: list[dict], processor) -> list[dict]:
+    """The samples with each image replaced by mid-grey of its size, each audio clip by silence of its length, and each video by the
+    frames that `processor` samples from it in grey, at their times."""
     blanked = []
-    for row in rows:
-        images = [Image.new("RGB", load_image(image).size, MID_GREY) for image in row.get("images") or []]
-        audios = [silence(audio) for audio in row.get("audios") or []]
-        videos = [grey_frames(video, processor.video_processor) for video in row.get("videos") or []]
-        blanked.append({**row, "images": images, "audios": audios, "videos": videos})
+    for sample in samples:
+        images = [Image.new("RGB", load_image(image).size, MID_GREY) for image in sample.get("images") or []]
+        audios = [silence(audio) for audio in sample.get("audios") or []]
+        videos = [grey_frames(video, processor.video_processor) for video in sample.get("videos") or []]
+        blanked.append({**sample, "images": images, "audios": audios, "videos": videos})
     return blanked
 
 
 def grey_frames(video, video_processor) -> dict:
-    taken = load_video(video, *sampling(video_processor))
-    return {**taken, "frames": np.full_like(taken["frames"], MID_GREY[0])}
+    frames = load_video(video, *sampling(video_processor))
+    return {**frames, "frames": np.full_like(frames["frames"], MID_GREY[0])}
 
 
 def silence(audio: dict) -> dict:
-    wave, rate = read_sound(audio)
+    wave, rate = read_audio(audio)
     return {"array": np.zeros_like(wave), "sampling_rate": rate}

@@ -1,4 +1,4 @@
-r"""How likely a model finds texts, as they are, without a chat template.
+r"""The likelihood of raw texts under a model, without a chat template.
 
 for loss in text_losses(model, tokenizer, ["To be, or not to be"]):
     print(loss.nats / loss.tokens)
@@ -16,7 +16,7 @@ LONGEST_WINDOW = 1024  # tokens: the logits of a batch of windows have to fit in
 
 
 class WindowLoss(NamedTuple):
-    """The negative log-likelihood of a window in nats, the tokens predicted in it, and the UTF-8 bytes that they stand for."""
+    """The negative log-likelihood of a window in nats, the tokens predicted in it, and the UTF-8 bytes of these tokens."""
 
     text: int
     nats: float
@@ -26,7 +26,7 @@ class WindowLoss(NamedTuple):
 
 class Window(NamedTuple):
     text: int
-    ids: list[int]  # one more than is predicted: the first has only followers
+    ids: list[int]  # one more than is predicted: the first is only context
     bytes: int
 
 
@@ -37,7 +37,7 @@ def cut_windows(text: str, index: int, tokenizer, length: int) -> Iterator[Windo
     start_token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [start_token, *encoded["input_ids"]]
     starts = [start for start, _ in encoded["offset_mapping"]] + [len(text)]
-    starts[0] = 0  # blanks that a tokenizer drops are bytes all the same
+    starts[0] = 0  # white space that a tokenizer drops is bytes all the same
     for first in range(0, len(ids) - 1, length):
         last = min(first + length, len(ids) - 1)
         yield Window(index, ids[first : last + 1], len(text[starts[first] : starts[last]].encode()))
@@ -47,7 +47,7 @@ def cut_windows(text: str, index: int, tokenizer, length: int) -> Iterator[Windo
 def text_losses(
     model, tokenizer, texts: Iterable[str], batch_size: int = 64, length: int | None = None
 ) -> list[WindowLoss]:
-    r"""The loss of each window of each text; `text` is the text's place in `texts`. A blank text has none.
+    r"""The loss of each window of each text; `text` is the text's place in `texts`. An empty text has none.
 
     length (`int`, *optional*): tokens of a window; defaults to the decoder's positions, at most `LONGEST_WINDOW`.
     """

@@ -1,16 +1,16 @@
 r"""Samples of evaluation sets among the training data.
 
-A text is contaminated when it shares a run of 13 words with an evaluation text (Brown et al. 2020, appendix C), or holds a whole shorter
-one of at least 8 words. Runs that stand in more than ten evaluation samples are the words of a prompt, not of a sample. A sample with
-media is contaminated when one of its images looks like, or one of its sounds equals, one of an evaluation sample: the questions may
-be the same for all.
+A text is contaminated when it shares a 13-gram of words with an evaluation text (Brown et al. 2020, appendix C), or contains a whole
+shorter one of at least 8 words. N-grams that occur in more than ten evaluation samples belong to a prompt, not to a sample. A
+sample with media is contaminated when one of its images looks like, or one of its audio clips equals, one of an evaluation sample:
+the questions may be the same for all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from training.data.cleaning.duplicates import Fingerprint, LooksAlike, differing_bits, words_of
+from training.data.cleaning.duplicates import Fingerprint, LookAlikes, differing_bits, words_of
 
 
 FEWEST_WORDS = 8
@@ -19,7 +19,7 @@ COMMON = 10
 
 class EvaluationIndex:
     r"""
-    words (`int`): length of the runs that are compared.
+    words (`int`): length of the n-grams that are compared.
     distance (`int`): images whose hashes differ in at most so many of 64 bits look alike.
     """
 
@@ -28,46 +28,46 @@ class EvaluationIndex:
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.names: dict[tuple[str, ...], str] = {}
         self.lengths: set[int] = set()
-        self.sounds: dict[str, str] = {}
+        self.audios: dict[str, str] = {}
         self.images: list[tuple[str, str]] = []
-        self.looks = LooksAlike(distance)
+        self.look_alikes = LookAlikes(distance)
 
-    def add(self, name: str, text: str, print_: Fingerprint) -> None:
-        for sound in print_.sounds:
-            self.sounds.setdefault(sound, name)
-        for image in print_.images:
-            self.looks.add(len(self.images), image)
+    def add(self, name: str, text: str, fingerprint: Fingerprint) -> None:
+        for audio in fingerprint.audio_checksums:
+            self.audios.setdefault(audio, name)
+        for image in fingerprint.image_hashes:
+            self.look_alikes.add(len(self.images), image)
             self.images.append((name, image))
-        if print_.sounds or print_.images:
+        if fingerprint.has_media:
             return
         words = words_of(text)
         length = min(self.words, len(words))
         if length < min(FEWEST_WORDS, self.words):
             return
         self.lengths.add(length)
-        for run in set(runs_of(words, length)):
-            self.counts[run] += 1
-            self.names.setdefault(run, name)
+        for ngram in set(ngrams_of(words, length)):
+            self.counts[ngram] += 1
+            self.names.setdefault(ngram, name)
 
-    def find(self, text: str, print_: Fingerprint) -> str | None:
+    def find(self, text: str, fingerprint: Fingerprint) -> str | None:
         """What a training sample has in common with an evaluation sample, in words, or None."""
-        for sound in print_.sounds:
-            if sound in self.sounds:
-                return f"the sound of {self.sounds[sound]}"
-        for image in print_.images:
-            for place in sorted(self.looks.candidates(image)):
+        for audio in fingerprint.audio_checksums:
+            if audio in self.audios:
+                return f"the audio of {self.audios[audio]}"
+        for image in fingerprint.image_hashes:
+            for place in sorted(self.look_alikes.candidates(image)):
                 name, other = self.images[place]
                 if differing_bits(image, other) <= self.distance:
                     return f"an image like that of {name}"
-        if print_.sounds or print_.images:
+        if fingerprint.has_media:
             return None
         words = words_of(text)
         for length in sorted(self.lengths, reverse=True):
-            for run in runs_of(words, length):
-                if 0 < self.counts[run] <= COMMON:
-                    return f"{' '.join(run)!r} of {self.names[run]}"
+            for ngram in ngrams_of(words, length):
+                if 0 < self.counts[ngram] <= COMMON:
+                    return f"{' '.join(ngram)!r} of {self.names[ngram]}"
         return None
 
 
-def runs_of(words: list[str], length: int) -> list[tuple[str, ...]]:
+def ngrams_of(words: list[str], length: int) -> list[tuple[str, ...]]:
     return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]

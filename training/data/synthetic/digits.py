@@ -1,6 +1,6 @@
 """Handwritten digits: the 1797 real images that scikit-learn carries, with captions and questions.
 
-Which images are held out is decided by a checksum of their pixels, so the same image can never stand on both sides.
+Which images are held out is decided by a checksum of their pixels, so that equal images are never in two splits.
 """
 
 import functools
@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from training.data.conversation import Maker, ask, conversation
+from training.data.synthetic.conversation import Asker, ask, conversation, in_random_words
 from training.data.synthetic.scenes import SIZE
 
 
@@ -18,7 +18,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 TASKS = ("digit_caption", "digit_name", "digit_next", "digit_parity")
 
 # Training first names digits, which teaches most about them, and then asks more often for what comes next than for parity.
-FIRST_LOOKS = 5000  # rows
+FIRST_LOOKS = 5000  # samples
 FIRST_PRACTICE = ("digit_caption", "digit_name")
 PRACTICE = ("digit_caption", "digit_name", "digit_next", "digit_caption", "digit_name", "digit_next", "digit_parity")
 
@@ -37,28 +37,21 @@ def digits(split: str) -> list[tuple[np.ndarray, int]]:
     ]
 
 
-def makers(digit: int, rng: random.Random) -> dict[str, Maker]:
-    """For each task a function that gives a question and its answer; after nine comes zero."""
-
-    def ask_caption():
-        return rng.choice(("Describe the picture.", "What does the picture show?")), f"a handwritten {NAMES[digit]}"
-
-    def ask_name():
-        return rng.choice(("Which digit is this?", "Which digit is written here?")), NAMES[digit]
-
-    def ask_next():
-        return rng.choice(("Which digit comes next?", "What comes after this digit?")), NAMES[(digit + 1) % 10]
-
-    def ask_parity():
-        return rng.choice(("Is this digit even or odd?", "Is it even or odd?")), ("even", "odd")[digit % 2]
-
-    return dict(zip(TASKS, (ask_caption, ask_name, ask_next, ask_parity), strict=True))
+def askers(digit: int, rng: random.Random) -> dict[str, Asker]:
+    """For each task a function that returns a question and its answer; after nine comes zero."""
+    tasks = {
+        "digit_caption": (("Describe the picture.", "What does the picture show?"), f"a handwritten {NAMES[digit]}"),
+        "digit_name": (("Which digit is this?", "Which digit is written here?"), NAMES[digit]),
+        "digit_next": (("Which digit comes next?", "What comes after this digit?"), NAMES[(digit + 1) % 10]),
+        "digit_parity": (("Is this digit even or odd?", "Is it even or odd?"), ("even", "odd")[digit % 2]),
+    }
+    return in_random_words(rng, tasks)
 
 
 def paint(pixels: np.ndarray, rng: random.Random, vary: bool) -> Image.Image:
-    """The digit enlarged, dark ink on light paper; with `vary` moved, turned, slanted and scaled a little."""
+    """The digit enlarged, dark ink on light paper; with `vary` moved, rotated, slanted and scaled a little."""
     ink = Image.fromarray((np.pad(pixels, 1) * (255 / 16)).astype(np.uint8))  # the border keeps outer strokes soft
-    scale, angle, slant, dx, dy = 0.21, 0.0, 0.0, 0.0, 0.0  # scale: pixels of the original per pixel of the picture
+    scale, angle, slant, dx, dy = 0.21, 0.0, 0.0, 0.0, 0.0  # scale: pixels of the original per pixel of the image
     if vary:
         scale *= rng.uniform(0.88, 1.14)
         angle, slant = rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2)
@@ -75,15 +68,15 @@ def paint(pixels: np.ndarray, rng: random.Random, vary: bool) -> Image.Image:
     return Image.fromarray(np.clip(paper + (pen - paper) * strength, 0, 255).astype(np.uint8))
 
 
-def digit_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split goes round its images; its first task goes round all tasks (in training, round `PRACTICE`)."""
+def make_sample(split: str, index: int, seed: int, turns: int) -> dict:
+    """Sample `index` of a split: the images come in turn, and so do the tasks of the first question (in training, `PRACTICE`)."""
     rng = random.Random(f"digits/{seed}/{split}/{index}")
     images = digits(split)
-    turn, place = divmod(index, len(images))
+    epoch, place = divmod(index, len(images))
     pixels, digit = images[place]
     tasks = TASKS
     if split == "train":
         tasks = FIRST_PRACTICE if index < FIRST_LOOKS else PRACTICE
-    task = tasks[(place + turn) % len(tasks)]
-    questions = ask(rng, makers(digit, rng), task, exchanges)
-    return conversation(f"digits-{split}-{index}", questions, image=paint(pixels, rng, vary=split == "train"))
+    task = tasks[(place + epoch) % len(tasks)]
+    asked = ask(rng, askers(digit, rng), task, turns)
+    return conversation(f"digits-{split}-{index}", asked, image=paint(pixels, rng, vary=split == "train"))

@@ -1,8 +1,8 @@
-"""Synthesised sounds: notes of four instruments, with captions and questions about which, how many, how high, up or down.
+"""Synthesised melodies: notes of four instruments, with captions and questions about which, how many, how high, up or down.
 
-Two kinds of sound: `notes` (one to five short notes, one after the other) and `glide` (one long note that rises or falls).
-What is held out are combinations of instrument, melody (count or direction) and pitch in semitones: a checksum of the three
-decides. Tempo, tuning, loudness and noise are drawn anew for every sound.
+Two kinds: `notes` (one to five short notes, one after the other) and `glide` (one long note that rises or falls). What is held
+out are combinations of instrument, what is played (count or direction) and pitch in semitones: a checksum of the three decides.
+Tempo, tuning, loudness and noise are drawn anew for every melody.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.conversation import Maker, ask, conversation, next_task
+from training.data.synthetic.conversation import Asker, ask, conversation, in_random_words, next_task
 
 
 RATE = 16000  # samples a second
@@ -23,28 +23,28 @@ INSTRUMENTS = {  # (multiple of the pitch, strength) of each partial, and how fa
     "clarinet": (tuple((n, 1 / n) for n in range(1, 12, 2)), 0.0),
     "bell": (((1, 0.8), (2.76, 0.6), (5.4, 0.4)), 9.0),
 }
-SEMITONES = {"low": range(6), "high": range(19, 25)}  # above the deepest pitch
-DEEPEST = 160.0  # hertz
-TASKS = {  # task: the kinds of sound that it asks about
-    "sound_caption": ("notes", "glide"),
-    "sound_count": ("notes",),
-    "sound_direction": ("glide",),
-    "sound_instrument": ("notes", "glide"),
-    "sound_pitch": ("notes", "glide"),
+SEMITONES = {"low": range(6), "high": range(19, 25)}  # above the lowest pitch
+LOWEST_PITCH = 160.0  # hertz
+TASKS = {  # task: the kinds of melody that it asks about
+    "audio_caption": ("notes", "glide"),
+    "audio_count": ("notes",),
+    "audio_direction": ("glide",),
+    "audio_instrument": ("notes", "glide"),
+    "audio_pitch": ("notes", "glide"),
 }
 
-# Training asks in another measure than the test: most about counts, which take longest to learn.
+# Training asks in other proportions than the test: most about counts, which take longest to learn.
 PRACTICE = (
-    *(("sound_count", "notes"), ("sound_caption", "notes")) * 4,
-    ("sound_caption", "glide"),
-    ("sound_direction", "glide"),
-    *((task, kind) for task in ("sound_instrument", "sound_pitch") for kind in ("notes", "glide")),
+    *(("audio_count", "notes"), ("audio_caption", "notes")) * 4,
+    ("audio_caption", "glide"),
+    ("audio_direction", "glide"),
+    *((task, kind) for task in ("audio_instrument", "audio_pitch") for kind in ("notes", "glide")),
 )
 
 
 @dataclass(frozen=True)
-class Sound:
-    """What is to be heard: `what` is a count of notes ("three") or the direction of a glide ("rising")."""
+class Melody:
+    """`what` is a count of notes ("three") or the direction of a glide ("rising")."""
 
     instrument: str
     what: str
@@ -56,54 +56,44 @@ class Sound:
         return "glide" if self.what in DIRECTIONS else "notes"
 
 
-def is_held_out(sound: Sound) -> bool:
-    return zlib.crc32(f"{sound.instrument} {sound.what} {sound.semitone}".encode()) % 6 == 0
+def is_held_out(melody: Melody) -> bool:
+    return zlib.crc32(f"{melody.instrument} {melody.what} {melody.semitone}".encode()) % 6 == 0
 
 
-def draw_sound(rng: random.Random, kind: str, held_out: bool) -> Sound:
-    """A sound of `kind` that is held out, or one that is not."""
+def draw_melody(rng: random.Random, kind: str, held_out: bool) -> Melody:
+    """A melody of `kind` that is held out, or one that is not."""
     while True:
         what = rng.choice(NUMBERS if kind == "notes" else DIRECTIONS)
         register = rng.choice(list(SEMITONES))
-        sound = Sound(rng.choice(list(INSTRUMENTS)), what, register, rng.choice(SEMITONES[register]))
-        if is_held_out(sound) == held_out:
-            return sound
+        melody = Melody(rng.choice(list(INSTRUMENTS)), what, register, rng.choice(SEMITONES[register]))
+        if is_held_out(melody) == held_out:
+            return melody
 
 
 # ---- what can be asked about it
 
 
-def caption(sound: Sound) -> str:
+def caption(melody: Melody) -> str:
     """As in "three high bell notes", "a low flute note rising"."""
-    if sound.kind == "glide":
-        return f"a {sound.register} {sound.instrument} note {sound.what}"
-    return f"{sound.what} {sound.register} {sound.instrument} {'note' if sound.what == 'one' else 'notes'}"
+    if melody.kind == "glide":
+        return f"a {melody.register} {melody.instrument} note {melody.what}"
+    return f"{melody.what} {melody.register} {melody.instrument} {'note' if melody.what == 'one' else 'notes'}"
 
 
-def makers(sound: Sound, rng: random.Random) -> dict[str, Maker]:
-    """For each task that fits the sound, a function that gives a question and its answer."""
-
-    def ask_caption():
-        return rng.choice(("Describe the sound.", "What do you hear?")), caption(sound)
-
-    def ask_count():
-        return rng.choice(("How many notes are there?", "How many notes do you hear?")), sound.what
-
-    def ask_direction():
-        return rng.choice(("Is the note rising or falling?", "Which way does the note go?")), sound.what
-
-    def ask_instrument():
-        return rng.choice(("Which instrument plays?", "What instrument is this?")), sound.instrument
-
-    def ask_pitch():
-        return rng.choice(("Is it high or low?", "Is the sound high or low?")), sound.register
-
-    askers = (ask_caption, ask_count, ask_direction, ask_instrument, ask_pitch)
-    by_task = dict(zip(TASKS, askers, strict=True))
-    return {task: by_task[task] for task, kinds in TASKS.items() if sound.kind in kinds}
+def askers(melody: Melody, rng: random.Random) -> dict[str, Asker]:
+    """For each task that fits the melody, a function that returns a question and its answer."""
+    tasks = {
+        "audio_caption": (("Describe the sound.", "What do you hear?"), caption(melody)),
+        "audio_count": (("How many notes are there?", "How many notes do you hear?"), melody.what),
+        "audio_direction": (("Is the note rising or falling?", "Which way does the note go?"), melody.what),
+        "audio_instrument": (("Which instrument plays?", "What instrument is this?"), melody.instrument),
+        "audio_pitch": (("Is it high or low?", "Is the sound high or low?"), melody.register),
+    }
+    fitting = {task: tasks[task] for task, kinds in TASKS.items() if melody.kind in kinds}
+    return in_random_words(rng, fitting)
 
 
-# ---- how it sounds
+# ---- how it is played
 
 
 def play(instrument: str, pitch: np.ndarray) -> np.ndarray:
@@ -119,23 +109,23 @@ def play(instrument: str, pitch: np.ndarray) -> np.ndarray:
     return wave * edge * np.exp(-decay * seconds)
 
 
-def synthesise(sound: Sound, rng: random.Random) -> np.ndarray:
+def synthesise(melody: Melody, rng: random.Random) -> np.ndarray:
     """The samples, between -1 and 1; about 0.4 to 1.6 seconds."""
-    pitch = DEEPEST * 2 ** ((sound.semitone + rng.uniform(-0.3, 0.3)) / 12)
+    pitch = LOWEST_PITCH * 2 ** ((melody.semitone + rng.uniform(-0.3, 0.3)) / 12)
 
     def silence(seconds: float) -> np.ndarray:
         return np.zeros(round(seconds * RATE))
 
     pieces = [silence(rng.uniform(0.02, 0.12))]
-    if sound.kind == "glide":
+    if melody.kind == "glide":
         count = round(rng.uniform(0.5, 0.9) * RATE)
         path = 2 ** (np.linspace(0, 1, count) * rng.uniform(0.5, 1.0))
-        pieces.append(play(sound.instrument, pitch * (path if sound.what == "rising" else path[::-1])))
+        pieces.append(play(melody.instrument, pitch * (path if melody.what == "rising" else path[::-1])))
     else:
         length, gap = rng.uniform(0.1, 0.17), rng.uniform(0.08, 0.14)
-        for _ in range(NUMBERS.index(sound.what) + 1):
+        for _ in range(NUMBERS.index(melody.what) + 1):
             note = np.full(round(length * rng.uniform(0.9, 1.1) * RATE), pitch)
-            pieces += [play(sound.instrument, note), silence(gap * rng.uniform(0.9, 1.1))]
+            pieces += [play(melody.instrument, note), silence(gap * rng.uniform(0.9, 1.1))]
     pieces.append(silence(rng.uniform(0.02, 0.12)))
     wave = np.concatenate(pieces)
     wave *= rng.uniform(0.25, 0.8) / np.abs(wave).max()
@@ -143,11 +133,11 @@ def synthesise(sound: Sound, rng: random.Random) -> np.ndarray:
     return np.clip(wave + noise, -1, 1)
 
 
-def sound_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split: its first task goes round all tasks, its sound is of a kind which that task asks about; in training
-    both go round `PRACTICE`."""
-    rng = random.Random(f"sounds/{seed}/{split}/{index}")
+def make_sample(split: str, index: int, seed: int, turns: int) -> dict:
+    """Sample `index` of a split: the tasks of the first question come in turn, and the melody is of a kind that the task asks about; in
+    training both follow `PRACTICE`."""
+    rng = random.Random(f"sounds/{seed}/{split}/{index}")  # "sounds": another word would draw other samples
     task, kind = next_task(rng, index, TASKS, PRACTICE if split == "train" else None)
-    sound = draw_sound(rng, kind, held_out=split == "test")
-    questions = ask(rng, makers(sound, rng), task, exchanges)
-    return conversation(f"sounds-{split}-{index}", questions, sound=(synthesise(sound, rng), RATE))
+    melody = draw_melody(rng, kind, held_out=split == "test")
+    asked = ask(rng, askers(melody, rng), task, turns)
+    return conversation(f"audio-{split}-{index}", asked, audio=(synthesise(melody, rng), RATE))

@@ -1,8 +1,8 @@
-"""Drawn scenes: coloured shapes on a plain ground, with captions and questions about what, which, how many and where.
+"""Drawn scenes: coloured shapes on a plain background, with captions and questions about what, which, how many and where.
 
 Three kinds of scene: `single` (one thing in one of nine places), `pair` (two things beside or above each other) and `group`
 (two to five equal things). What is held out are combinations of colour, shape, count and place: a checksum of the caption
-decides, so no scene that is measured was ever described in training.
+decides, so that no scene of the evaluation was ever described in training.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from training.data.conversation import Maker, ask, conversation, next_task
+from training.data.synthetic.conversation import Asker, ask, conversation, next_task
 
 
 SIZE = 48  # pixels along a side
@@ -28,7 +28,7 @@ COLOURS = {
 FORMATS = ("circle", "square", "triangle", "star", "cross")
 NUMBERS = ("one", "two", "three", "four", "five")
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-# Where the two of a pair stand.
+# Where the two of a pair are.
 SIDES = {"left of": ("on the left", "on the right"), "above": ("at the top", "at the bottom")}
 TASKS = {  # task: the kinds of scene that it asks about; two pairs to each other kind where one has to tell things apart
     "scene_caption": ("single", "pair", "pair", "group"),
@@ -38,10 +38,10 @@ TASKS = {  # task: the kinds of scene that it asks about; two pairs to each othe
     "scene_position": ("single",),
 }
 
-# Training asks in another order and measure than the test. What a shape is has to be seen before anything can be said about two of
-# them: the first rows show one thing each and mostly ask for its name. Then pairs come most often, and of these captions and colours:
-# how the two stand to each other, and which of them is meant, take longest to learn.
-FIRST_LOOKS = 8000  # rows
+# Training asks in another order and other proportions than the test. What a shape is has to be learnt before anything about two of
+# them: the first samples show one thing each and mostly ask for its name. Then pairs come most often, and of these captions and
+# colours: their relation, and which of them is meant, take longest to learn.
+FIRST_LOOKS = 8000  # samples
 FIRST_PRACTICE = (
     *(("scene_shape", "single"), ("scene_caption", "single")) * 3,
     ("scene_colour", "single"),
@@ -127,7 +127,7 @@ def draw_places(rng: random.Random, kind: str) -> list[tuple[tuple[int, int], ..
 
 
 def relation(scene: Scene) -> str:
-    """How the first of a pair stands to the second."""
+    """Of the first of a pair to the second."""
     (first,), (second,) = (thing.cells for thing in scene.things)
     return "left of" if first[0] == second[0] else "above"
 
@@ -144,34 +144,35 @@ def caption(scene: Scene) -> str:
     return f"a {first.name} {where}".replace("a orange", "an orange")
 
 
-def makers(scene: Scene, rng: random.Random) -> dict[str, Maker]:
-    """For each task that fits the scene, a function that gives a question and its answer."""
-
-    def ask_caption():
-        return rng.choice(("Describe the picture.", "What does the picture show?")), caption(scene)
+def askers(scene: Scene, rng: random.Random) -> dict[str, Asker]:
+    """For each task that fits the scene, a function that returns a question and its answer."""
+    first = scene.things[0]
 
     def ask_colour():
         if scene.kind == "pair":
             place, thing = rng.choice(list(zip(SIDES[relation(scene)], scene.things, strict=True)))
             return f"What colour is the shape {place}?", thing.colour
-        return f"What colour {'is the shape' if scene.kind == 'single' else 'are the shapes'}?", scene.things[0].colour
+        return f"What colour {'is the shape' if scene.kind == 'single' else 'are the shapes'}?", first.colour
 
     def ask_shape():
         thing = rng.choice(scene.things)
         general = {"single": "Which shape is this?", "group": "Which shapes are these?"}
         return general.get(scene.kind, f"Which shape is {thing.colour}?"), plural(thing.shape, len(thing.cells))
 
-    def ask_count():
-        return "How many shapes are there?", NUMBERS[len(scene.things[0].cells) - 1]
-
-    def ask_position():
-        return rng.choice(("Where is the shape?", "Where in the picture is the shape?")), place_name(
-            scene.things[0].cells[0]
-        )
-
-    askers = (ask_caption, ask_colour, ask_shape, ask_count, ask_position)
-    by_task = dict(zip(TASKS, askers, strict=True))
-    return {task: by_task[task] for task, kinds in TASKS.items() if scene.kind in kinds}
+    by_task = {
+        "scene_caption": lambda: (
+            rng.choice(("Describe the picture.", "What does the picture show?")),
+            caption(scene),
+        ),
+        "scene_colour": ask_colour,
+        "scene_shape": ask_shape,
+        "scene_count": lambda: ("How many shapes are there?", NUMBERS[len(first.cells) - 1]),
+        "scene_position": lambda: (
+            rng.choice(("Where is the shape?", "Where in the picture is the shape?")),
+            place_name(first.cells[0]),
+        ),
+    }
+    return {task: asker for task, asker in by_task.items() if scene.kind in TASKS[task]}
 
 
 # ---- how it looks
@@ -196,10 +197,10 @@ def outline(shape: str, x: float, y: float, radius: float, angle: float) -> list
 
 
 def paint(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as a picture; ground, sizes, places, turns and shades vary a little."""
-    ground = tuple(rng.randint(226, 252) for _ in range(3))
+    """The scene as an image; background, sizes, places, angles and shades vary a little."""
+    background = tuple(rng.randint(226, 252) for _ in range(3))
     side = SIZE * SUPERSAMPLING
-    canvas = Image.new("RGB", (side, side), ground)
+    canvas = Image.new("RGB", (side, side), background)
     pen = ImageDraw.Draw(canvas)
     cell_side = side / 3
     for thing in scene.things:
@@ -212,14 +213,14 @@ def paint(scene: Scene, rng: random.Random) -> Image.Image:
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-def scene_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split: its first task goes round all tasks (in training, round the practice that is due), its scene is of a
-    kind which that task asks about."""
+def make_sample(split: str, index: int, seed: int, turns: int) -> dict:
+    """Sample `index` of a split: the tasks of the first question come in turn (in training, by the practice that is due), and the
+    scene is of a kind that the task asks about."""
     rng = random.Random(f"scenes/{seed}/{split}/{index}")
     practice = None
     if split == "train":
         practice = FIRST_PRACTICE if index < FIRST_LOOKS else PRACTICE
     task, kind = next_task(rng, index, TASKS, practice)
     scene = draw_scene(rng, kind, held_out=split == "test")
-    questions = ask(rng, makers(scene, rng), task, exchanges)
-    return conversation(f"scenes-{split}-{index}", questions, image=paint(scene, rng))
+    asked = ask(rng, askers(scene, rng), task, turns)
+    return conversation(f"scenes-{split}-{index}", asked, image=paint(scene, rng))

@@ -1,33 +1,35 @@
-"""Text tasks in a closed little world: turn words round, sort them, read, translate, summarise.
+"""Text tasks in a small closed world: reverse words, sort them, read, translate, summarise.
 
-A prompt is held out by a checksum of what it is about (the words, the sentence, the story), so nothing that is measured
-was trained on, whatever the phrasing.
+A prompt is held out by a checksum of what it is about (the words, the sentence, the story), so that nothing of the
+evaluation was trained on, whatever the phrasing.
 """
 
 import random
 import zlib
 from collections.abc import Callable
 
-from training.data.conversation import Exchange, conversation
+from training.data.synthetic.conversation import Turn, conversation
 
 
-WORDS = (
-    "apple",
-    "bread",
-    "cloud",
-    "door",
-    "egg",
-    "fish",
-    "garden",
-    "hat",
-    "island",
-    "jar",
-    "kite",
-    "lamp",
-    "moon",
-    "nest",
-    "orange",
-    "pen",
+WORDS = tuple(
+    [
+        "apple",
+        "bread",
+        "cloud",
+        "door",
+        "egg",
+        "fish",
+        "garden",
+        "hat",
+        "island",
+        "jar",
+        "kite",
+        "lamp",
+        "moon",
+        "nest",
+        "orange",
+        "pen",
+    ]
 )
 PRONOUNS = {"Anna": "she", "Ben": "he", "Clara": "she", "David": "he", "Emma": "she", "Felix": "he"}
 THINGS = ("ball", "book", "cup", "hat", "kite", "lamp", "pen", "bag")
@@ -106,18 +108,18 @@ def is_held_out(about: str) -> bool:
     return zlib.crc32(about.encode()) % 10 == 0
 
 
-def draw_exchange(rng: random.Random, task: str, held_out: bool) -> Exchange:
+def draw_turn(rng: random.Random, task: str, held_out: bool) -> Turn:
     while True:
         about, question, answer = TASKS[task](rng)
         if is_held_out(about) == held_out:
-            return Exchange(task, question, answer)
+            return Turn(task, question, answer)
 
 
-def text_row(split: str, index: int, seed: int, exchanges: int) -> dict:
-    """Row `index` of a split: its first task goes round all tasks, the others are any."""
+def make_sample(split: str, index: int, seed: int, turns: int) -> dict:
+    """Sample `index` of a split: its first task cycles through all tasks, the others are any."""
     rng = random.Random(f"text/{seed}/{split}/{index}")
     tasks = list(TASKS)
-    chosen = [tasks[index % len(tasks)], *rng.choices(tasks, k=exchanges - 1)]
+    chosen = [tasks[index % len(tasks)], *rng.choices(tasks, k=turns - 1)]
     rng.shuffle(chosen)
-    drawn = [draw_exchange(rng, task, held_out=split == "test") for task in chosen]
+    drawn = [draw_turn(rng, task, held_out=split == "test") for task in chosen]
     return conversation(f"text-{split}-{index}", drawn)

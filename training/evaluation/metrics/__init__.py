@@ -1,7 +1,8 @@
-r"""Metrics as `evaluate.Metric` modules, by the name that rows carry as `metric`: `METRICS["bleu"]().compute(...)`.
+r"""Metrics as `evaluate.Metric` modules, by the name that samples carry as `metric`: `METRICS["bleu"]().compute(...)`.
 
-`evaluate.load("training/evaluation/metrics/bleu.py")`, from the checkout, is the same and needs no network. Libraries do the arithmetic
-where one has it.
+`evaluate.load("training/evaluation/metrics/bleu.py")`, from the checkout, is the same and needs no network: for that, each metric
+is a file of its own, however short. Libraries do the arithmetic where there is one. All that differs between metrics is in their
+classes (see [`AnswerMetric`]); a new one is a file and a line here.
 """
 
 import difflib
@@ -20,16 +21,16 @@ from training.evaluation.metrics.vqa_accuracy import VQAAccuracy
 
 DEFAULT_METRIC = "exact_match"
 METRICS = {
-    "bleu": Translation,
-    "cider": CIDEr,
     "exact_match": ExactMatch,
     "final_answer": FinalAnswer,
     "number_match": NumberMatch,
-    "perplexity": Perplexity,
-    "rouge": Rouge,
-    "squad": SQuAD,
     "vqa_accuracy": VQAAccuracy,
+    "squad": SQuAD,
+    "bleu": Translation,
+    "rouge": Rouge,
+    "cider": CIDEr,
     "wer": ErrorRate,
+    "perplexity": Perplexity,
 }
 
 

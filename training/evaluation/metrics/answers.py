@@ -1,9 +1,10 @@
-"""What the metrics share: answers beside one or several right ones, and an interval around every number."""
+"""What the metrics share: predictions beside one or several references, and an interval around every number."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import datasets
@@ -24,24 +25,68 @@ class Estimate(NamedTuple):
     high: float
 
 
+def wilson_interval(right: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share (Wilson 1927), 95% by default; unlike the normal one it stays within 0 and 1."""
+    if total == 0:
+        raise ValueError("an interval of no samples: the list of predictions is empty.")
+    share = right / total
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def estimate_share(right: Sequence[float]) -> Estimate:
+    """The share of those that are right (1) among all, with Wilson's interval."""
+    count = sum(right)
+    low, high = wilson_interval(count, len(right))
+    return Estimate(count / len(right), low, high)
+
+
+def estimate_ratio(parts: Sequence[float], wholes: Sequence[float] | None = None) -> Estimate:
+    """The sum of `parts` over the sum of `wholes` (the mean, without wholes), with the percentile interval of the bootstrap
+    over samples (Efron 1979). One sample says nothing about others: both bounds are then the value itself."""
+    parts = np.asarray(parts, dtype=float)
+    wholes = np.ones_like(parts) if wholes is None else np.asarray(wholes, dtype=float)
+    if not len(parts):
+        raise ValueError("an interval of no samples: the list of predictions is empty.")
+    value = ratio(parts, wholes)
+    if len(parts) == 1:
+        return Estimate(float(value), float(value), float(value))
+    interval = stats.bootstrap(
+        (parts, wholes), ratio, paired=True, n_resamples=RESAMPLES, batch=50, method="percentile", rng=SEED
+    ).confidence_interval
+    return Estimate(float(value), float(interval.low), float(interval.high))
+
+
+def ratio(parts: np.ndarray, wholes: np.ndarray, axis: int = -1) -> np.ndarray:
+    return parts.sum(axis=axis) / np.maximum(wholes.sum(axis=axis), 1e-12)
+
+
 class AnswerMetric(evaluate.Metric, ABC):
-    r"""`compute(predictions=[text], references=[text or list of right texts])` gives the main measure under its name with `low`
-    and `high`, the bounds of its 95% interval; each further measure M with `M_low` and `M_high`; and `n`.
+    r"""`compute(predictions=[text], references=[text or list of texts])` returns the main measure under its name with `low` and
+    `high`, the bounds of its 95% interval; each further measure M with `M_low` and `M_high`; and `n`.
 
     measure (`str`): name of the main measure.
-    best (`float`): what `score_samples` gives to an answer that cannot be better.
+    about (`tuple[str, str, str]`): what it measures, of which answers, and what computes it: its line in the README's table.
+    best (`float`): what `score_samples` returns for an answer that cannot be better.
+    interval (callable): the estimate of the main measure from the scores of all samples.
+    needs_generation (`bool`): whether it compares generated answers; else it reads the likelihood of texts.
     """
 
     measure: str
+    about: tuple[str, str, str]
     best = 1.0
-
-    @abstractmethod
-    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
-        """The measures by name, the main one first."""
+    interval = staticmethod(estimate_ratio)
+    needs_generation = True
 
     @abstractmethod
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
-        """What each answer is worth alone, so that the worst ones can be found."""
+        """The score of each answer by itself, so that the worst ones can be found."""
+
+    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
+        """The measures by name, the main one first."""
+        return {self.measure: self.interval(self.score_samples(predictions, references))}
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -66,39 +111,9 @@ def tabulate(estimates: dict[str, Estimate], n: int) -> dict[str, float]:
     return table | {"n": n}
 
 
-def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Confidence interval of a share (Wilson 1927), 95% by default; unlike the normal one it stays within 0 and 1."""
-    if total == 0:
-        raise ValueError("an interval of no samples: the list of predictions is empty.")
-    share = right / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def estimate_share(right: list[bool]) -> Estimate:
-    """The share of true ones, with Wilson's interval."""
-    count = sum(right)
-    low, high = wilson_interval(count, len(right))
-    return Estimate(count / len(right), low, high)
-
-
-def estimate_ratio(parts: list[float], wholes: list[float] | None = None) -> Estimate:
-    """The sum of `parts` over the sum of `wholes` (the mean, without wholes), with the percentile interval of the bootstrap
-    over samples (Efron 1979). One sample says nothing about others: both bounds are then the value itself."""
-    parts = np.asarray(parts, dtype=float)
-    wholes = np.ones_like(parts) if wholes is None else np.asarray(wholes, dtype=float)
-    if not len(parts):
-        raise ValueError("an interval of no samples: the list of predictions is empty.")
-    value = ratio(parts, wholes)
-    if len(parts) == 1:
-        return Estimate(float(value), float(value), float(value))
-    interval = stats.bootstrap(
-        (parts, wholes), ratio, paired=True, n_resamples=RESAMPLES, batch=50, method="percentile", rng=SEED
-    ).confidence_interval
-    return Estimate(float(value), float(interval.low), float(interval.high))
-
-
-def ratio(parts: np.ndarray, wholes: np.ndarray, axis: int = -1) -> np.ndarray:
-    return parts.sum(axis=axis) / np.maximum(wholes.sum(axis=axis), 1e-12)
+def read_estimates(table: dict, measure: str) -> dict[str, Estimate]:
+    """The estimates in a dict that `compute` returned, those of the main `measure` first: the inverse of `tabulate`."""
+    prefixes = {measure: ""} | {name: f"{name}_" for name in table if f"{name}_low" in table}
+    return {
+        name: Estimate(table[name], table[f"{prefix}low"], table[f"{prefix}high"]) for name, prefix in prefixes.items()
+    }

@@ -8,20 +8,20 @@ from training.evaluation.metrics.answers import RESAMPLES, AnswerMetric, Estimat
 
 
 class Translation(AnswerMetric):
-    r"""{"bleu", "low", "high", "chrf", "chrf_low", "chrf_high", "n"}, from 0 to 100, of texts as people write them (not tokenised),
-    with the percentile intervals of sacrebleu's own resamples (fixed seed)."""
+    r"""{"bleu", "low", "high", "chrf", "chrf_low", "chrf_high", "n"}, from 0 to 100, of raw text (not tokenised), with the percentile intervals of sacrebleu's own resamples (fixed seed)."""
 
     measure = "bleu"
+    about = ("BLEU, chrF", "translations", "sacrebleu")
     best = 100.0
 
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
-        # sacrebleu wants the first references of all samples, then the second ones ...; None where a sample has no more
+        # sacrebleu takes the first references of all samples, then the second ones ...; None where a sample has no more
         most = max(map(len, references))
         streams = [[right[place] if place < len(right) else None for right in references] for place in range(most)]
         return {"bleu": corpus_score(BLEU(), predictions, streams), "chrf": corpus_score(CHRF(), predictions, streams)}
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
-        """chrF: BLEU of one sentence is mostly 0."""
+        """chrF: BLEU of a single sentence is mostly 0."""
         metric = CHRF()
         return [metric.sentence_score(*pair).score for pair in zip(predictions, references, strict=True)]
 

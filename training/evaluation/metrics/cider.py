@@ -1,10 +1,10 @@
-"""CIDEr-D of captions: n-grams in common, weighed by how rare they are (Vedantam et al. 2015, sections 4 and 5)."""
+"""CIDEr-D of captions: n-grams in common, weighted by how rare they are (Vedantam et al. 2015, sections 4 and 5)."""
 
 import math
 import re
 from collections import Counter
 
-from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio
+from training.evaluation.metrics.answers import AnswerMetric
 
 
 LONGEST = 4  # n-grams of 1 to 4 words
@@ -20,17 +20,17 @@ def ngrams(text: str) -> Grams:
 
 
 def cider_scores(predictions: list[str], references: list[list[str]]) -> list[float]:
-    """CIDEr-D of each caption. How rare an n-gram is, is counted in the references of all of them: one caption alone has 0."""
-    said = [ngrams(prediction) for prediction in predictions]
-    right = [[ngrams(one) for one in ones] for ones in references]
+    """CIDEr-D of each caption. Rarity is counted over the references of all captions: a single caption scores 0."""
+    captions = [ngrams(prediction) for prediction in predictions]
+    targets = [[ngrams(one) for one in ones] for ones in references]
     seen_in: Counter = Counter()
-    for ones in right:
+    for ones in targets:
         seen_in.update({gram for grams in ones for counts in grams for gram in counts})
     total = math.log(len(references))
     rarity = {gram: total - math.log(count) for gram, count in seen_in.items()}
     return [
         SCALE * sum(similarity(caption, one, rarity, total) for one in ones) / len(ones)
-        for caption, ones in zip(said, right, strict=True)
+        for caption, ones in zip(captions, targets, strict=True)
     ]
 
 
@@ -39,25 +39,22 @@ def similarity(caption: Grams, reference: Grams, rarity: dict, unseen: float) ->
     penalty = math.exp(-((caption[0].total() - reference[0].total()) ** 2) / (2 * SIGMA**2))
     cosines = []
     for said, right in zip(caption, reference, strict=True):
-        weighed, target = (
+        weighted, target = (
             {gram: count * rarity.get(gram, unseen) for gram, count in counts.items()} for counts in (said, right)
         )
-        common = sum(min(weight, target.get(gram, 0.0)) * target.get(gram, 0.0) for gram, weight in weighed.items())
-        norms = math.hypot(*weighed.values()) * math.hypot(*target.values())
+        common = sum(min(weight, target.get(gram, 0.0)) * target.get(gram, 0.0) for gram, weight in weighted.items())
+        norms = math.hypot(*weighted.values()) * math.hypot(*target.values())
         cosines.append(common / norms if norms else 0.0)
     return penalty * sum(cosines) / len(cosines)
 
 
 class CIDEr(AnswerMetric):
     r"""{"cider": mean, "low": mean, "high": mean, "n": count}, from 0 to 10, with intervals by bootstrap (rarities stay those of the
-    whole set). CIDEr-D as the COCO evaluation counts it, but for the words: lower case, without punctuation, not by the Penn
-    Treebank's rules."""
+    whole set). As the COCO evaluation, but for its tokenizer: words are lower case without punctuation, not the Penn Treebank's."""
 
     measure = "cider"
+    about = ("CIDEr-D", "captions", "own (Vedantam et al. 2015)")
     best = SCALE
-
-    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
-        return {"cider": estimate_ratio(cider_scores(predictions, references))}
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
         return cider_scores(predictions, references)

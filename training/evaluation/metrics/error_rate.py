@@ -8,12 +8,12 @@ from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation but the apostrophe in a word: how a transcript is written is not how it is heard."""
+    """Lower case, without punctuation but the apostrophe in a word: these are spelling, not recognition."""
     return " ".join(re.sub(r"(?<!\w)'|'(?!\w)|[^\w\s']|_", " ", text.lower().replace("’", "'")).split())
 
 
 def count_errors(process, predictions: list[str], references: list[list[str]]) -> tuple[list[int], list[int]]:
-    """Substitutions, deletions and insertions of each sample and the length of its reference, of several the nearest one."""
+    """Substitutions, deletions and insertions of each sample and the length of its reference, of several references those of the nearest."""
     errors, lengths = [], []
     for prediction, right in zip(predictions, references, strict=True):
         counted = [process(normalise(one), normalise(prediction)) for one in right]
@@ -32,6 +32,7 @@ class ErrorRate(AnswerMetric):
     than 1 is possible; intervals by bootstrap over samples. Case and punctuation do not count."""
 
     measure = "wer"
+    about = ("word and character error rate, without case and punctuation", "transcripts", "jiwer")
     best = 0.0
 
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:

@@ -1,12 +1,12 @@
-"""Exact match: the share of predictions that are a right answer, letter by letter, outer blanks apart."""
+"""Exact match: the share of predictions that equal a reference, apart from white space at both ends."""
 
-from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_share
+from training.evaluation.metrics.answers import AnswerMetric, estimate_share
 
 
-def exact_matches(predictions: list[str], references: list[list[str]]) -> list[bool]:
-    """Which predictions are one of their references."""
+def exact_matches(predictions: list[str], references: list[list[str]]) -> list[float]:
+    """1 for each prediction that is one of its references, else 0."""
     return [
-        prediction.strip() in [one.strip() for one in right]
+        float(prediction.strip() in [one.strip() for one in right])
         for prediction, right in zip(predictions, references, strict=True)
     ]
 
@@ -15,9 +15,8 @@ class ExactMatch(AnswerMetric):
     """{"exact_match": share, "low": share, "high": share, "n": count}, low and high bounding the 95% interval (Wilson)."""
 
     measure = "exact_match"
-
-    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
-        return {"exact_match": estimate_share(exact_matches(predictions, references))}
+    about = ("share of answers that match a reference exactly", "short answers", "own")
+    interval = staticmethod(estimate_share)
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
-        return [float(right) for right in exact_matches(predictions, references)]
+        return exact_matches(predictions, references)

@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 
-from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_share
+from training.evaluation.metrics.answers import AnswerMetric, estimate_share
 from training.evaluation.metrics.final_answer import final_answer
 
 
@@ -16,22 +16,17 @@ def last_number(text: str) -> Decimal | None:
     return Decimal(found[-1].replace(",", "")) if found else None
 
 
-def number_matches(predictions: list[str], references: list[list[str]]) -> list[bool]:
-    """Which predictions end in the number of one of their references; an answer without a number is wrong."""
-    matches = []
-    for prediction, right in zip(predictions, references, strict=True):
-        number = last_number(prediction)
-        matches.append(number is not None and number in [last_number(one) for one in right])
-    return matches
-
-
 class NumberMatch(AnswerMetric):
     """{"number_match": share, "low": share, "high": share, "n": count}, low and high bounding the 95% interval (Wilson)."""
 
     measure = "number_match"
-
-    def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
-        return {"number_match": estimate_share(number_matches(predictions, references))}
+    about = ("share whose last number after `####` is right", "GSM8K", "own")
+    interval = staticmethod(estimate_share)
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
-        return [float(right) for right in number_matches(predictions, references)]
+        """An answer without a number is wrong."""
+        scores = []
+        for prediction, right in zip(predictions, references, strict=True):
+            number = last_number(prediction)
+            scores.append(float(number is not None and number in [last_number(one) for one in right]))
+        return scores

@@ -1,4 +1,4 @@
-"""Perplexity of texts: how many tokens the model wavers between, and bits per byte, which does not depend on the tokens."""
+"""Perplexity of texts, and bits per byte, which does not depend on the tokenizer."""
 
 import math
 
@@ -9,10 +9,12 @@ from training.evaluation.metrics.answers import Estimate, estimate_ratio, tabula
 
 
 class Perplexity(evaluate.Metric):
-    r"""`compute(losses=[nats of a window], tokens=[predicted in it], bytes=[that they stand for])` gives "perplexity" with "low" and
+    r"""`compute(losses=[nats of a window], tokens=[predicted in it], bytes=[of these tokens])` returns "perplexity" with "low" and
     "high", "loss" (nats per token), "bits_per_byte", each with "_low" and "_high" (bootstrap over windows), and "n" windows."""
 
     measure = "perplexity"
+    about = ("perplexity, nats per token, bits per byte", "text", "own")
+    needs_generation = False
 
     def _info(self) -> evaluate.MetricInfo:
         columns = {"losses": "float64", "tokens": "int64", "bytes": "int64"}

@@ -1,15 +1,15 @@
-"""SQuAD's F1 and exact match, with questions that the text does not answer (Rajpurkar et al. 2016, 2018)."""
+"""SQuAD's F1 and exact match, with unanswerable questions (Rajpurkar et al. 2016, 2018)."""
 
 import re
 import string
 from collections import Counter
 
-from training.data.formats import NO_ANSWER
+from training.data.samples import NO_ANSWER
 from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio, estimate_share
 
 
 def normalise(answer: str) -> str:
-    """As the official script: lower case, without punctuation and articles; what says that there is no answer is empty."""
+    """As the official script: lower case, without punctuation and articles; the words for "no answer" become empty."""
     answer = answer.lower().strip()
     if answer.rstrip(".") == NO_ANSWER:
         return ""
@@ -22,15 +22,15 @@ def is_exact(prediction: str, references: list[str]) -> bool:
 
 
 def f1(prediction: str, references: list[str]) -> float:
-    """The best harmonic mean of precision and recall of words; no answer agrees only with no answer."""
+    """The best harmonic mean of precision and recall of words; "no answer" agrees only with itself."""
     return max(word_f1(normalise(prediction).split(), normalise(one).split()) for one in references)
 
 
-def word_f1(said: list[str], right: list[str]) -> float:
-    if not said or not right:
-        return float(said == right)
-    common = sum((Counter(said) & Counter(right)).values())
-    return 2 * common / (len(said) + len(right))
+def word_f1(prediction: list[str], reference: list[str]) -> float:
+    if not prediction or not reference:
+        return float(prediction == reference)
+    common = sum((Counter(prediction) & Counter(reference)).values())
+    return 2 * common / (len(prediction) + len(reference))
 
 
 class SQuAD(AnswerMetric):
@@ -38,6 +38,11 @@ class SQuAD(AnswerMetric):
     answer as "f1_answerable" and of those without one as "f1_unanswerable". Intervals: bootstrap, Wilson for "exact"."""
 
     measure = "f1"
+    about = (
+        "F1, exact match; answerable and unanswerable questions apart",
+        "SQuAD 2.0",
+        "own, as the official script",
+    )
 
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
         scores = self.score_samples(predictions, references)

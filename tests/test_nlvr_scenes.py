@@ -1,4 +1,4 @@
-"""Scenes of three boxes: what is said of them is what is drawn."""
+"""Scenes of three boxes: the sentences are about what is drawn."""
 
 import io
 import random
@@ -11,40 +11,40 @@ from PIL import Image
 from scipy import ndimage
 
 from training.data.samples import answer_of, text_of
-from training.data.synthetic import boxes
-from training.data.synthetic.boxes import COLOURS, Scene, Sentence, Thing
+from training.data.synthetic import nlvr_scenes
+from training.data.synthetic.nlvr_scenes import COLOURS, Scene, Sentence, Thing
 from training.evaluation.metrics.final_answer import final_answer
 
 
 def pixels_of(scene: Scene) -> np.ndarray:
-    return np.asarray(boxes.picture(scene))
+    return np.asarray(nlvr_scenes.paint(scene))
 
 
-@pytest.mark.parametrize("draw", [boxes.draw_towers, boxes.draw_things])
+@pytest.mark.parametrize("draw", [nlvr_scenes.draw_towers, nlvr_scenes.draw_things])
 def test_each_thing_is_drawn_once_where_it_stands(draw):
-    """Counted in the picture: patches of one colour, and whether they reach the walls of their box."""
+    """Counted in the image: patches of one colour, and whether they reach the walls of their box."""
     for seed in range(20):
         scene = draw(random.Random(seed))
         pixels = pixels_of(scene)
         assert pixels.shape == (100, 400, 3)
         for index, things in enumerate(scene.boxes):
-            start = index * (boxes.BOX + boxes.GAP)
-            box = pixels[:, start : start + boxes.BOX]
+            start = index * (nlvr_scenes.BOX + nlvr_scenes.GAP)
+            box = pixels[:, start : start + nlvr_scenes.BOX]
             for colour, value in COLOURS.items():
                 patches, count = ndimage.label((box == value).all(-1))
                 own = [thing for thing in things if thing.colour == colour]
                 assert count == len(own)
-                reaching = sum(area[0].stop == boxes.BOX for area in ndimage.find_objects(patches))
+                reaching = sum(area[0].stop == nlvr_scenes.BOX for area in ndimage.find_objects(patches))
                 assert reaching == sum("bottom" in thing.walls for thing in own)
 
 
 def test_towers_stand_and_things_do_not_overlap():
     for seed in range(20):
-        for tower in boxes.draw_towers(random.Random(seed)).boxes:
-            assert 1 <= len(tower) <= boxes.HIGHEST and tower[0].walls == {"bottom"}
-        for things in boxes.draw_things(random.Random(seed)).boxes:
+        for tower in nlvr_scenes.draw_towers(random.Random(seed)).boxes:
+            assert 1 <= len(tower) <= nlvr_scenes.HIGHEST and tower[0].walls == {"bottom"}
+        for things in nlvr_scenes.draw_things(random.Random(seed)).boxes:
             assert things and not any(
-                boxes.overlap(one, other) for one in things for other in things if one is not other
+                nlvr_scenes.overlap(one, other) for one in things for other in things if one is not other
             )
 
 
@@ -63,7 +63,7 @@ TOWERS = Scene(
         for tower in (("black", "blue"), ("yellow",), ("black", "black", "yellow"))
     ),
 )
-SAYINGS = {  # sentence: a scene, how many things, towers or boxes count in each of its boxes, and whether it is true
+SENTENCES = {  # sentence: a scene, how many things, towers or boxes count in each of its boxes, and whether it is true
     "there is a blue circle touching the edge": (SCENE, [1, 0, 1], True),
     "there are at least 3 blue circles": (SCENE, [1, 0, 2], True),
     "there is no black triangle closely touching a corner of a box": (SCENE, [0, 1, 0], False),
@@ -85,57 +85,59 @@ SAYINGS = {  # sentence: a scene, how many things, towers or boxes count in each
 
 
 def test_sentences_mean_what_they_say():
-    """Each of these is said sooner or later, counted and judged as a person does it."""
-    makers = (boxes.about_things, boxes.about_boxes, boxes.about_towers, boxes.about_blocks)
-    left, rng = dict(SAYINGS), random.Random(0)
+    """Each of these is drawn sooner or later, counted and judged as a person does it."""
+    makers = (nlvr_scenes.about_things, nlvr_scenes.about_boxes, nlvr_scenes.about_towers, nlvr_scenes.about_blocks)
+    left, rng = dict(SENTENCES), random.Random(0)
     for _ in range(200_000):
         sentence = rng.choice(makers)(rng)
-        said = sentence.text.removesuffix(".").lower()
-        if said in left:
-            scene, counts, verdict = left.pop(said)
-            assert (sentence.counts(scene), sentence.is_true_of(scene)) == (counts, verdict), said
+        text = sentence.text.removesuffix(".").lower()
+        if text in left:
+            scene, counts, truth = left.pop(text)
+            assert (sentence.counts(scene), sentence.is_true_of(scene)) == (counts, truth), text
         if not left:
             return
-    raise AssertionError(f"never said: {list(left)}")
+    raise AssertionError(f"never drawn: {list(left)}")
 
 
-def test_an_answer_says_what_is_there_and_counts_before_it_judges():
+def test_an_answer_describes_the_boxes_and_counts_before_it_judges():
     sentence = Sentence(
-        "There are two blue things.", lambda things: boxes.colours_of(things).count("blue"), lambda found: found == 2
+        "There are two blue things.",
+        lambda things: nlvr_scenes.colours_of(things).count("blue"),
+        lambda found: found == 2,
     )
-    assert boxes.judge(sentence, TOWERS) == (
-        "boxes",
+    assert nlvr_scenes.ask_if_true(sentence, TOWERS) == (
+        "nlvr_scenes",
         "There are two blue things. True or false?",
         "black blue: 1; yellow: 0; black black yellow: 0 = 1 #### false",
     )
-    assert boxes.judge(sentence, SCENE).answer == (
+    assert nlvr_scenes.ask_if_true(sentence, SCENE).answer == (
         "black square, blue circle left: 1; black triangle right bottom: 0; blue circle, blue circle bottom: 2 = 3 #### false"
     )
 
 
-def test_rows_judge_sentences_about_a_picture_and_are_the_same_again():
-    rows = boxes.load_boxes(None, "train", 60, sentences=2)
-    assert rows[:3] == boxes.load_boxes(None, "train", 3, sentences=2)[:]
-    assert rows[0] != boxes.load_boxes(None, "train", 1, sentences=2, seed=1)[0]
+def test_samples_judge_sentences_about_an_image_and_are_the_same_again():
+    samples = nlvr_scenes.load_nlvr_scenes(None, "train", 60, sentences=2)
+    assert samples[:3] == nlvr_scenes.load_nlvr_scenes(None, "train", 3, sentences=2)[:]
+    assert samples[0] != nlvr_scenes.load_nlvr_scenes(None, "train", 1, sentences=2, seed=1)[0]
     truths = Counter()
-    for row in rows:
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
-        assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (400, 100)
-        assert text_of(row["messages"][-2]).endswith("True or false?")
-        truths.update(final_answer(text_of(row["messages"][place])) for place in (1, 3))
+    for sample in samples:
+        assert [message["role"] for message in sample["messages"]] == ["user", "assistant"] * 2
+        assert Image.open(io.BytesIO(sample["images"][0]["bytes"])).size == (400, 100)
+        assert text_of(sample["messages"][-2]).endswith("True or false?")
+        truths.update(final_answer(text_of(sample["messages"][place])) for place in (1, 3))
     assert set(truths) == {" true", " false"} and min(truths.values()) > 40
 
 
 def test_boxes_in_words_are_what_the_answer_finds_in_them():
-    for row in boxes.load_boxes(None, "train", 20, in_words=True):
-        assert not row["images"]
-        words, _ = text_of(row["messages"][0]).split("\n")
-        found = answer_of(row).partition(" = ")[0]
+    for sample in nlvr_scenes.load_nlvr_scenes(None, "train", 20, in_words=True):
+        assert not sample["images"]
+        words, _ = text_of(sample["messages"][0]).split("\n")
+        found = answer_of(sample).partition(" = ")[0]
         assert re.sub(r": \d", "", found) == words
 
 
 def test_four_scenes_of_five_are_towers():
-    rows = boxes.load_boxes(None, "train", 200, most=1, in_words=True)
-    assert not any("," in answer_of(row) for row in rows)  # one thing in a box
-    towers = [not any(shape in answer_of(row) for shape in boxes.FORMATS) for row in rows]
-    assert 0.7 < sum(towers) / len(rows) < 0.9
+    samples = nlvr_scenes.load_nlvr_scenes(None, "train", 200, most=1, in_words=True)
+    assert not any("," in answer_of(sample) for sample in samples)  # one thing in a box
+    towers = [not any(shape in answer_of(sample) for shape in nlvr_scenes.SHAPES) for sample in samples]
+    assert 0.7 < sum(towers) / len(samples) < 0.9

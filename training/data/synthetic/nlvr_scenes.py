@@ -1,15 +1,15 @@
-"""Drawn scenes of three grey boxes with sentences about them, in the manner of NLVR (Suhr et al. 2017): made on the spot, from a seed.
+"""Drawn scenes of three grey boxes with sentences about them, in the manner of NLVR (Suhr et al. 2017), made from a seed.
 
-NLVR's own sentences are few; what they speak of (colours, shapes, numbers, towers, walls) can be drawn and said without end. Four
-scenes of five are towers of blocks, the others scattered things, which take far longer to learn to see.
+NLVR has few sentences of its own; what they are about (colours, shapes, numbers, towers, walls) can be drawn and worded without
+end. Four scenes of five are towers of blocks, the others scattered things, which take far longer to learn.
 
-Whether a sentence is true says little about what is to be seen, and much of it can be guessed from the words. Therefore an answer says
-what is in each box, how many of those that the sentence speaks of, and only then whether it is true: "There are two towers with a
-black base" is answered by
+Whether a sentence is true says little about the image, and can often be guessed from the words. Therefore an answer describes each
+box, counts what the sentence is about, and only then says whether it is true: "There are two towers with a black base" is
+answered by
 
     black blue: 1; yellow: 0; black black yellow: 1 = 2 #### true
 
-How to count is learnt sooner from words than from pictures: there the question itself says what is in the boxes.
+How to count is learnt sooner from words than from images: there the question itself describes the boxes.
 """
 
 import random
@@ -21,15 +21,14 @@ from typing import NamedTuple
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
-from training.data.conversation import Exchange, conversation
-from training.data.samples import make_dataset
-from training.evaluation.metrics.final_answer import MARK
+from training.data.samples import FINAL_MARK, make_dataset
+from training.data.synthetic.conversation import Turn, conversation
 
 
 BOX, GAP = 100, 50  # pixels
-GROUND, BETWEEN = (211, 211, 211), (128, 128, 128)
+BACKGROUND, BETWEEN = (211, 211, 211), (128, 128, 128)
 COLOURS = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
-FORMATS = ("circle", "square", "triangle")
+SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 10, "medium": 20, "large": 30}
 BLOCK, HIGHEST = 20, 4  # pixels of a tower's block; blocks of the highest tower
 MOST = 7  # things in a box
@@ -37,7 +36,7 @@ TOWERS = 0.8  # share of the scenes
 BOXES = 3
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 WALLS = ("left", "right", "top", "bottom")
-TRIES = 40  # sentences that are made up before one of the other verdict will do
+TRIES = 40  # sentences that are drawn before one with the other truth value will do
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,14 @@ class Scene(NamedTuple):
 
 
 class Property(NamedTuple):
-    """What a tower or a box may have, in words that follow "with"."""
+    """Of a tower or a box, in words that follow "with"."""
 
     words: str
     holds: Callable[[Things], bool]
 
 
 class Sentence(NamedTuple):
-    """`count`: how many of what it speaks of are in a box with these things; `holds`: whether so many in all make it true."""
+    """`count`: how many of what it is about are in a box with these things; `holds`: whether so many in all make it true."""
 
     text: str
     count: Callable[[Things], int]
@@ -110,7 +109,7 @@ def draw_things(rng: random.Random, most: int = MOST) -> Scene:
 
 
 def fill_box(rng: random.Random, count: int) -> Things:
-    """Up to `count` things that do not overlap; every third one stands at a wall."""
+    """Up to `count` things that do not overlap; every third one touches a wall."""
     things: list[Thing] = []
     for _ in range(count * 4):
         size = rng.choice(list(SIZES))
@@ -120,7 +119,7 @@ def fill_box(rng: random.Random, count: int) -> Things:
             place[rng.randrange(2)] = rng.choice((0, end))
         if rng.random() < 0.1:
             place = [rng.choice((0, end)), rng.choice((0, end))]
-        thing = Thing(rng.choice(FORMATS), rng.choice(list(COLOURS)), size, *place)
+        thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), size, *place)
         if len(things) < count and not any(overlap(thing, other) for other in things):
             things.append(thing)
     return tuple(things)
@@ -134,12 +133,12 @@ def overlap(one: Thing, other: Thing) -> bool:
     )
 
 
-def picture(scene: Scene) -> Image.Image:
+def paint(scene: Scene) -> Image.Image:
     image = Image.new("RGB", (3 * BOX + 2 * GAP, BOX), BETWEEN)
     draw = ImageDraw.Draw(image)
     for index, things in enumerate(scene.boxes):
         start = index * (BOX + GAP)
-        draw.rectangle((start, 0, start + BOX - 1, BOX - 1), fill=GROUND)
+        draw.rectangle((start, 0, start + BOX - 1, BOX - 1), fill=BACKGROUND)
         for thing in things:
             left, top, side = start + thing.left, thing.top, SIZES[thing.size] - 1
             area, fill = (left, top, left + side, top + side), COLOURS[thing.colour]
@@ -152,7 +151,7 @@ def picture(scene: Scene) -> Image.Image:
     return image
 
 
-# ---- what a tower or a box may have
+# ---- properties of a tower or a box
 
 
 def number_of(rng: random.Random, most: int) -> tuple[int, str]:
@@ -162,7 +161,7 @@ def number_of(rng: random.Random, most: int) -> tuple[int, str]:
 
 
 def noun(rng: random.Random, number: int, one: str = "") -> str:
-    """`one`, or a general word for a thing, as it stands behind a number."""
+    """`one`, or a general word for a thing, in the number that follows `number`."""
     return (one or rng.choice(("item", "item", "object"))) + ("" if number == 1 else "s")
 
 
@@ -255,7 +254,7 @@ def tower_property(rng: random.Random) -> Property:
 
 def shaped(rng: random.Random) -> Property:
     """A thing of one colour and shape, perhaps at a wall."""
-    colour, shape = rng.choice(list(COLOURS)), rng.choice((*FORMATS, None))
+    colour, shape = rng.choice(list(COLOURS)), rng.choice((*SHAPES, None))
     at_wall = rng.random() < 0.3
     words = f"a {colour} {noun(rng, 1, shape or '')}"
     if at_wall:
@@ -296,7 +295,7 @@ def together(rng: random.Random, makers: tuple[Callable[[], Property], ...]) -> 
     return Property(f"{first.words} and {second.words}", lambda things: first.holds(things) and second.holds(things))
 
 
-# ---- sentences: how many of some unit (towers, boxes, things) there are with some property
+# ---- sentences: how many units (towers, boxes, things) have some property
 
 
 def quantify(rng: random.Random, one: str, many: str, most: int, count: Callable[[Things], int]) -> Sentence:
@@ -322,8 +321,8 @@ def finish(rng: random.Random, text: str) -> str:
 
 
 def about_things(rng: random.Random) -> Sentence:
-    """Things by their look and place, whichever box they are in."""
-    shape, colour = rng.choice((None, *FORMATS)), rng.choice((None, *COLOURS, *COLOURS))
+    """Things by shape, colour and place, whichever box they are in."""
+    shape, colour = rng.choice((None, *SHAPES)), rng.choice((None, *COLOURS, *COLOURS))
     place, fits = rng.choice(
         (
             ("", lambda walls: True),
@@ -346,18 +345,16 @@ def about_things(rng: random.Random) -> Sentence:
 
 
 def about_blocks(rng: random.Random) -> Sentence:
-    """Blocks by their colour and place, whichever tower they stand in."""
+    """Blocks by their colour and place, whichever tower they are in."""
     colour = rng.choice(list(COLOURS))
     place, which = rng.choice(
         (("", slice(None)), (" as the base of a tower", slice(1)), (" as the top of a tower", slice(-1, None)))
     )
-    return quantify(
-        rng,
-        f"{colour} block{place}",
-        f"{colour} blocks{place}",
-        3,
-        lambda tower: colours_of(tower[which]).count(colour),
-    )
+
+    def count(tower: Things) -> int:
+        return colours_of(tower[which]).count(colour)
+
+    return quantify(rng, f"{colour} block{place}", f"{colour} blocks{place}", 3, count)
 
 
 def about_units(rng: random.Random, one: str, many: str, property: Property) -> Sentence:
@@ -382,7 +379,7 @@ def about_units(rng: random.Random, one: str, many: str, property: Property) -> 
 def about_towers(rng: random.Random) -> Sentence:
     if rng.random() < 0.8:
         return about_units(rng, "tower", "towers", tower_property(rng))
-    # A block on another one can be spoken of without its tower.
+    # A sentence can also be about one block on another, without their tower.
     order = tower_order(rng)
     is_denied = rng.random() < 0.2 and order.words.startswith("a ")
     words = f"There is {'no ' + order.words[2:] if is_denied else order.words}"
@@ -396,19 +393,19 @@ def about_boxes(rng: random.Random) -> Sentence:
     return about_units(rng, one, many, box_property(rng))
 
 
-# ---- rows
+# ---- samples
 
 
-def say(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
-    """A sentence that is true, or where `wanted` is False false, of the scene."""
+def draw_sentence(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
+    """A sentence that is true, or where `wanted` is False false, of the scene; after `TRIES` in vain, one that is not as wanted."""
     makers = (about_towers, about_towers, about_blocks) if scene.has_towers else (about_things, about_boxes)
     sentences = (rng.choice(makers)(rng) for _ in range(TRIES))
     sentence = next((one for one in sentences if one.is_true_of(scene) == wanted), None)
-    return sentence or say(rng, scene, not wanted)
+    return sentence or draw_sentence(rng, scene, not wanted)
 
 
 def describe(things: Things, are_stacked: bool) -> str:
-    """What is in a box: blocks from the base up, or things from the top down with the walls they touch."""
+    """The contents of a box: blocks from the base up, or things from the top down with the walls they touch."""
     if are_stacked:
         return " ".join(colours_of(things))
     return ", ".join(
@@ -417,41 +414,35 @@ def describe(things: Things, are_stacked: bool) -> str:
     )
 
 
-def judge(sentence: Sentence, scene: Scene) -> Exchange:
-    """Is it true? The answer looks into each box and counts before it says so."""
+def ask_if_true(sentence: Sentence, scene: Scene) -> Turn:
+    """The answer describes each box and counts before it says whether the sentence is true."""
     counts = sentence.counts(scene)
-    seen = "; ".join(
+    described = "; ".join(
         f"{describe(things, scene.has_towers)}: {count}" for things, count in zip(scene.boxes, counts, strict=True)
     )
-    verdict = "true" if sentence.is_true_of(scene) else "false"
-    return Exchange("boxes", f"{sentence.text} True or false?", f"{seen} = {sum(counts)} {MARK} {verdict}")
+    truth = "true" if sentence.is_true_of(scene) else "false"
+    return Turn("nlvr_scenes", f"{sentence.text} True or false?", f"{described} = {sum(counts)} {FINAL_MARK} {truth}")
 
 
-def load_boxes(
-    root: Path,
-    split: str,
-    rows: int,
-    sentences: int = 1,
-    most: int = MOST,
-    in_words: bool = False,
-    seed: int = 0,
+def load_nlvr_scenes(
+    root: Path, split: str, samples: int, sentences: int = 1, most: int = MOST, in_words: bool = False, seed: int = 0
 ) -> Dataset:
     r"""
-    root (`Path`): not read; every adapter takes it.
+    root (`Path`): not read; every format that brings its own data takes it.
     split (`str`): the name of a draw.
-    rows (`int`): how many scenes.
+    samples (`int`): how many scenes.
     sentences (`int`, *optional*, defaults to 1): of each scene, as many of them true as false.
     most (`int`, *optional*, defaults to `MOST`): things in a box, where they are scattered.
-    in_words (`bool`, *optional*, defaults to False): the first question says what is in the boxes, in place of a picture.
+    in_words (`bool`, *optional*, defaults to False): the first question describes the boxes, in place of an image.
     seed (`int`, *optional*, defaults to 0): another seed draws other scenes.
     """
     made = []
-    for index in range(rows):
+    for index in range(samples):
         rng = random.Random(f"{split} {seed} {index}")
         scene = draw_towers(rng) if rng.random() < TOWERS else draw_things(rng, most)
-        exchanges = [judge(say(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
+        turns = [ask_if_true(draw_sentence(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
         if in_words:
-            seen = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)
-            exchanges[0] = exchanges[0]._replace(question=f"{seen}\n{exchanges[0].question}")
-        made.append(conversation(f"{split}-{index}", exchanges, None if in_words else picture(scene)))
+            described = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)
+            turns[0] = turns[0]._replace(question=f"{described}\n{turns[0].question}")
+        made.append(conversation(f"{split}-{index}", turns, None if in_words else paint(scene)))
     return make_dataset(made)

@@ -1,0 +1,136 @@
+r"""Recipes and presets as YAML files: read, changed by `key.sub=value` overrides, laid over each other, their keys checked.
+
+Names that recipes used before are refused with the new one (`RENAMED`), other unknown names with the nearest that exists.
+"""
+
+import difflib
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+CONFIGURATION = Path(__file__).resolve().parent.parent / "configuration"
+
+# What recipes called keys, formats, options and kinds of data before, and what each is called now.
+RENAMED = {
+    "adapter": "format",
+    "boxes": "nlvr_scenes",
+    "exchanges": "turns",
+    "rows": "samples",
+    "sounds": "audio",
+    "summarisation": "summarization",
+}
+
+
+class RecipeError(ValueError):
+    """What is wrong in a recipe, where it stands and the way out."""
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number, which YAML 1.1 reads as a string."""
+
+
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | Path, listed_in: Path) -> dict:
+    """Read a YAML file of `key: value` lines; `listed_in` is the folder whose files a missing name is compared with."""
+    path = Path(path)
+    if not path.is_file():
+        names = sorted(str(found.relative_to(listed_in).with_suffix("")) for found in listed_in.glob("*.yaml"))
+        raise FileNotFoundError(f"{path} does not exist; {listed_in} has: {', '.join(names)}.")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=RecipeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must be `key: value` lines, but holds {type(tree).__name__}.")
+    return tree
+
+
+def read_preset(name: str) -> dict:
+    """A preset of configuration/models by name, or any preset file by path."""
+    folder = CONFIGURATION / "models"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    preset = read_yaml(path, listed_in=folder)
+    check_keys(preset, ["config", "image_processor", "video_processor", "feature_extractor"], "", str(path))
+    return preset
+
+
+def apply_override(tree: dict, override: str) -> None:
+    """Set one `key.sub=value` in the tree; the value is read as YAML, an index steps into a list."""
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"{override!r} is no override: write key.sub=value, for example training.max_steps=100.")
+    node: Any = tree
+    keys = dotted.removeprefix("--").split(".")
+    for depth, key in enumerate(keys):
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise RecipeError(
+                    f"{override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; {key!r} is not in it."
+                )
+            key = int(key)
+        elif not isinstance(node, dict):
+            raise RecipeError(f"{override!r}: {'.'.join(keys[:depth])} is a single value and has no {key!r}.")
+        if depth == len(keys) - 1:
+            node[key] = yaml.load(value, Loader=RecipeLoader)
+        elif isinstance(node, dict):
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        else:
+            node = node[key]
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """`changes` laid over `base`, dict by dict; any other value, and a part of another `model_type`, replaces what was there."""
+    merged = dict(base)
+    for key, value in changes.items():
+        there = merged.get(key)
+        both = isinstance(value, dict) and isinstance(there, dict)
+        same_kind = both and value.get("model_type", there.get("model_type")) == there.get("model_type")
+        merged[key] = merge(there, value) if same_kind else value
+    return merged
+
+
+def check_keys(section: Any, known: Collection[str], where: str, place: str = "") -> None:
+    """Refuse keys of `section` that are not among `known`; `where` is the section's dotted name, `place` the file it stands in."""
+    prefix = f"{place}: " if place else ""
+    if not isinstance(section, dict):
+        raise RecipeError(f"{prefix}`{where or 'the recipe'}` must be a list of `key: value` lines, not {section!r}.")
+    for key in section:
+        if key not in known:
+            full = f"{where}.{key}" if where else str(key)
+            raise RecipeError(f"{prefix}unknown key `{full}`; {valid_name(key, known, '`')}.")
+
+
+def check_name(what: str, name: Any, known: Collection[str], place: str = "") -> None:
+    """Refuse a name that is not among `known`; `what` it names, such as `"format"`."""
+    if name not in known:
+        prefix = f"{place}: " if place else ""
+        raise RecipeError(f"{prefix}unknown {what} {name!r}; {valid_name(name, known)}.")
+
+
+def valid_name(name: Any, known: Collection[str], quote: str = "'") -> str:
+    """The way out for a name that is not known: what it is called now, or the nearest name that is."""
+    if RENAMED.get(name) in known:
+        return f"it is called {quote}{RENAMED[name]}{quote} now"
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+    return f"the nearest valid name is {quote}{nearest}{quote}"
+
+
+def with_new_names(source: Any) -> Any:
+    """A source of a recipe with the keys, the format and the options that were renamed by their new names."""
+    if not isinstance(source, dict):
+        return source
+    renamed = {RENAMED.get(key, key): with_new_names(value) for key, value in source.items()}
+    for key in ("format", "source"):
+        if isinstance(renamed.get(key), str):
+            renamed[key] = RENAMED.get(renamed[key], renamed[key])
+    return renamed

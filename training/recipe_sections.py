@@ -1,0 +1,336 @@
+r"""The sections of a recipe, each documented, and resolved and checked as it is made: `ModelArguments(preset="nano")` holds the whole
+config of the preset, a source its licence and the options that its format has. What concerns several sections is in recipe.py.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import CONFIG_MAPPING
+from transformers.processing_utils import VideosKwargs
+
+from modeling_mmgpt import MMGPTConfig, MMGPTTextConfig
+from training.data.formats import FORMATS, OWN_DATA, format_options
+from training.recipe_files import RecipeError, check_keys, check_name, merge, read_preset
+
+
+# The parts of a processor, and the encoder without which each of them is left out.
+PROCESSOR_PARTS = {
+    "image_processor": "vision_config",
+    "video_processor": "vision_config",
+    "feature_extractor": "audio_config",
+}
+# Fields that a model of transformers 5.17 reads and its config class does not declare.
+UNDECLARED = {"siglip_vision_model": ["vision_use_head"]}
+
+
+@dataclass
+class ModelArguments:
+    r"""
+    preset (`str`, *optional*): name of a file in configuration/models, or the path of such a file; the model starts from
+        random weights.
+    checkpoint (`str`, *optional*): folder or Hub id of a saved model to continue from, in place of a preset.
+    config (`dict`, *optional*): fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves an encoder out.
+    image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
+    video_processor (`dict`, *optional*): laid over the preset's; `fps` and `num_frames`, how many frames of a video are taken at
+        most. What is not set is as of images.
+    prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/chat_templates_mmgpt.py, for pipeline().
+    """
+
+    preset: str | None = None
+    checkpoint: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    image_processor: dict[str, Any] = field(default_factory=dict)
+    video_processor: dict[str, Any] = field(default_factory=dict)
+    feature_extractor: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if (self.preset is None) == (self.checkpoint is None):
+            raise RecipeError("set exactly one of model.preset (new weights) and model.checkpoint (saved weights).")
+        if self.checkpoint is not None:
+            laid_over = [key for key in ("config", *PROCESSOR_PARTS) if getattr(self, key)]
+            if laid_over:
+                raise RecipeError(f"model.{laid_over[0]} can only change a preset; a checkpoint keeps its own.")
+            return
+        preset = read_preset(self.preset)
+        self.config = merge(preset.get("config", {}), self.config)
+        for part, encoder in PROCESSOR_PARTS.items():
+            has_encoder = self.config.get(encoder) is not None
+            setattr(self, part, merge(preset.get(part, {}), getattr(self, part)) if has_encoder else {})
+        self.check_preset()
+
+    def check_preset(self) -> None:
+        """Refuse fields that no config class has, which the classes themselves take silently, and unknown processor classes."""
+        place = f"preset {self.preset} with the recipe's model section"
+        check_keys(self.config, field_names(MMGPTConfig), "config", place)
+        for key in ("text_config", "vision_config", "audio_config"):
+            fields = self.config.get(key)
+            if fields is not None:
+                model_type = fields.get("model_type", MMGPTTextConfig.model_type)
+                check_keys({model_type: None}, ["mmgpt_text", *CONFIG_MAPPING], f"config.{key}.model_type", place)
+                known = [*field_names(CONFIG_MAPPING[model_type]), *UNDECLARED.get(model_type, [])]
+                check_keys(fields, ["model_type", *known], f"config.{key}", place)
+        check_keys(self.video_processor, VideosKwargs.__annotations__, "video_processor", place)
+        for part in ("image_processor", "feature_extractor"):
+            name = getattr(self, part).get(f"{part}_type")
+            if self.config.get(PROCESSOR_PARTS[part]) is None:
+                continue
+            if name is None:
+                raise RecipeError(
+                    f"{place}: `{part}.{part}_type` is missing: name a class of transformers, since the model has this encoder."
+                )
+            if not hasattr(transformers, name):
+                raise RecipeError(
+                    f"{place}: {part}.{part}_type is {name!r}, which transformers {transformers.__version__} does not have."
+                )
+
+
+@dataclass
+class SourceArguments:
+    r"""
+    format (`str`): how records become samples, or a data set that brings its own files (training/data/formats.py).
+    split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
+    files (`str` or `list[str]`, *optional*): file, folder or pattern such as `photos/{split}-*.parquet`, relative to `data.root`.
+    dataset (`str`, *optional*): in place of `files`: id of a data set of the Hub.
+    load (`dict`, *optional*): further arguments of `datasets.load_dataset`, such as the `name` of a subset.
+    name (`str`, *optional*): what the samples are called in tables; defaults to the name of the folder or data set.
+    weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it. Streamed:
+        its share of the samples, in proportion to the other weights.
+    limit (`int`, *optional*): random selection of so many samples, the same at every run.
+    metric (`str`, *optional*): name of what its answers are judged by; it stands in each sample. Plain text has `perplexity`.
+    license (`str`, *optional*): of the data, by the Hub's name for it (`cc-by-4.0`); it stands in the model card.
+    strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
+    augment (`dict`, *optional*): random changes to its samples, laid over the recipe's `augment`.
+    span (`list[float]`, *optional*, defaults to `[0, 1]`): with `data.block`, from where to where in the epoch its samples come.
+    options (`dict`, *optional*): keyword arguments of the format; where it reads records also `id` (column that names a
+        sample), `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
+    """
+
+    format: str
+    split: str | None = None
+    files: Any = None
+    dataset: str | None = None
+    load: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    weight: float = 1.0
+    limit: int | None = None
+    metric: str | None = None
+    license: str | None = None
+    strict: bool = False
+    augment: Any = field(default_factory=dict)
+    span: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_name("format", self.format, [*FORMATS, *OWN_DATA])
+        if self.format in OWN_DATA:
+            for key in ("files", "dataset", "name", "load"):
+                if getattr(self, key):
+                    raise RecipeError(f"format {self.format} brings its own data with their names: leave out `{key}`.")
+            self.license = self.license or OWN_DATA[self.format].license
+        elif (self.files is None) == (self.dataset is None):
+            raise RecipeError(
+                f"the source of format {self.format} needs one of `files` (local) and `dataset` (on the Hub)."
+            )
+        if isinstance(self.files, str):
+            self.files = [self.files]
+        if self.format == "text":
+            self.metric = self.metric or "perplexity"
+        known = format_options(self.format)
+        if self.options and not known:
+            raise RecipeError(f"format {self.format} takes no options: leave them out.")
+        for name in self.options:
+            check_name(f"option of format {self.format}:", name, known)
+        if self.weight <= 0:
+            raise RecipeError(f"weight is {self.weight}; it must be above 0 (leave the source out instead).")
+        if len(self.span) != 2 or not 0 <= self.span[0] < self.span[1] <= 1:
+            raise RecipeError(f"span is {self.span}: two parts of the epoch, such as [0, 0.5].")
+
+    @property
+    def task(self) -> str:
+        """What its samples are called in tables, where they have no names of their own."""
+        if self.name is not None:
+            return self.name
+        if self.dataset is not None:
+            return self.dataset.rpartition("/")[2]
+        if self.files is None:
+            return self.format
+        path = Path(self.files[0])
+        return path.parent.name or path.stem
+
+
+@dataclass
+class DataArguments:
+    r"""
+    train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
+    validation, test (`list[SourceArguments]`, *optional*): what training/evaluation/evaluate.py can measure on.
+    root (`str`, *optional*): folder with one folder per data set.
+    streaming (`bool`, *optional*, defaults to False): read `train` as it is needed, without a copy on the disk and without end
+        (training/data/streaming.py); `training.max_steps` sets how long.
+    block (`int`, *optional*): the sources of `train` alternate in blocks of so many samples, each source evenly over its `span` of
+        the epoch, in the order that `training.train_sampling_strategy: sequential` keeps. Batches of this size are then of one
+        source, and texts in them alike in length. What does not fill a block is left out.
+    shuffle_buffer (`int`, *optional*, defaults to 1000): streamed records of a source that are shuffled at a time.
+    """
+
+    train: list[SourceArguments]
+    validation: list[SourceArguments] = field(default_factory=list)
+    test: list[SourceArguments] = field(default_factory=list)
+    root: str | None = None
+    streaming: bool = False
+    block: int | None = None
+    shuffle_buffer: int = 1000
+
+    def __post_init__(self):
+        if not self.train:
+            raise RecipeError("data.train lists no source: add at least `- format: NAME`.")
+        if self.shuffle_buffer < 1:
+            raise RecipeError(f"data.shuffle_buffer is {self.shuffle_buffer}; 1 keeps the order, more shuffle.")
+        if self.block is not None and (self.block < 1 or self.streaming):
+            raise RecipeError(f"data.block is a number of samples, of data that are not streamed; it is {self.block}.")
+        for index, source in enumerate(self.train):
+            where = f"data.train.{index}"
+            if source.span != [0.0, 1.0] and self.block is None:
+                raise RecipeError(f"{where}.span needs data.block, which sets the order of the samples.")
+            if self.streaming and source.limit is not None:
+                raise RecipeError(
+                    f"{where}.limit draws from all samples, which a stream does not have: leave `limit` out."
+                )
+
+
+@dataclass
+class TokenizerArguments:
+    r"""
+    path (`str`, *optional*): folder or Hub id of a fast tokenizer; without it one is trained on the texts of `data.train`.
+    vocab_size (`int`, *optional*, defaults to 512): most tokens that a trained tokenizer may have.
+    """
+
+    path: str | None = None
+    vocab_size: int = 512
+
+
+@dataclass
+class SequenceArguments:
+    r"""
+    max_length (`int`, *optional*): longest sample in tokens; text beyond it is cut.
+    pack_to (`int`, *optional*): samples share sequences of up to so many tokens, each as if it were alone, and
+        `training.per_device_train_batch_size` counts these sequences. Pre-training always packs: defaults to the decoder's
+        `max_position_embeddings` there.
+    """
+
+    max_length: int | None = None
+    pack_to: int | None = None
+
+    def __post_init__(self):
+        if self.max_length is not None and self.pack_to is not None and self.max_length > self.pack_to:
+            raise RecipeError(
+                f"sequence.max_length={self.max_length} does not fit sequence.pack_to={self.pack_to}: lower it."
+            )
+
+
+@dataclass
+class LearningRateArguments:
+    r"""Peak learning rates that differ from `training.learning_rate`; all follow the same schedule.
+
+    vision_tower, audio_tower (`float`, *optional*): pretrained encoders usually want a tenth.
+    connectors (`float`, *optional*): new matrices between encoders and decoder.
+    decoder (`float`, *optional*): embeddings, decoder and head; with `peft` their adapters.
+    """
+
+    vision_tower: float | None = None
+    audio_tower: float | None = None
+    connectors: float | None = None
+    decoder: float | None = None
+
+    def given(self) -> dict[str, float]:
+        return {part: rate for part, rate in dataclasses.asdict(self).items() if rate is not None}
+
+
+@dataclass
+class AugmentationArguments:
+    r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
+    training/data/augmentation.py for what each one does.
+
+    audio_crop (`float`, *optional*, defaults to 0.0): up to this fraction of a clip is cut off, anywhere at its two ends.
+    audio_shift (`float`, *optional*, defaults to 0.0): up to so many seconds of silence before a clip.
+    audio_speed (`float`, *optional*, defaults to 0.0): up to this fraction faster or slower.
+    audio_gain (`float`, *optional*, defaults to 0.0): up to so many decibels louder or softer.
+    audio_noise (`float`, *optional*, defaults to 0.0): white noise of up to this fraction of the clip's own level.
+    spectrogram_bands (`int`, *optional*, defaults to 0): masked frequency bands (SpecAugment, Park et al. 2019).
+    spectrogram_band_width (`int`, *optional*, defaults to 0): widest masked band, in mel bins.
+    spectrogram_spans (`int`, *optional*, defaults to 0): masked spans of time.
+    spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
+    image_flip (`bool`, *optional*, defaults to False): mirror every second image.
+    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down; here and in the next two edges
+        are repeated.
+    image_rotation (`float`, *optional*, defaults to 0.0): turned by up to so many degrees.
+    image_scale (`float`, *optional*, defaults to 0.0): up to this fraction larger or smaller.
+    image_light (`float`, *optional*, defaults to 0.0): brightness, contrast and saturation up to this fraction higher or lower.
+    """
+
+    audio_crop: float = 0.0
+    audio_shift: float = 0.0
+    audio_speed: float = 0.0
+    audio_gain: float = 0.0
+    audio_noise: float = 0.0
+    spectrogram_bands: int = 0
+    spectrogram_band_width: int = 0
+    spectrogram_spans: int = 0
+    spectrogram_span_width: int = 0
+    image_flip: bool = False
+    image_shift: int = 0
+    image_rotation: float = 0.0
+    image_scale: float = 0.0
+    image_light: float = 0.0
+
+
+@dataclass
+class EvaluationArguments:
+    r"""
+    split (`str`, *optional*, defaults to `"test"`): `test` or `validation`, the list of `data` to measure on.
+    batch_size (`int`, *optional*, defaults to 64): samples generated at once.
+    max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
+    baselines (`bool`, *optional*, defaults to True): also answer with shuffled and with blank media, which takes as long again
+        each.
+    card (`bool`, *optional*, defaults to True): write what was measured into the card of the model's folder.
+    """
+
+    split: str = "test"
+    batch_size: int = 64
+    max_new_tokens: int = 16
+    baselines: bool = True
+    card: bool = True
+
+    def __post_init__(self):
+        if self.split not in ("test", "validation"):
+            raise RecipeError(f"eval.split is {self.split!r}; it is 'test' or 'validation'.")
+
+
+@dataclass
+class PrepareArguments:
+    r"""What training/prepare_data.py leaves out of `data.train`, beside broken samples, blank media and equal samples.
+
+    min_characters, max_characters (`int`, *optional*): shortest and longest text of a sample, all its turns together.
+    max_repetition (`float`, *optional*, defaults to 0.3): largest share of runs of five words that stood in the text before.
+    similarity (`float`, *optional*, defaults to 0.8): texts that share at least so much of their runs of five words are nearly the
+        same; null keeps them.
+    image_distance (`int`, *optional*, defaults to 4): images look alike when so many bits of 64 differ in their hashes, or fewer.
+    contamination_words (`int`, *optional*, defaults to 13): a run of so many words in common with a sample of `data.validation` or
+        `data.test` is contamination.
+    languages (`list[str]`, *optional*): codes of the languages to keep, such as `en`; empty: all.
+    """
+
+    min_characters: int = 1
+    max_characters: int | None = None
+    max_repetition: float = 0.3
+    similarity: float | None = 0.8
+    image_distance: int = 4
+    contamination_words: int = 13
+    languages: list[str] = field(default_factory=list)
+
+
+def field_names(config_class: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(config_class)]

@@ -1,0 +1,149 @@
+r"""The library's Trainer with what a recipe adds to it, and the callbacks that such a run has.
+
+trainer = RecipeTrainer(recipe, model, processor, TrainingSet(recipe), checkpoint)
+trainer.train(resume_from_checkpoint=checkpoint)
+"""
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
+
+from modeling_mmgpt import MMGPTProcessor
+from training.data.augmentation import AugmentingCollator, SeededCollator
+from training.data.streaming import StreamingMixture
+from training.data.training_set import TrainingSet
+from training.evaluation.evaluate import evaluate_samples
+from training.evaluation.metrics import find_metric
+from training.recipe import EvaluationArguments, Recipe
+from training.resuming import place_in_stream
+from training.stages import split_learning_rates
+from training.throughput import Throughput
+
+
+class RecipeTrainer(Trainer):
+    """Trainer with a learning rate for each part of the model, and random changes to the samples of training alone.
+
+    checkpoint (`str`, *optional*): where the run goes on; of a stream it holds the place."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        processor: MMGPTProcessor,
+        data: TrainingSet,
+        checkpoint: str | None = None,
+    ):
+        self.checkpoint = checkpoint
+        self.learning_rates = recipe.learning_rates.given()
+        by_task = {one.task: one.augment for one in recipe.data.train if one.augment != recipe.augment}
+        augmenting = AugmentingCollator(data.collator(processor), recipe.augment, by_task)
+        self.train_collator = SeededCollator(augmenting, recipe.training.seed)
+        context = model.config.get_text_config().max_position_embeddings
+        super().__init__(
+            model=model,
+            args=recipe.training,
+            train_dataset=data.train_dataset(processor, context),
+            eval_dataset=None if data.validation is None else data.prepare(data.validation, processor, context),
+            data_collator=augmenting.collator,
+            processing_class=processor,
+        )
+        self.add_callback(EpochOfCollator(self.train_collator))
+        if not recipe.training.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(LossProgress)
+        if data.validation is not None and recipe.stage != "pretrain":
+            self.add_callback(AnswerMetrics(self, data.validation, recipe.eval))
+        if recipe.data.streaming:
+            self.add_callback(PlaceInStream)
+        # First of all, so that whatever else reads the log finds its numbers there.
+        self.throughput = Throughput()
+        self.callback_handler.callbacks.insert(0, self.throughput)
+
+    def get_train_dataloader(self):
+        if isinstance(self.train_dataset, StreamingMixture):
+            return self.stream_loader()
+        plain = self.data_collator
+        self.data_collator = self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
+    def stream_loader(self):
+        """It knows its place, and its data set which part of the stream belongs to this process: nothing is left to Accelerate."""
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 with torch 2.14
+        loader = StatefulDataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.train_collator,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator(),  # else it draws from the one of dropout, which a checkpoint restores earlier
+        )
+        if self.checkpoint is not None:
+            place = place_in_stream(Path(self.checkpoint), self.args.process_index)
+            loader.load_state_dict(torch.load(place, weights_only=True))
+        return loader
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """Nothing here reads logits, since metrics are of generated answers (AnswerMetrics), nor goes on from a cache."""
+        return super().compute_loss(model, {**inputs, "skip_logits": True, "use_cache": False}, *args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if self.learning_rates:
+            split_learning_rates(optimizer, model or self.model, self.learning_rates)
+        return optimizer
+
+
+class AnswerMetrics(TrainerCallback):
+    """At each evaluation: what the model answers to the validation samples, judged by their metrics, beside the loss in the log.
+
+    Every process answers all samples: where the weights are sharded, none can do it alone."""
+
+    def __init__(self, trainer: Trainer, samples, arguments: EvaluationArguments):
+        self.trainer, self.samples = trainer, samples
+        self.arguments = dataclasses.replace(arguments, baselines=False)
+
+    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+        tasks = evaluate_samples(model, self.trainer.processing_class, self.samples, self.arguments)["tasks"]
+        measures = {task: find_metric(scores["metric"]).measure for task, scores in tasks.items()}
+        measured = {f"eval_{task}_{measure}": tasks[task][measure] for task, measure in measures.items()}
+        metrics.update(measured)  # where `metric_for_best_model` looks
+        self.trainer.log(measured)
+
+
+class LossProgress(ProgressCallback):
+    """The library's progress bar with its time left, and the last losses beside it instead of a line for each."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None:
+            losses = {key: f"{float(logs[key]):.3f}" for key in ("loss", "eval_loss") if key in logs}
+            self.training_bar.set_postfix(losses)
+
+
+class EpochOfCollator(TrainerCallback):
+    """Tells a [`SeededCollator`] which pass over the data begins, or goes on."""
+
+    def __init__(self, collator: SeededCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch = int(state.epoch)
+
+
+class PlaceInStream(TrainerCallback):
+    """Adds the place of this process in its stream to each checkpoint, atomically."""
+
+    def on_save(self, args, state, control, train_dataloader=None, **kwargs):
+        path = place_in_stream(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.process_index)
+        unfinished = path.with_suffix(".part")
+        torch.save(train_dataloader.state_dict(), unfinished)
+        os.replace(unfinished, path)
