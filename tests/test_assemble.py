@@ -13,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoTokenizer,
     BitImageProcessor,
     CLIPImageProcessor,
@@ -28,7 +27,6 @@ from transformers import (
 )
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, assemble, save_checkpoint
-from training.assemble import main
 
 
 LLAMA_LIKE = {
@@ -626,24 +624,3 @@ class TestRefusals:
             ValueError, match="becomes 16 tokens, but the decoder has only 16 positions: merge patches"
         ):
             assemble(**parts)
-
-
-class TestScript:
-    def test_it_leaves_a_folder_that_loads(self, tmp_path, monkeypatch, capsys):
-        parts = save_parts(tmp_path, "qwen3", "siglip", "hubert")
-        flags = [word for part, folder in parts.items() for word in (f"--{part}", str(folder))]
-        choice = ["--vision-connector", "pixel_shuffle", "--vision-merge-size", "4", "--dtype", "bfloat16"]
-        monkeypatch.setattr(sys, "argv", ["assemble.py", *flags, *choice, "--output", str(tmp_path / "model")])
-        main()
-        assert capsys.readouterr().out.endswith("(text: text, vision: vision, audio: audio)\n")
-        model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
-        assert model.dtype == torch.bfloat16 and model.config.vision_merge_size == 4
-        assert "Assembled from text: text" in (tmp_path / "model" / "README.md").read_text()
-
-    def test_an_error_is_one_line(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(
-            sys, "argv", ["assemble.py", "--text", str(tmp_path / "no"), "--output", str(tmp_path / "model")]
-        )
-        with pytest.raises(SystemExit, match=r"error: text='.*no' cannot be read as a model"):
-            main()
-        assert not (tmp_path / "model").exists()

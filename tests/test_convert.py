@@ -15,7 +15,6 @@ from modeling_mmgpt.tools.convert import config_from_gpt, config_to_gpt
 from modeling_mmgpt.tools.families import FAMILIES
 from tests.conftest import TEXT
 from training.checks.parity import MODELS, TOLERANCE, compare, measure, random_ids, random_model, same_weights
-from training.convert import main as convert
 
 
 @pytest.fixture(params=FAMILIES, ids=str)
@@ -146,7 +145,7 @@ def test_a_folder_becomes_a_complete_folder(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "theirs")
     folder = convert_checkpoint(tmp_path / "theirs", tmp_path / "ours")
     assert folder == tmp_path / "ours"
-    assert {"converting.py", "families_mmgpt.py", "tokenizer.json", "README.md"} <= {p.name for p in folder.iterdir()}
+    assert {"modeling_mmgpt_text.py", "tokenizer.json", "README.md"} <= {p.name for p in folder.iterdir()}
     loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     ids = random_ids(2, 8)
     torch.testing.assert_close(loaded(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
@@ -154,7 +153,7 @@ def test_a_folder_becomes_a_complete_folder(tmp_path, tokenizer):
     assert AutoTokenizer.from_pretrained(folder).encode("hello") == tokenizer.encode("hello")
     assert "llama" in (folder / "README.md").read_text()
 
-    convert([str(folder), str(tmp_path / "back"), "--to", "llama"])
+    convert_checkpoint(folder, tmp_path / "back", to="llama")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
     assert type(back) is type(theirs) and same_weights(back, theirs)
     assert AutoTokenizer.from_pretrained(tmp_path / "back").encode("hello") == tokenizer.encode("hello")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from modeling_mmgpt.tools.model_card import licences_in, section_of
+from modeling_mmgpt.tools.model_card import licences_of, read_facts, section_of
 from training.checks import answer_anywhere
 from training.data.samples import answer_of
 from training.data.synthetic.course import TASKS, load_demo
@@ -76,7 +76,7 @@ class TestRun:
             assert f"| {name} | exact_match | {round(score['exact_match'], 4)} | " in measured
         training = section_of(path, "Training")
         assert "Recipe `demo`, stage `finetune`: 2 steps" in training and "| demo | 8 | 1.0 |" in training
-        assert "scikit-learn" in licences_in(path)["demo"]
+        assert "scikit-learn" in licences_of(read_facts(folder / "model"))["demo"]
 
     def test_report_shows_the_examples(self, run):
         folder, results = run

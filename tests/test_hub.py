@@ -38,7 +38,7 @@ FULL_CARD = {
     "data": "Questions.",
     "training": "10 steps.",
     "hardware": "2 CPU cores",
-    "mixture": [{"source": "me/questions", "rows": 300, "weight": 1.0, "licence": "cc-by-4.0"}],
+    "mixture": [{"source": "me/questions", "samples": 300, "weight": 1.0, "licence": "cc-by-4.0"}],
     "history": "Before that, nothing.",
     "bias": [{"task": "crows-pairs, gender", "measure": "stereotype preferred", "value": 0.52, "n": 262}],
     "intended_use": "Tests.",
@@ -134,8 +134,8 @@ def test_one_commit_holds_everything_and_loads_by_name(hub, published, on_hub, a
 def test_the_cards_own_snippet_runs(hub, published, on_hub, assistant, tmp_path):
     card = hub.repositories["me/assistant"][-1]["files"]["README.md"].decode()
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    (tmp_path / "picture.png").write_bytes((assistant.parent / "red.png").read_bytes())
-    (tmp_path / "sound.wav").write_bytes((assistant.parent / "low.wav").read_bytes())
+    (tmp_path / "image.png").write_bytes((assistant.parent / "red.png").read_bytes())
+    (tmp_path / "audio.wav").write_bytes((assistant.parent / "low.wav").read_bytes())
     assert "a red one" in on_hub(snippet).splitlines()
 
 
@@ -157,18 +157,23 @@ def test_a_tuned_model_goes_back_under_its_name(hub, published, on_hub, assistan
 
 
 def test_a_model_keeps_its_card_wherever_it_goes(hub, assistant, tmp_path):
-    """What was measured in a folder is on the Hub however the model gets there, under its new name."""
+    """What was measured in a folder is on the Hub however the model gets there."""
     folder = shutil.copytree(assistant, tmp_path / "model")
     record_results(folder, CARD["results"], by="recipe `toy`, split `test`")
     model, processor = loaded(folder)
     model.push_to_hub("me/by-method")
     push_checkpoint("me/by-function", model, processor, {"license": "apache-2.0"})
     push_folder(folder, "me/by-folder")
-    for name in ("me/by-method", "me/by-function", "me/by-folder"):
-        card = hub.repositories[name][-1]["files"]["README.md"].decode()
+    cards = {name: hub.repositories[f"me/{name}"][-1]["files"] for name in ("by-method", "by-function", "by-folder")}
+    # A travelling save copies the card as it is; the package renders it under the name that the model has on the Hub.
+    for name in ("README.md", "card_facts.json"):
+        assert cards["by-method"][name] == (folder / name).read_bytes()
+    for name in ("by-function", "by-folder"):
+        card = cards[name]["README.md"].decode()
         assert "| colours | exact match | 0.97 | 0.95 to 0.98 | 300 |" in card
-        assert f"\n# {name}\n" in card and f'name = "{name}"' in card and f"- name: {name}\n" in card
-        assert ModelCard(card).data.license == ("apache-2.0" if name == "me/by-function" else None)
+        assert f"\n# me/{name}\n" in card and f'name = "me/{name}"' in card and f"- name: me/{name}\n" in card
+        assert json.loads(cards[name]["card_facts.json"])["name"] == f"me/{name}"
+        assert ModelCard(card).data.license == ("apache-2.0" if name == "by-function" else None)
 
 
 def adapted(folder):

@@ -1,4 +1,4 @@
-"""The README is true: its commands name what is there, its code compiles, and the modules it draws are the modules there are."""
+"""The README is true: its commands name what is there, its code compiles, and its tree shows the modules that there are."""
 
 import importlib
 import re
@@ -30,6 +30,14 @@ COMMANDS = [
     if line.startswith((".venv/bin/python", "make "))
 ]
 
+MMGPT_COMMANDS = [
+    line.split(" #")[0].strip()
+    for language, block in BLOCKS
+    if language == ""
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("mmgpt ")
+]
+
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_name_what_is_there(command):
@@ -48,6 +56,14 @@ def test_commands_name_what_is_there(command):
             assert Path(word).is_file()
 
 
+@pytest.mark.parametrize("command", MMGPT_COMMANDS)
+def test_verbs_and_options_of_the_command_are_there(command):
+    _, verb, *words = shlex.split(command)
+    shown = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert all(f"{word} " in shown.output for word in words if word.startswith("--"))
+
+
 @pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
 def test_code_compiles(code):
     compile(code, "README.md", "exec")
@@ -59,12 +75,12 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```", USE, flags=re.MULTILINE | re.DOT
 
 @pytest.fixture
 def place(assistant, tmp_path, monkeypatch):
-    """A folder with what the README's snippets name: a trained model, a picture and a sound."""
+    """A folder with what the README's snippets name: a trained model, an image and audio."""
     monkeypatch.chdir(tmp_path)
     Path("outputs/demo").mkdir(parents=True)
     Path("outputs/demo/model").symlink_to(assistant)
-    Path("picture.png").symlink_to(assistant.parent / "red.png")
-    Path("sound.wav").symlink_to(assistant.parent / "high.wav")
+    Path("image.png").symlink_to(assistant.parent / "red.png")
+    Path("audio.wav").symlink_to(assistant.parent / "high.wav")
     return tmp_path
 
 
@@ -103,7 +119,7 @@ class TestUseIt:
             assert "README.md" in hub.repositories["me/my-model"][-1]["files"]
 
     def test_limits_of_one_call(self):
-        """A large photograph and a long video, through the processor of the size `small`."""
+        """A large image and a long video, through the processor of the size `small`."""
         with torch.device("meta"):
             _, processor = build_model(ModelArguments(preset="small"), train_tokenizer(["?"], 320))
         content = [
@@ -131,6 +147,11 @@ class TestUseIt:
         assert (Path(sys.executable).parent / "transformers").exists()
 
 
-def test_every_module_of_the_package_stands_in_the_tree():
-    modules = {path.name for path in Path("modeling_mmgpt").glob("*_mmgpt*.py")}
-    assert modules == {name for name in modules if name in README}
+def test_the_tree_shows_the_modules_that_there_are():
+    tree = README[README.index("## Where things are") : README.index("## Limits")]
+    shown = set(re.findall(r"\w+_mmgpt\w*\.py", tree))
+    assert shown == {path.name for path in Path("modeling_mmgpt").glob("*.py")} - {"__init__.py"}
+    tools = tree[tree.index("  tools/") : tree.index("configuration/")]
+    assert {path.stem for path in Path("modeling_mmgpt/tools").glob("*.py")} - {"__init__"} <= set(
+        re.findall(r"\w+", tools)
+    )

@@ -323,8 +323,8 @@ def test_the_readmes_snippet_runs(server, assistant, tmp_path, monkeypatch, caps
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "openai" in block)
     code = code.replace("http://localhost:8000", server).replace("outputs/demo/model", str(assistant))
     monkeypatch.chdir(tmp_path)
-    shutil.copy(assistant.parent / "red.png", "picture.png")
-    shutil.copy(assistant.parent / "low.wav", "sound.wav")
+    shutil.copy(assistant.parent / "red.png", "image.png")
+    shutil.copy(assistant.parent / "low.wav", "audio.wav")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.endswith("low\n")
 

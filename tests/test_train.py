@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
-from modeling_mmgpt.tools.model_card import NOTHING, licences_in, record_results, section_of
+from modeling_mmgpt.tools.model_card import licences_of, read_facts, record_results, section_of
 from tests.toy_training import TOY_DATA, losses, toy_tree
 from training import train
 from training.data.formats import OWN_DATA
@@ -83,7 +83,7 @@ class TestTrain:
         now, before = section_of(path, "Training").split("Before that, as `start`:")
         assert "Recipe `again`" in now and "| toy | 48 | 2 |" in now
         assert "Recipe `toy`" in before and "| toy | 24 | 1.0 |" in before
-        assert section_of(path, "Results") == NOTHING["Results"] and licences_in(path) == {"toy": "mit"}
+        assert read_facts(path.parent)["results"] == [] and licences_of(read_facts(path.parent)) == {"toy": "mit"}
 
     def test_evaluation_sees_samples_unchanged(self, tree, monkeypatch):
         changed = []

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.saving_mmgpt import find_companion
-from modeling_mmgpt.tools.model_card import licences_in, load_card, section_of
+from modeling_mmgpt.tools.model_card import licences_of, read_facts, training_text
 from training.data.training_set import TrainingSet
 from training.recipe import Recipe
 from training.stages import merge_adapter
@@ -83,14 +82,16 @@ def facts_of_origin(checkpoint: str) -> dict:
     """What the card tells of the model that the run started from: how it was trained, and the licences of what it is made of."""
     is_folder = Path(checkpoint).is_dir()
     facts = {} if is_folder else {"base_model": checkpoint}
-    path = find_companion(checkpoint, "README.md")
-    if path is None:
+    earlier = read_facts(checkpoint)
+    if not earlier:
         return facts
     name = Path(checkpoint).name if is_folder else checkpoint
-    licences = {name: load_card(path).data.license} if load_card(path).data.license else {}
-    facts["licences"] = licences | licences_in(path)
-    earlier = section_of(path, "Training")
-    return facts | {"history": f"Before that, as `{name}`:\n\n{earlier}"} if earlier else facts
+    licences = {name: earlier["license"]} if earlier.get("license") else {}
+    return facts | {
+        "licences": licences | licences_of(earlier),
+        "history": f"Before that, as `{name}`:\n\n{training_text(earlier)}",
+        "data": None,  # `history` tells of the data
+    }
 
 
 def write_curves(log: list[dict], path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from .. import saving_mmgpt
-from ..saving_mmgpt import find_companion, written_whole
-from .model_card import adapter_base, rename_card, write_card
+from ..saving_mmgpt import written_whole
+from .model_card import adapter_base, renamed_files, write_card
 
 
 def save_checkpoint(
@@ -17,7 +17,7 @@ def save_checkpoint(
     """Writes model, processor and card to one complete folder and returns it.
 
     Args:
-        folder: where; written beside it first and renamed, so that it is there whole or not at all.
+        folder: where; written beside it first and renamed, so that it appears atomically.
         model: any MMGPT model, or a `PeftModel` of one: then the folder holds the adapter and the name of its base.
         processor: its MMGPTProcessor (for a text-only model: its tokenizer).
         card: measured facts for the model card, see [`write_card`]. What they do not mention stays as the card of the folder or
@@ -29,12 +29,7 @@ def save_checkpoint(
     with written_whole(folder) as temporary:
         processor.save_pretrained(temporary)
         if adapter_base(model) is None:
-            earlier = find_companion(model.name_or_path, "README.md")
-            if earlier is not None and set(facts) == {"name"}:
-                text = rename_card(earlier.read_text(encoding="utf-8"), facts["name"])
-                (temporary / "README.md").write_text(text, encoding="utf-8")
-            else:
-                write_card(temporary, model, facts, earlier)
+            write_card(temporary, model, facts, earlier=model.name_or_path or None)
             model.save_pretrained(temporary, state_dict=state_dict)
         else:  # peft writes a card of its own, which ours replaces
             save_adapter(temporary, model, facts.get("base_model"), state_dict)
@@ -71,11 +66,10 @@ def push_checkpoint(repo_id: str, model, processor, card: dict | None = None, **
             "card={'base_model': 'owner/name'}."
         )
     with tempfile.TemporaryDirectory() as temporary:
-        return push_folder(save_checkpoint(Path(temporary) / "model", model, processor, facts), repo_id, **kwargs)
+        folder = save_checkpoint(Path(temporary) / "model", model, processor, facts)
+        return saving_mmgpt.push_folder(folder, repo_id, **kwargs)
 
 
 def push_folder(folder: str | os.PathLike, repo_id: str, **kwargs) -> CommitInfo:
     """[`saving_mmgpt.push_folder`] with the folder's card under the name that the model has on the Hub."""
-    readme = Path(folder) / "README.md"
-    card = rename_card(readme.read_text(encoding="utf-8"), repo_id) if readme.is_file() else None
-    return saving_mmgpt.push_folder(folder, repo_id, card=card, **kwargs)
+    return saving_mmgpt.push_folder(folder, repo_id, files=renamed_files(folder, repo_id), **kwargs)

@@ -4,7 +4,7 @@ r"""Checkpoints of the GPT line -> MMGPT, and back.
     gpt2 = to_gpt(model, "gpt2")                         # the class of transformers, for every tool that knows it
     convert_checkpoint("Qwen/Qwen3-0.6B", "my-qwen")     # folder to folder, with the tokenizer; to="qwen3" goes back
 
-What a family's tensors and fields are called stands in tools/families.py; here is how they are read and written.
+What a family's tensors and fields are called stands in tools/families.py; here they are read and written.
 Weights are read one tensor at a time into the finished model: beside it there is never more than one shard in memory.
 """
 
@@ -24,7 +24,7 @@ from ..configuration_mmgpt import MMGPTTextConfig
 from ..modeling_mmgpt_text import MMGPTForCausalLM
 from ..saving_mmgpt import written_whole
 from .checkpoints import save_checkpoint
-from .families import COMPUTED, FAMILIES, Family
+from .families import COMPUTED_BUFFERS, FAMILIES, Family
 from .layouts import Weight
 
 
@@ -35,7 +35,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-# Fields that no logit depends on: a target that lacks them is still the same model.
+# Fields that no logit depends on: a family that lacks them still has the same model.
 TRAINING_FIELDS = {
     "attention_dropout",
     "embedding_dropout",
@@ -63,30 +63,30 @@ def family_of(model_type: str) -> Family:
 def config_from_gpt(theirs: PreTrainedConfig) -> MMGPTTextConfig:
     """Our configuration of their model."""
     family = family_of(theirs.model_type)
-    for name, value in family.demands.items():
+    for name, value in family.required.items():
         if getattr(theirs, name) != value:
             raise ValueError(
-                f"This {theirs.model_type} checkpoint has {name}={getattr(theirs, name)!r}; the decoder can follow only "
+                f"This {theirs.model_type} checkpoint has {name}={getattr(theirs, name)!r}; our decoder supports only "
                 f"{name}={value!r}."
             )
     renamed = {ours: getattr(theirs, name) for ours, name in family.fields.items()}
-    return MMGPTTextConfig(**family.constants, **renamed, **family.to_ours(theirs))
+    return MMGPTTextConfig(**family.fixed, **renamed, **family.to_ours(theirs))
 
 
 def config_to_gpt(ours: MMGPTTextConfig, model_type: str) -> PreTrainedConfig:
-    """Their configuration of our model. What it cannot say is found by reading it back, and refused."""
+    """Their configuration of our model. What it has no field for is found by converting it back, and refused."""
     family = family_of(model_type)
-    refuse_lost({name: (comparable(ours, name), value) for name, value in family.constants.items()}, model_type)
+    refuse_losses({name: (comparable(ours, name), value) for name, value in family.fixed.items()}, model_type)
     renamed = {name: getattr(ours, our_name) for our_name, name in family.fields.items()}
-    theirs = transformers.CONFIG_MAPPING[model_type](**renamed, **family.demands, **family.to_theirs(ours))
+    theirs = transformers.CONFIG_MAPPING[model_type](**renamed, **family.required, **family.to_theirs(ours))
     theirs.architectures = [family.architecture]
     read_back = config_from_gpt(theirs)
     names = [item.name for item in fields(MMGPTTextConfig) if item.name in MMGPTTextConfig.__annotations__]
-    refuse_lost({name: (comparable(ours, name), comparable(read_back, name)) for name in names}, model_type)
+    refuse_losses({name: (comparable(ours, name), comparable(read_back, name)) for name in names}, model_type)
     return theirs
 
 
-def refuse_lost(values: dict[str, tuple], model_type: str) -> None:
+def refuse_losses(values: dict[str, tuple], model_type: str) -> None:
     """`values`: of each of our fields, what the model has and what the family would make of it."""
     lost = [
         f"{name} is {mine!r}, the family has {family!r}"
@@ -119,7 +119,7 @@ def weight_files(source: str) -> list[str]:
 
 
 def read_tensors(file: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of one file, one after the other; none is in memory before it is asked for."""
+    """The tensors of one file, one after the other, each read when it is asked for."""
     if file.endswith(".safetensors"):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no mapping)
@@ -137,12 +137,12 @@ def stream_tensors(source: str | PreTrainedModel) -> Iterator[tuple[str, torch.T
 
 
 def find_rule(family: Family, name: str) -> tuple[Weight, list[str]]:
-    """The rule that speaks of their tensor `name`, and what its stars stand for."""
+    """The rule for their tensor `name`, and what its wildcards stand for."""
     for candidate in (name, family.prefix + name):
         for rule in family.weights:
-            stars = rule.match(candidate)
-            if stars is not None:
-                return rule, stars
+            wildcards = rule.match(candidate)
+            if wildcards is not None:
+                return rule, wildcards
     raise ValueError(
         f"The tensor {name!r} belongs to no part of {family.architecture}: the checkpoint is of another class, such as a "
         "classifier, or of a newer form of the family."
@@ -150,22 +150,22 @@ def find_rule(family: Family, name: str) -> tuple[Weight, list[str]]:
 
 
 def fill_ours(model: MMGPTForCausalLM, family: Family, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Copies their tensors into our model as they come, and makes sure that every number of ours was given."""
+    """Copies their tensors into our model one by one, and makes sure that every parameter of ours was filled."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     unfilled = {name: parameter.numel() for name, parameter in model.named_parameters()}
     tied = {name: source for name, source in model.all_tied_weights_keys.items() if name in parameters}
     for name, tensor in tensors:
-        if COMPUTED.fullmatch(name):
+        if COMPUTED_BUFFERS.fullmatch(name):
             continue
-        rule, stars = find_rule(family, name)
-        for our_name, piece in zip(rule.our_names(stars), rule.layout.split(tensor, model.config), strict=True):
+        rule, wildcards = find_rule(family, name)
+        for our_name, piece in zip(rule.our_names(wildcards), rule.layout.split(tensor, model.config), strict=True):
             if our_name not in parameters:
                 raise ValueError(
                     f"{name!r} has no place in the model: {our_name} does not exist in its configuration."
                 )
             place = parameters[our_name].data
             if rule.place is not None:
-                place = rule.place(place, int(stars[-1]))
+                place = rule.place(place, int(wildcards[-1]))
             if place.shape != piece.shape:
                 raise ValueError(
                     f"{name!r} of shape {tuple(tensor.shape)} does not fit {our_name}, which is {tuple(place.shape)}: "
@@ -180,14 +180,14 @@ def fill_ours(model: MMGPTForCausalLM, family: Family, tensors: Iterator[tuple[s
 
 
 def empty_model(model_class: type, config: PreTrainedConfig, dtype: torch.dtype | None) -> PreTrainedModel:
-    """A model whose parameters hold nothing yet: memory that is not written to costs nothing."""
+    """A model whose parameters are allocated and not initialised."""
     with no_init_weights():
         model = model_class._from_config(config, dtype=dtype)
     model.tie_weights()
     return model.eval()
 
 
-# The three ways to use it ------------------------------------------------------------------------------------------
+# Models and folders ------------------------------------------------------------------------------------------------
 
 
 def from_gpt(source: str | os.PathLike | PreTrainedModel, dtype: torch.dtype | None = None) -> MMGPTForCausalLM:
@@ -211,7 +211,7 @@ def from_gpt(source: str | os.PathLike | PreTrainedModel, dtype: torch.dtype | N
 def to_gpt(model: MMGPTForCausalLM, model_type: str) -> PreTrainedModel:
     """The model as transformers' own class of a family (`"gpt2"`, `"llama"`, ...), for tools that know only those.
 
-    Refused where the family has no room for one of the model's choices, which the error names."""
+    Refused where the family lacks one of the model's choices, which the error names."""
     family = family_of(model_type)
     theirs = empty_model(
         getattr(transformers, family.architecture), config_to_gpt(model.config, model_type), model.dtype
@@ -219,8 +219,8 @@ def to_gpt(model: MMGPTForCausalLM, model_type: str) -> PreTrainedModel:
     tensors = model.state_dict()
     with torch.no_grad():
         for name, place in theirs.state_dict().items():
-            rule, stars = find_rule(family, name)
-            pieces = [tensors[our_name] for our_name in rule.our_names(stars)]
+            rule, wildcards = find_rule(family, name)
+            pieces = [tensors[our_name] for our_name in rule.our_names(wildcards)]
             place.copy_(rule.layout.join(pieces, model.config))
     theirs.generation_config = GenerationConfig.from_dict(model.generation_config.to_dict())
     return theirs
@@ -259,6 +259,8 @@ def convert_checkpoint(
         dtype: of the new weights. `None`: that of the source.
     """
     source, destination = os.fspath(source), Path(destination)
+    if to != "mmgpt":
+        family_of(to)  # refused before anything is read
     tokenizer = load_tokenizer(source)
     kind = AutoConfig.from_pretrained(source).model_type
     if to == "mmgpt":

@@ -1,8 +1,8 @@
 r"""The GPT line as transformers has it: for each family one table that is read in both directions.
 
 FAMILIES[model_type].fields     our configuration field -> theirs
-                    .constants  our fields that the family has no choice in
-                    .demands    their fields with the only value that we can follow
+                    .fixed      our fields of which the family has one value only
+                    .required   their fields with the only value that we support
                     .to_ours, .to_theirs  the few fields that need more than a name
                     .weights    their tensors -> ours: rules of tools/layouts.py
 """
@@ -15,19 +15,15 @@ from dataclasses import dataclass, field
 from ..configuration_mmgpt import MMGPTTextConfig
 from .layouts import (
     QKV_BY_HEAD,
-    SHARED,
+    ROTARY_PAIRS,
+    SHARED_NORM,
     TRANSPOSED,
     TRANSPOSED_QKV,
-    TURNED_PAIRS,
     Weight,
-    first_half,
-    second_half,
-    whole,
+    expert,
+    expert_gate,
+    expert_up,
 )
-
-
-def nothing(config) -> dict:
-    return {}
 
 
 @dataclass(frozen=True)
@@ -37,28 +33,23 @@ class Family:
     architecture: str
     prefix: str
     fields: dict[str, str]
-    constants: dict
+    fixed: dict
     weights: tuple[Weight, ...]
-    demands: dict = field(default_factory=dict)
-    to_ours: Callable[..., dict] = nothing
-    to_theirs: Callable[[MMGPTTextConfig], dict] = nothing
+    required: dict = field(default_factory=dict)
+    to_ours: Callable[..., dict] = lambda config: {}
+    to_theirs: Callable[[MMGPTTextConfig], dict] = lambda config: {}
 
 
 # Fields ------------------------------------------------------------------------------------------------------------
 
-EVERYWHERE = {
-    name: name
-    for name in (
-        "vocab_size",
-        "tie_word_embeddings",
-        "initializer_range",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "dtype",
-    )
-}
-OPENAI_FIELDS = EVERYWHERE | {
+
+def same(names: str) -> dict[str, str]:
+    """Fields that are called alike on both sides."""
+    return {name: name for name in names.split()}
+
+
+COMMON_FIELDS = same("vocab_size tie_word_embeddings initializer_range pad_token_id bos_token_id eos_token_id dtype")
+OPENAI_FIELDS = COMMON_FIELDS | {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
     "num_attention_heads": "n_head",
@@ -69,83 +60,65 @@ OPENAI_FIELDS = EVERYWHERE | {
     "residual_dropout": "resid_pdrop",
 }
 GPT2_FIELDS = OPENAI_FIELDS | {"hidden_act": "activation_function", "use_cache": "use_cache"}
-GPT_NEO_FIELDS = EVERYWHERE | {
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "max_position_embeddings": "max_position_embeddings",
-    "norm_eps": "layer_norm_epsilon",
-    "hidden_act": "activation_function",
-    "attention_dropout": "attention_dropout",
-    "embedding_dropout": "embed_dropout",
-    "residual_dropout": "resid_dropout",
-    "use_cache": "use_cache",
-}
-GPT_NEOX_FIELDS = EVERYWHERE | {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "max_position_embeddings": "max_position_embeddings",
-    "norm_eps": "layer_norm_eps",
-    "hidden_act": "hidden_act",
-    "parallel_residual": "use_parallel_residual",
-    "attention_bias": "attention_bias",
-    "attention_dropout": "attention_dropout",
-    "embedding_dropout": "hidden_dropout",
-    "residual_dropout": "hidden_dropout",
-    "use_cache": "use_cache",
-}
-QWEN2_FIELDS = EVERYWHERE | {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "max_position_embeddings": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "hidden_act": "hidden_act",
-    "attention_dropout": "attention_dropout",
-    "use_cache": "use_cache",
-}
-MISTRAL_FIELDS = QWEN2_FIELDS | {"head_dim": "head_dim", "sliding_window": "sliding_window"}
-QWEN3_FIELDS = QWEN2_FIELDS | {"head_dim": "head_dim", "attention_bias": "attention_bias"}
-LLAMA_FIELDS = QWEN3_FIELDS | {"mlp_bias": "mlp_bias"}
-ROUTER_FIELDS = {
-    "num_experts": "num_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "output_router_logits": "output_router_logits",
-    "router_aux_loss_coef": "router_aux_loss_coef",
-}
-MIXTRAL_FIELDS = (
-    QWEN2_FIELDS | ROUTER_FIELDS | {"num_experts": "num_local_experts", "sliding_window": "sliding_window"}
-)
-QWEN3_MOE_FIELDS = (
-    QWEN2_FIELDS
-    | ROUTER_FIELDS
+GPT_NEO_FIELDS = (
+    COMMON_FIELDS
+    | same("hidden_size max_position_embeddings attention_dropout use_cache")
     | {
-        "attention_bias": "attention_bias",
-        "moe_intermediate_size": "moe_intermediate_size",
-        "norm_topk_prob": "norm_topk_prob",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation_function",
+        "embedding_dropout": "embed_dropout",
+        "residual_dropout": "resid_dropout",
     }
 )
+SIZE_FIELDS = COMMON_FIELDS | same(
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings hidden_act use_cache"
+)
+GPT_NEOX_FIELDS = (
+    SIZE_FIELDS
+    | same("attention_bias attention_dropout")
+    | {
+        "norm_eps": "layer_norm_eps",
+        "parallel_residual": "use_parallel_residual",
+        "embedding_dropout": "hidden_dropout",
+        "residual_dropout": "hidden_dropout",
+    }
+)
+QWEN2_FIELDS = SIZE_FIELDS | same("num_key_value_heads attention_dropout") | {"norm_eps": "rms_norm_eps"}
+MISTRAL_FIELDS = QWEN2_FIELDS | same("head_dim sliding_window")
+QWEN3_FIELDS = QWEN2_FIELDS | same("head_dim attention_bias")
+LLAMA_FIELDS = QWEN3_FIELDS | same("mlp_bias")
+EXPERT_FIELDS = QWEN2_FIELDS | same("num_experts num_experts_per_tok output_router_logits router_aux_loss_coef")
+MIXTRAL_FIELDS = EXPERT_FIELDS | same("sliding_window") | {"num_experts": "num_local_experts"}
+QWEN3_MOE_FIELDS = EXPERT_FIELDS | same("attention_bias moe_intermediate_size norm_topk_prob")
 
-GPT2_CONSTANTS = {
+GPT2_FIXED = {
     "position_embedding_type": "learned",
     "norm_type": "layernorm",
     "mlp_type": "plain",
     "mlp_bias": True,
     "attention_bias": True,
 }
-ROPE_LAYERNORM = {"position_embedding_type": "rope", "norm_type": "layernorm", "mlp_type": "plain", "mlp_bias": True}
-MODERN = {"position_embedding_type": "rope", "norm_type": "rmsnorm", "mlp_type": "gated", "scale_residual_init": False}
+ROPE_LAYERNORM_FIXED = {
+    "position_embedding_type": "rope",
+    "norm_type": "layernorm",
+    "mlp_type": "plain",
+    "mlp_bias": True,
+}
+LLAMA_FIXED = {
+    "position_embedding_type": "rope",
+    "norm_type": "rmsnorm",
+    "mlp_type": "gated",
+    "scale_residual_init": False,
+}
 
 
-def inner_to_ours(theirs) -> dict:
+def mlp_width_to_ours(theirs) -> dict:
     return {"intermediate_size": theirs.n_inner or 4 * theirs.n_embd}
 
 
-def inner_to_theirs(ours: MMGPTTextConfig) -> dict:
+def mlp_width_to_theirs(ours: MMGPTTextConfig) -> dict:
     return {"n_inner": None if ours.intermediate_size == 4 * ours.hidden_size else ours.intermediate_size}
 
 
@@ -187,12 +160,12 @@ def gptj_to_ours(theirs) -> dict:
     if int(head_dim * share) != theirs.rotary_dim:  # 30 / 44 * 44 is a little less than 30
         share = math.nextafter(share, 1.0)
     rope_parameters = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": share}
-    return {"rope_parameters": rope_parameters, **inner_to_ours(theirs)}
+    return {"rope_parameters": rope_parameters, **mlp_width_to_ours(theirs)}
 
 
 def gptj_to_theirs(ours: MMGPTTextConfig) -> dict:
     share = ours.rope_parameters.get("partial_rotary_factor", 1.0)
-    return {"rotary_dim": int(ours.head_dim * share), **inner_to_theirs(ours)}
+    return {"rotary_dim": int(ours.head_dim * share), **mlp_width_to_theirs(ours)}
 
 
 def rope_to_ours(theirs) -> dict:
@@ -204,7 +177,7 @@ def partial_rope_to_theirs(ours: MMGPTTextConfig) -> dict:
 
 
 def rope_to_theirs(ours: MMGPTTextConfig) -> dict:
-    # They turn whole heads: a partial rotation gets lost here, and is refused for that.
+    # They rotate whole heads: a partial rotary factor gets lost here, and is refused for that.
     return {"rope_parameters": {k: v for k, v in ours.rope_parameters.items() if k != "partial_rotary_factor"}}
 
 
@@ -228,10 +201,10 @@ def mixtral_to_ours(theirs) -> dict:
 
 
 def mixtral_to_theirs(ours: MMGPTTextConfig) -> dict:
-    return {**own_head_dim(ours), **rope_to_theirs(ours)}
+    return {**head_dim_if_not_derived(ours), **rope_to_theirs(ours)}
 
 
-def own_head_dim(ours: MMGPTTextConfig) -> dict:
+def head_dim_if_not_derived(ours: MMGPTTextConfig) -> dict:
     is_derived = ours.head_dim == ours.hidden_size // ours.num_attention_heads
     return {} if is_derived else {"head_dim": ours.head_dim}
 
@@ -250,7 +223,13 @@ def qwen3_moe_to_ours(theirs) -> dict:
 def qwen3_moe_to_theirs(ours: MMGPTTextConfig) -> dict:
     window = {"use_sliding_window": ours.sliding_window is not None, "sliding_window": ours.sliding_window}
     dense = [i for i, kind in enumerate(ours.mlp_layer_types) if kind == "dense"]
-    return {"decoder_sparse_step": 1, "mlp_only_layers": dense, **window, **own_head_dim(ours), **rope_to_theirs(ours)}
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": dense,
+        **window,
+        **head_dim_if_not_derived(ours),
+        **rope_to_theirs(ours),
+    }
 
 
 # Weights -----------------------------------------------------------------------------------------------------------
@@ -283,15 +262,15 @@ MIXTURE = (
     Weight("model.layers.*.mlp.experts.down_proj", EXPERTS + "down_proj"),
 )
 QWEN3_MOE_FILES = (
-    Weight("model.layers.*.mlp.experts.*.gate_proj.weight", EXPERTS + "gate_up_proj", place=first_half),
-    Weight("model.layers.*.mlp.experts.*.up_proj.weight", EXPERTS + "gate_up_proj", place=second_half),
-    Weight("model.layers.*.mlp.experts.*.down_proj.weight", EXPERTS + "down_proj", place=whole),
+    Weight("model.layers.*.mlp.experts.*.gate_proj.weight", EXPERTS + "gate_up_proj", place=expert_gate),
+    Weight("model.layers.*.mlp.experts.*.up_proj.weight", EXPERTS + "gate_up_proj", place=expert_up),
+    Weight("model.layers.*.mlp.experts.*.down_proj.weight", EXPERTS + "down_proj", place=expert),
 )
 MIXTRAL_FILES = (
     Weight("model.layers.*.block_sparse_moe.gate.*", OURS + "mlp.gate.*"),
-    Weight("model.layers.*.block_sparse_moe.experts.*.w1.weight", EXPERTS + "gate_up_proj", place=first_half),
-    Weight("model.layers.*.block_sparse_moe.experts.*.w3.weight", EXPERTS + "gate_up_proj", place=second_half),
-    Weight("model.layers.*.block_sparse_moe.experts.*.w2.weight", EXPERTS + "down_proj", place=whole),
+    Weight("model.layers.*.block_sparse_moe.experts.*.w1.weight", EXPERTS + "gate_up_proj", place=expert_gate),
+    Weight("model.layers.*.block_sparse_moe.experts.*.w3.weight", EXPERTS + "gate_up_proj", place=expert_up),
+    Weight("model.layers.*.block_sparse_moe.experts.*.w2.weight", EXPERTS + "down_proj", place=expert),
 )
 QK_NORM = tuple(Weight(f"model.layers.*.self_attn.{x}_norm.*", f"{OURS}self_attn.{x}_norm.*") for x in "qk")
 
@@ -302,7 +281,7 @@ FAMILIES = {
         architecture="OpenAIGPTLMHeadModel",
         prefix="transformer.",
         fields=OPENAI_FIELDS,
-        constants=GPT2_CONSTANTS | {"norm_placement": "post", "scale_residual_init": False},
+        fixed=GPT2_FIXED | {"norm_placement": "post", "scale_residual_init": False},
         to_ours=openai_to_ours,
         to_theirs=openai_to_theirs,
         weights=(
@@ -316,14 +295,14 @@ FAMILIES = {
         architecture="GPT2LMHeadModel",
         prefix="transformer.",
         fields=GPT2_FIELDS,
-        constants=GPT2_CONSTANTS,
-        demands={
+        fixed=GPT2_FIXED,
+        required={
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
             "add_cross_attention": False,
         },
-        to_ours=inner_to_ours,
-        to_theirs=inner_to_theirs,
+        to_ours=mlp_width_to_ours,
+        to_theirs=mlp_width_to_theirs,
         weights=(
             Weight("transformer.wte.*", "model.embed_tokens.*"),
             Weight("transformer.wpe.*", "model.embed_positions.*"),
@@ -336,7 +315,7 @@ FAMILIES = {
         architecture="GPTNeoForCausalLM",
         prefix="transformer.",
         fields=GPT_NEO_FIELDS,
-        constants=GPT2_CONSTANTS
+        fixed=GPT2_FIXED
         | {
             "attention_bias": False,
             "attention_output_bias": True,
@@ -362,17 +341,19 @@ FAMILIES = {
         architecture="GPTJForCausalLM",
         prefix="transformer.",
         fields=GPT2_FIELDS,
-        constants=ROPE_LAYERNORM
+        fixed=ROPE_LAYERNORM_FIXED
         | {"attention_bias": False, "parallel_residual": True, "lm_head_bias": True, "scale_residual_init": False},
         to_ours=gptj_to_ours,
         to_theirs=gptj_to_theirs,
         weights=(
             Weight("transformer.wte.*", "model.embed_tokens.*"),
             Weight(
-                "transformer.h.*.ln_1.*", (OURS + "input_layernorm.*", OURS + "post_attention_layernorm.*"), SHARED
+                "transformer.h.*.ln_1.*",
+                (OURS + "input_layernorm.*", OURS + "post_attention_layernorm.*"),
+                SHARED_NORM,
             ),
-            Weight("transformer.h.*.attn.q_proj.*", OURS + "self_attn.q_proj.*", TURNED_PAIRS),
-            Weight("transformer.h.*.attn.k_proj.*", OURS + "self_attn.k_proj.*", TURNED_PAIRS),
+            Weight("transformer.h.*.attn.q_proj.*", OURS + "self_attn.q_proj.*", ROTARY_PAIRS),
+            Weight("transformer.h.*.attn.k_proj.*", OURS + "self_attn.k_proj.*", ROTARY_PAIRS),
             Weight("transformer.h.*.attn.v_proj.*", OURS + "self_attn.v_proj.*"),
             Weight("transformer.h.*.attn.out_proj.*", OURS + "self_attn.o_proj.*"),
             Weight("transformer.h.*.mlp.fc_in.*", OURS + "mlp.up_proj.*"),
@@ -385,7 +366,7 @@ FAMILIES = {
         architecture="GPTNeoXForCausalLM",
         prefix="gpt_neox.",
         fields=GPT_NEOX_FIELDS,
-        constants=ROPE_LAYERNORM | {"scale_residual_init": False},
+        fixed=ROPE_LAYERNORM_FIXED | {"scale_residual_init": False},
         to_ours=rope_to_ours,
         to_theirs=partial_rope_to_theirs,
         weights=(
@@ -405,7 +386,7 @@ FAMILIES = {
         architecture="LlamaForCausalLM",
         prefix="model.",
         fields=LLAMA_FIELDS,
-        constants=MODERN,
+        fixed=LLAMA_FIXED,
         to_ours=rope_to_ours,
         to_theirs=rope_to_theirs,
         weights=LLAMA_WEIGHTS,
@@ -414,7 +395,7 @@ FAMILIES = {
         architecture="MistralForCausalLM",
         prefix="model.",
         fields=MISTRAL_FIELDS,
-        constants=MODERN,
+        fixed=LLAMA_FIXED,
         to_ours=rope_to_ours,
         to_theirs=rope_to_theirs,
         weights=LLAMA_WEIGHTS,
@@ -423,7 +404,7 @@ FAMILIES = {
         architecture="Qwen2ForCausalLM",
         prefix="model.",
         fields=QWEN2_FIELDS,
-        constants=MODERN | {"attention_bias": True, "attention_output_bias": False},
+        fixed=LLAMA_FIXED | {"attention_bias": True, "attention_output_bias": False},
         to_ours=qwen_to_ours,
         to_theirs=qwen_to_theirs,
         weights=LLAMA_WEIGHTS,
@@ -432,7 +413,7 @@ FAMILIES = {
         architecture="Qwen3ForCausalLM",
         prefix="model.",
         fields=QWEN3_FIELDS,
-        constants=MODERN | {"qk_norm": True},
+        fixed=LLAMA_FIXED | {"qk_norm": True},
         to_ours=qwen_to_ours,
         to_theirs=qwen_to_theirs,
         weights=LLAMA_WEIGHTS + QK_NORM,
@@ -441,8 +422,8 @@ FAMILIES = {
         architecture="MixtralForCausalLM",
         prefix="model.",
         fields=MIXTRAL_FIELDS,
-        constants=MODERN,
-        demands={"router_jitter_noise": 0.0},
+        fixed=LLAMA_FIXED,
+        required={"router_jitter_noise": 0.0},
         to_ours=mixtral_to_ours,
         to_theirs=mixtral_to_theirs,
         weights=LLAMA_WEIGHTS + MIXTURE + MIXTRAL_FILES,
@@ -451,14 +432,14 @@ FAMILIES = {
         architecture="Qwen3MoeForCausalLM",
         prefix="model.",
         fields=QWEN3_MOE_FIELDS,
-        constants=MODERN | {"qk_norm": True},
+        fixed=LLAMA_FIXED | {"qk_norm": True},
         to_ours=qwen3_moe_to_ours,
         to_theirs=qwen3_moe_to_theirs,
         weights=LLAMA_WEIGHTS + QK_NORM + MIXTURE + QWEN3_MOE_FILES,
     ),
 }
 
-# Tables that old checkpoints carry and today's classes compute.
-COMPUTED = re.compile(r"(.*\.)?(attn|attention)\.(attention\.)?(bias|masked_bias)|(.*\.)?rotary_emb\.inv_freq")
+# Buffers that old checkpoints carry and today's classes compute.
+COMPUTED_BUFFERS = re.compile(r"(.*\.)?(attn|attention)\.(attention\.)?(bias|masked_bias)|(.*\.)?rotary_emb\.inv_freq")
 
-__all__ = ["COMPUTED", "FAMILIES", "Family"]
+__all__ = ["COMPUTED_BUFFERS", "FAMILIES", "Family"]

@@ -1,7 +1,7 @@
-r"""How the tensors of other GPTs hold ours: the rules of which the tables in tools/families.py are made.
+r"""How the tensors of other GPTs map to ours: the rules of which the tables in tools/families.py are made.
 
-A rule speaks of tensors by patterns: a `*` stands for one part of a dotted name, and those of our pattern are filled with what
-those of theirs found. Its layout says how the numbers lie.
+A rule names tensors by patterns: a wildcard `*` stands for one part of a dotted name, and those of our pattern are filled with what
+those of theirs matched. Its layout says how the numbers are arranged.
 """
 
 import re
@@ -22,28 +22,28 @@ class Layout:
 
 
 def interleave_heads(tensors: list[torch.Tensor], config: MMGPTTextConfig) -> torch.Tensor:
-    """Query, key and value rows of head 0, then of head 1, ... (GPT-NeoX)."""
+    """Query, key and value of head 0, then of head 1, ... (GPT-NeoX)."""
     heads = [tensor.unflatten(0, (config.num_attention_heads, config.head_dim)) for tensor in tensors]
     return torch.stack(heads, dim=1).flatten(0, 2)
 
 
 def split_interleaved_heads(tensor: torch.Tensor, config: MMGPTTextConfig) -> list[torch.Tensor]:
     heads = tensor.unflatten(0, (config.num_attention_heads, 3, config.head_dim))
-    return [rows.flatten(0, 1) for rows in heads.unbind(1)]
+    return [projection.flatten(0, 1) for projection in heads.unbind(1)]
 
 
 def rotary_order(config: MMGPTTextConfig) -> torch.Tensor:
-    """Which row of GPT-J's head is ours: it turns the pairs (0, 1), (2, 3), ..., we turn (0, r/2), (1, r/2 + 1), ..."""
+    """Which dimension of GPT-J's head is ours: it rotates the pairs (0, 1), (2, 3), ..., we rotate (0, r/2), (1, r/2 + 1), ..."""
     rotary_dim = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
-    turned = torch.arange(rotary_dim).view(-1, 2).t().flatten()
-    return torch.cat((turned, torch.arange(rotary_dim, config.head_dim)))
+    rotated = torch.arange(rotary_dim).view(-1, 2).t().flatten()
+    return torch.cat((rotated, torch.arange(rotary_dim, config.head_dim)))
 
 
 def reorder_heads(tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return tensor.unflatten(0, (-1, len(order)))[:, order.to(tensor.device)].flatten(0, 1)
 
 
-def only_one_of(tensors: list[torch.Tensor], config: MMGPTTextConfig) -> torch.Tensor:
+def require_equal(tensors: list[torch.Tensor], config: MMGPTTextConfig) -> torch.Tensor:
     if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
         raise ValueError(
             "This family has one norm in front of attention and mlp, but the two norms of our block differ, as after "
@@ -59,17 +59,17 @@ TRANSPOSED_QKV = Layout(
     lambda tensor, config: list(tensor.t().chunk(3)), lambda tensors, config: torch.cat(tensors).t()
 )
 QKV_BY_HEAD = Layout(split_interleaved_heads, interleave_heads)
-TURNED_PAIRS = Layout(
+ROTARY_PAIRS = Layout(
     lambda tensor, config: [reorder_heads(tensor, rotary_order(config))],
     lambda tensors, config: reorder_heads(tensors[0], rotary_order(config).argsort()),
 )
-SHARED = Layout(lambda tensor, config: [tensor, tensor], only_one_of)
+SHARED_NORM = Layout(lambda tensor, config: [tensor, tensor], require_equal)
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One rule: `theirs` holds `ours` (one name or several) in a `layout`; `place` picks the part of our tensor that the last
-    index of their name stands for, where they keep in many tensors what we keep in one."""
+    """One rule: `theirs` holds `ours` (one name or several) in a `layout`; `place` returns the part of our tensor that the last
+    index of their name stands for, where they have a tensor for each expert and we have one for all."""
 
     theirs: str
     ours: str | tuple[str, ...]
@@ -77,43 +77,43 @@ class Weight:
     place: Callable[[torch.Tensor, int], torch.Tensor] | None = None
 
     def match(self, name: str) -> list[str] | None:
-        """What the stars of `theirs` stand for in `name`; None where the rule does not speak of it."""
+        """What the wildcards of `theirs` stand for in `name`; None where the rule is about other tensors."""
         found = re.fullmatch(re.escape(self.theirs).replace(r"\*", r"([^.]+)"), name)
         return None if found is None else list(found.groups())
 
-    def our_names(self, stars: list[str]) -> list[str]:
+    def our_names(self, wildcards: list[str]) -> list[str]:
         patterns = (self.ours,) if isinstance(self.ours, str) else self.ours
-        return [fill(pattern, stars) for pattern in patterns]
+        return [fill(pattern, wildcards) for pattern in patterns]
 
 
-def whole(tensor: torch.Tensor, expert: int) -> torch.Tensor:
-    """Where one expert lies in the tensor of all."""
-    return tensor[expert]
+def expert(tensor: torch.Tensor, index: int) -> torch.Tensor:
+    """The part of one expert in the tensor of all experts of a layer."""
+    return tensor[index]
 
 
-def first_half(tensor: torch.Tensor, expert: int) -> torch.Tensor:
-    return tensor[expert].chunk(2)[0]
+def expert_gate(tensor: torch.Tensor, index: int) -> torch.Tensor:
+    return tensor[index].chunk(2)[0]
 
 
-def second_half(tensor: torch.Tensor, expert: int) -> torch.Tensor:
-    return tensor[expert].chunk(2)[1]
+def expert_up(tensor: torch.Tensor, index: int) -> torch.Tensor:
+    return tensor[index].chunk(2)[1]
 
 
-def fill(pattern: str, stars: list[str]) -> str:
+def fill(pattern: str, wildcards: list[str]) -> str:
     parts = pattern.split("*")
-    return parts[0] + "".join(star + part for star, part in zip(stars, parts[1:], strict=False))
+    return parts[0] + "".join(found + part for found, part in zip(wildcards, parts[1:], strict=False))
 
 
 __all__ = [
     "QKV_BY_HEAD",
+    "ROTARY_PAIRS",
     "SAME",
-    "SHARED",
+    "SHARED_NORM",
     "TRANSPOSED",
     "TRANSPOSED_QKV",
-    "TURNED_PAIRS",
     "Layout",
     "Weight",
-    "first_half",
-    "second_half",
-    "whole",
+    "expert",
+    "expert_gate",
+    "expert_up",
 ]

@@ -1,18 +1,29 @@
-"""The model card of a checkpoint: hub_card.md filled with what was measured or told, and nothing else.
+"""The model card of a checkpoint. Its facts are data: card_facts.json beside README.md, from which the card is rendered.
 
-write_card(folder, model, facts)                              # README.md of a folder that is being written
-record_results(folder, rows, by="recipe `fsdd`, split `test`")  # what was measured later, into the card that is there
+    write_card(folder, model, facts)                                # of a folder that is being written
+    record_results(folder, results, by="recipe `fsdd`, split `test`")  # measured later, into the card that is there
+    read_facts(folder_or_hub_id)                                    # {} where there is no card
+
+What stands outside the two markers of the rendered part is the owner's, and kept; so are metadata that no fact speaks of.
 """
 
 import datetime
+import json
 import os
-import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Template
+
+from ..saving_mmgpt import find_companion
+from .old_cards import is_old_card, name_of, read_old_card, split_sections
 
 
-# What a card has a place for; see write_card.
+FACTS_FILE = "card_facts.json"
+START = f"<!-- From here on rendered from {FACTS_FILE}: changes are lost. Your own text goes above this line or below the last. -->"
+END = f"<!-- End of what is rendered from {FACTS_FILE}. -->"
+
+# What may be told; see write_card.
 CARD_FACTS = {
     "name",
     "license",
@@ -32,27 +43,65 @@ CARD_FACTS = {
 }
 RESULT_FACTS = {"task", "measure", "value", "n"}
 BASELINES = ("majority", "shuffled", "blank")
-SOURCE_FACTS = {"source", "rows", "weight", "licence"}
-# The facts that each section tells; one without any of them stays as an earlier card had it.
-SECTIONS = {
-    "Intended use": {"intended_use"},
-    "Training": {"data", "mixture", "training", "hardware", "history", "base_model"},
-    "Results": {"results"},
-    "Bias": {"bias"},
-    "Limits": {"limits"},
-    "Licences": {"licences", "mixture"},
-}
-NOTHING = {"Results": "Nothing was measured when this checkpoint was saved.", "Bias": "Not measured."}
+SOURCE_FACTS = {"source", "samples", "weight", "licence"}
+# Facts that the Hub shows from the card's metadata, where the owner may change them, too.
+METADATA_FACTS = ("license", "language", "datasets")
+SECTION_FACTS = {"Results": "results", "Bias": "bias"}
 
 
-def card_template() -> Path | None:
-    """hub_card.md: inside the installed package, or at the top of a checkout. Code loaded from the Hub has none."""
-    here = Path(__file__).parent.parent
-    return next((path for path in (here / "hub_card.md", here.parent / "hub_card.md") if path.is_file()), None)
+# The facts ---------------------------------------------------------------------------------------------------------
+
+
+def read_facts(origin: str | os.PathLike) -> dict:
+    """The facts of the card of a folder or a Hub repository, with `model`, what the card says of the model's parts."""
+    path, readme = (find_companion(str(origin), name) for name in (FACTS_FILE, "README.md"))
+    card = None if readme is None else load_card(readme)
+    if path is not None:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        facts = {} if card is None else read_old_card(card)[0]
+    if card is not None:
+        is_adapter = (facts.get("model") or {}).get("adapter_of") is not None  # its base is no fact but the model's
+        keys = METADATA_FACTS if is_adapter else (*METADATA_FACTS, "base_model")
+        facts |= {key: card.data.get(key) for key in keys if card.data.get(key) is not None}
+    return facts
+
+
+def check_facts(facts: dict) -> None:
+    if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
+        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
+    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
+    check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
+
+
+def check_entries(entries: list[dict], what: str, keys: set[str]) -> None:
+    for entry in entries:
+        if missing := keys - set(entry):
+            raise ValueError(f"The {what} {entry} lacks {sorted(missing)}.")
+
+
+def describe_model(model, base_model: str | None) -> dict:
+    """What the card says of the model itself; `base_model`: the Hub's name of an adapter's base, where it is known."""
+    base = adapter_base(model)
+    is_local = base is not None and base_model is None and os.path.isdir(base)  # nobody else can follow a link to it
+    text = model.config.get_text_config()
+    return {
+        "architecture": type(model if base is None else model.get_base_model()).__name__,
+        "adapter_of": Path(base).name if is_local else base_model or base if base is not None else None,
+        "is_local": is_local,
+        "modalities": [
+            part for part in ("vision", "audio") if getattr(model.config, f"{part}_config", None) is not None
+        ],
+        "parts": part_sizes(model) if base is None else {"adapter": model.get_nb_trainable_parameters()[0]},
+        "layers": text.num_hidden_layers,
+        "width": text.hidden_size,
+        "heads": text.num_attention_heads,
+        "vocabulary": text.vocab_size,
+    }
 
 
 def part_sizes(model) -> dict[str, int]:
-    """Parameters of each part of a model, tied ones counted once: decoder, towers, connectors, head."""
+    """Parameters of each part of a model, tied ones counted once: decoder, encoders, connectors, head."""
     sizes: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = name.removeprefix("model.").split(".")[0]
@@ -69,94 +118,90 @@ def adapter_base(model) -> str | None:
     return model.active_peft_config.base_model_name_or_path
 
 
-def sizes_of(model) -> dict[str, int]:
-    """The parameters that a folder of `model` holds: its parts', or those of the adapter."""
-    if adapter_base(model) is None:
-        return part_sizes(model)
-    return {"adapter": model.get_nb_trainable_parameters()[0]}
+def licences_of(facts: dict) -> dict[str, str]:
+    """The licences of what the model is made of and of what it was trained on, where one of them is known."""
+    mixture = {source["source"]: source["licence"] or "not stated" for source in facts.get("mixture") or []}
+    return {**(facts.get("licences") or {}), **mixture}
 
 
-def check_facts(facts: dict) -> None:
-    unknown = set(facts) - CARD_FACTS
-    if unknown:
-        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
-    check_rows([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
-    check_rows(facts.get("mixture") or [], "source", SOURCE_FACTS)
+# Writing -----------------------------------------------------------------------------------------------------------
 
 
-def check_rows(rows: list[dict], what: str, keys: set[str]) -> None:
-    for row in rows:
-        missing = keys - set(row)
-        if missing:
-            raise ValueError(f"The {what} {row} lacks {sorted(missing)}.")
-
-
-def write_card(folder: Path, model, facts: dict, earlier: Path | None = None) -> None:
-    """README.md of a checkpoint. Nothing but `facts` and the model itself is told:
+def write_card(folder: Path, model, facts: dict, earlier: str | os.PathLike | None = None) -> None:
+    """README.md and card_facts.json of a checkpoint. Nothing but `facts` and the model itself is told:
 
     name: the model's name, on the Hub `owner/name`.
     license, language, datasets: the Hub's metadata of these names.
     licences: `{part: its licence}`.
     base_model: the Hub's name of the model that an adapter belongs to, or that this model was trained from.
-    mixture: what the model was trained on, a list of `{"source", "rows", "weight", "licence"}`; `rows` are those of an epoch, `None` of a
-        stream; `licence` is `None` where nobody stated it.
+    mixture: what the model was trained on, a list of `{"source", "samples", "weight", "licence"}`; `samples` are those of an epoch,
+        `None` of a stream; `licence` is `None` where nobody stated it.
     training, hardware, data, history, intended_use, limits: Markdown; `history` tells how the model was trained that this one started from.
     results, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 % interval, with the
-        baselines `majority`, `shuffled` and `blank`, and with `dataset` (its Hub id) and `split` for the metadata.
+        baselines `majority`, `shuffled` and `blank`, with `dataset` (its Hub id) and `split` for the metadata, and with `by`, what
+        measured it (in Markdown), and `date`.
 
-    earlier: the card that the model had before. What `facts` do not mention stays as it was there; an empty list is a mention.
+    earlier: the folder or Hub id with the card that the model had before. What `facts` do not mention stays as it was there; an empty
+        list is a mention.
     """
     check_facts(facts)
-    template = card_template()
-    if template is None:
-        return
-    adapter_of = adapter_base(model)
-    if adapter_of is not None:
-        adapter_of = facts.get("base_model") or adapter_of
-    is_local = adapter_of is not None and os.path.isdir(adapter_of)  # then nobody else can follow a link to it
-    config = model.config
-    sees, hears = (getattr(config, f"{tower}_config", None) is not None for tower in ("vision", "audio"))
-    name, results = facts.get("name") or folder.name, facts.get("results") or []
-    pipeline_tag = "any-to-any" if hears else "image-text-to-text" if sees else "text-generation"
-    data = ModelCardData(
-        library_name="transformers" if adapter_of is None else "peft",
-        pipeline_tag=pipeline_tag,
-        tags=["mmgpt", "custom_code"],
-        base_model=facts.get("base_model") if is_local else adapter_of or facts.get("base_model"),
-        license=facts.get("license"),
-        language=facts.get("language"),
-        datasets=facts.get("datasets"),
-        model_name=name if results else None,
-        eval_results=[as_eval_result(row, pipeline_tag) for row in results] or None,
-    )
-    sizes = sizes_of(model)
-    card = ModelCard.from_template(
-        data,
-        template_path=str(template),
-        architecture=type(model.get_base_model() if adapter_of else model).__name__,
-        adapter_of=Path(adapter_of).name if is_local else adapter_of,
-        is_local=is_local,
-        sees=sees,
-        hears=hears,
-        parts=sizes,
-        total=sum(sizes.values()),
-        text=config.get_text_config(),
-        results=results_table(results) if results else NOTHING["Results"],
-        bias=results_table(facts["bias"]) if facts.get("bias") else NOTHING["Bias"],
-        licences=licences_of(facts),
-        **{key: facts.get(key) for key in ("intended_use", "limits", *SECTIONS["Training"])},
-        name=name,
-    )
-    if earlier is not None:
-        keep_earlier(card, load_card(earlier), set(facts))
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    before = {} if earlier is None else read_facts(earlier)
+    readme = None if earlier is None else find_companion(str(earlier), "README.md")
+    kept = {key: value for key, value in before.items() if key not in ("name", "model")}
+    merged = {"name": folder.name, **kept, **facts, "model": describe_model(model, facts.get("base_model"))}
+    write_files(folder, render_files(merged, before, None if readme is None else load_card(readme)))
 
 
-def licences_of(facts: dict) -> dict[str, str]:
-    """What the model is made of and what it was trained on, with the licence of each, where one of them is known."""
-    mixture = {row["source"]: row["licence"] or "not stated" for row in facts.get("mixture") or []}
-    licences = {**(facts.get("licences") or {}), **mixture}
-    return {"code": "Apache-2.0", **licences} if licences else {}
+def record_results(folder: str | os.PathLike, results: list[dict], by: str, section: str = "Results") -> Path | None:
+    """Writes what was measured into the card of a saved folder, atomically, and leaves the rest of it as it is.
+
+    Args:
+        folder: of a model or an adapter. One without a card is left without.
+        results: as those of [`write_card`].
+        by: what measured them, in Markdown. Earlier results by the same are replaced.
+        section: `"Results"`, which go into the card's metadata too, or `"Bias"`.
+
+    Returns:
+        The card, if there is one.
+    """
+    check_entries(results, "result", RESULT_FACTS)
+    folder = Path(folder)
+    if not (folder / "README.md").is_file():
+        return None
+    card, before, key = load_card(folder / "README.md"), read_facts(folder), SECTION_FACTS[section]
+    tables = tables_of(before.get(key) or [])
+    tables[by] = [{**result, "by": by, "date": str(datetime.date.today())} for result in results]
+    name = before.get("name") or name_of(card.text) or folder.absolute().name
+    facts = {**before, "name": name, key: [result for table in tables.values() for result in table]}
+    write_files(folder, render_files(facts, before, card))
+    return folder / "README.md"
+
+
+def renamed_files(folder: str | os.PathLike, name: str) -> dict[str, str]:
+    """The two files of a folder's card as they are under another name; none where there is no card of ours."""
+    readme, before = Path(folder) / "README.md", read_facts(folder)
+    return render_files({**before, "name": name}, before, load_card(readme)) if before.get("model") else {}
+
+
+def render_files(facts: dict, before: dict, card: ModelCard | None) -> dict[str, str]:
+    """README.md and card_facts.json of `facts`. `card` is what was there, rendered from the facts `before`."""
+    stored = json.dumps(facts, indent=1, ensure_ascii=False, default=lambda scalar: scalar.item())  # of numpy or torch
+    facts = json.loads(stored)
+    metadata = render_metadata(facts, before, ModelCardData() if card is None else card.data)
+    above, below = ("", "") if card is None else own_text(card)
+    parts = [above.strip(), f"{START}\n\n{render_body(facts)}\n\n{END}", below.strip()]
+    text = "\n\n".join(part for part in parts if part)
+    return {"README.md": f"---\n{metadata}\n---\n\n{text}\n", FACTS_FILE: stored + "\n"}
+
+
+def write_files(folder: Path, files: dict[str, str]) -> None:
+    for name in files:
+        (folder / f".{name}.part").write_text(files[name], encoding="utf-8")
+    for name in files:
+        os.replace(folder / f".{name}.part", folder / name)
+
+
+# Rendering ---------------------------------------------------------------------------------------------------------
 
 
 def load_card(path: Path) -> ModelCard:
@@ -164,138 +209,139 @@ def load_card(path: Path) -> ModelCard:
     try:
         return ModelCard(path.read_text(encoding="utf-8"))
     except Exception as error:  # of several libraries: yaml's own, huggingface_hub's ValueError
-        raise ValueError(f"The metadata at the head of {path} cannot be read: mend or remove it ({error}).") from error
+        raise ValueError(f"The metadata at the head of {path} cannot be read: fix or remove it ({error}).") from error
 
 
-def keep_earlier(card: ModelCard, earlier: ModelCard, told: set[str]) -> None:
-    """Lays what an earlier card said over `card`, but for what is `told` now: metadata, sections, and sections of its own."""
-    card.data.tags = list(dict.fromkeys([*card.data.tags, *(earlier.data.tags or [])]))
-    if earlier.data.eval_results and "results" not in told:
-        card.data.eval_results = earlier.data.eval_results
-        card.data.model_name = name_of(card.text)
-    for key, value in earlier.data.__dict__.items():
-        if key not in {*told, "eval_results", "model_name"} and card.data.get(key) is None:
-            card.data[key] = value
-    sections = split_sections(card.text)
-    for heading, body in split_sections(earlier.text).items():
-        if heading not in sections or (heading in SECTIONS and not SECTIONS[heading] & told):
-            sections[heading] = body.rstrip() + "\n\n"
-    card.text = "".join(sections.values()).rstrip() + "\n"
+def own_text(card: ModelCard) -> tuple[str, str]:
+    """What the card's owner wrote above and below the rendered part."""
+    if is_old_card(card):
+        return "", read_old_card(card)[1]
+    above, _, rest = card.text.partition(START)
+    return above, rest.partition(END)[2]
 
 
-def split_sections(text: str) -> dict[str, str]:
-    """The text of a card by its `## ` headings, each part with its heading; what stands before the first is under ""."""
-    sections: dict[str, str] = {}
-    for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
-        heading = part.partition("\n")[0].removeprefix("## ").strip() if part.startswith("## ") else ""
-        sections[heading] = sections.get(heading, "") + part
-    return sections
+def render_body(facts: dict) -> str:
+    licences = licences_of(facts)
+    template = Template(card_template().read_text(encoding="utf-8"))
+    return template.render(
+        {key: facts.get(key) for key in CARD_FACTS}
+        | {
+            "model": facts.get("model"),  # None under a card that somebody wrote from scratch
+            "training": training_text(facts),
+            "results": results_text(facts.get("results")),
+            "bias": results_text(facts.get("bias")),
+            "licences": {"code": "Apache-2.0", **licences} if licences else {},
+        }
+    ).strip()
+
+
+def card_template() -> Path:
+    """hub_card.md: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent.parent
+    return next(path for path in (package / "hub_card.md", package.parent / "hub_card.md") if path.is_file())
+
+
+def training_text(facts: dict) -> str:
+    """The section on training, in Markdown; a model that is trained further tells it as its `history`."""
+    is_adapter = bool(facts.get("model") and facts["model"]["adapter_of"])
+    base, hardware, data = (facts.get(key) for key in ("base_model", "hardware", "data"))
+    mixture = mixture_table(facts["mixture"]) if facts.get("mixture") else None
+    parts = [
+        f"Trained from {base}." if base and not is_adapter else None,
+        facts.get("training"),
+        f"Hardware: {hardware}." if hardware else None,
+        data,
+        mixture,
+        None if data or mixture else "What the model was trained on was not recorded when this checkpoint was saved.",
+        facts.get("history"),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def mixture_table(mixture: list[dict]) -> str:
+    lines = [["data", "samples of an epoch", "weight"]]
+    for source in mixture:
+        count = "streamed" if source["samples"] is None else f"{source['samples']:,}"
+        lines.append([source["source"], count, source["weight"]])
+    return markdown_table(lines)
+
+
+def results_text(results: list[dict] | None) -> str:
+    """A table for each that measured, under its words and date."""
+    texts = []
+    for by, table in tables_of(results or []).items():
+        texts.append(results_table(table))
+        if by is not None:
+            heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
+            texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
+    return "\n\n".join(texts)
+
+
+def tables_of(results: list[dict]) -> dict[str | None, list[dict]]:
+    """The results by what measured them."""
+    tables: dict[str | None, list[dict]] = {}
+    for result in results:
+        tables.setdefault(result.get("by"), []).append(result)
+    return tables
+
+
+def results_table(results: list[dict]) -> str:
+    """Baselines have a column where any result has them."""
+    baselines = [name for name in BASELINES if any(result.get(name) is not None for result in results)]
+    lines = [["task", "measure", "value", "95 % interval", *baselines, "n"]]
+    for result in results:
+        interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
+        beside = ["" if result.get(name) is None else result[name] for name in baselines]
+        lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
+    return markdown_table(lines)
+
+
+def markdown_table(lines: list[list]) -> str:
+    heading, *rest = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *rest))
+
+
+def render_metadata(facts: dict, before: dict, data: ModelCardData) -> str:
+    """The metadata for the Hub: ours, and those of the owner that no fact speaks of."""
+    model = facts.get("model")
+    if model is not None:
+        pipeline_tag = {(): "text-generation", ("vision",): "image-text-to-text"}.get(
+            tuple(model["modalities"]), "any-to-any"
+        )
+        data.library_name = "transformers" if model["adapter_of"] is None else "peft"
+        data.pipeline_tag = data.pipeline_tag or pipeline_tag
+        data.tags = list(dict.fromkeys(["mmgpt", "custom_code", *(data.tags or [])]))
+        data.base_model = (
+            facts.get("base_model") if model["is_local"] else model["adapter_of"] or facts.get("base_model")
+        )
+    for key in METADATA_FACTS:
+        data[key] = facts.get(key)
+    ours = {(result["task"], result["measure"]) for result in before.get("results") or []}
+    theirs = [one for one in data.eval_results or [] if (one.dataset_name, one.metric_type) not in ours]
+    new = [as_eval_result(result, data.pipeline_tag or "text-generation") for result in facts.get("results") or []]
+    # Measured twice on the same data, the later result counts.
+    latest = {(one.dataset_type, one.dataset_split, one.metric_type): one for one in [*theirs, *new]}
+    data.eval_results = list(latest.values()) or None
+    data.model_name = facts["name"] if latest else None
+    return data.to_yaml()
+
+
+def as_eval_result(result: dict, task_type: str) -> EvalResult:
+    """A result as the Hub's metadata have it."""
+    return EvalResult(
+        task_type=task_type,
+        dataset_type=result.get("dataset") or result["task"],
+        dataset_name=result["task"],
+        dataset_split=result.get("split"),
+        metric_type=result["measure"],
+        metric_value=result["value"],
+    )
 
 
 def section_of(path: Path, heading: str) -> str:
     """What a card says under a heading; nothing where it has no such section."""
-    return split_sections(load_card(path).text).get(heading, "").partition("\n")[2].strip()
+    text = load_card(path).text.replace(START, "").replace(END, "")
+    return split_sections(text).get(heading, "").partition("\n")[2].strip()
 
 
-def licences_in(path: Path) -> dict[str, str]:
-    """What a card says under Licences."""
-    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", section_of(path, "Licences"), flags=re.MULTILINE)
-    return {of: licence for of, licence in rows if of not in ("of", "code")}
-
-
-def results_table(rows: list[dict]) -> str:
-    """Measured rows, see [`write_card`], as a table; baselines have a column where any row has them."""
-    baselines = [name for name in BASELINES if any(row.get(name) is not None for row in rows)]
-    lines = [["task", "measure", "value", "95 % interval", *baselines, "n"]]
-    lines.append(["---"] * len(lines[0]))
-    for row in rows:
-        interval = "" if row.get("low") is None else f"{row['low']} to {row['high']}"
-        beside = ["" if row.get(name) is None else row[name] for name in baselines]
-        lines.append([row["task"], row["measure"], row["value"], interval, *beside, row["n"]])
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def as_eval_result(row: dict, task_type: str) -> EvalResult:
-    """A measured row as the Hub's metadata have it."""
-    return EvalResult(
-        task_type=task_type,
-        dataset_type=row.get("dataset") or row["task"],
-        dataset_name=row["task"],
-        dataset_split=row.get("split"),
-        metric_type=row["measure"],
-        metric_value=row["value"],
-    )
-
-
-def record_results(folder: str | os.PathLike, rows: list[dict], by: str, section: str = "Results") -> Path | None:
-    """Writes what was measured into the card of a saved folder, whole or not at all, and leaves the rest of it as it is.
-
-    Args:
-        folder: of a model or an adapter. One without a card is left without.
-        rows: as the `results` of [`write_card`].
-        by: what measured them, in Markdown. A table that stands there under the same words is replaced.
-        section: `"Results"`, which go into the card's metadata too, or `"Bias"`.
-
-    Returns:
-        The card, if there is one.
-    """
-    check_rows(rows, "result", RESULT_FACTS)
-    path = Path(folder) / "README.md"
-    if not path.is_file():
-        return None
-    card = load_card(path)
-    name = name_of(card.text) or Path(folder).absolute().name
-    start, end = f"<!-- measured: {by} -->", "<!-- end -->"
-    table = f"{start}\n{by[0].upper()}{by[1:]}, {datetime.date.today()}:\n\n{results_table(rows)}\n{end}"
-    card.text = put_table(card.text, section, start, end, table)
-    if section == "Results":
-        new = [as_eval_result(row, card.data.pipeline_tag or "text-generation") for row in rows]
-        measured = {(one.dataset_type, one.dataset_split) for one in new}
-        kept = [one for one in card.data.eval_results or [] if (one.dataset_type, one.dataset_split) not in measured]
-        card.data.model_name = card.data.model_name or name
-        card.data.eval_results = kept + new
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(str(card), encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
-
-
-def put_table(text: str, section: str, start: str, end: str, table: str) -> str:
-    """The text with `table` in the place of the one between `start` and `end`, else at the end of its section."""
-    before, found, rest = text.partition(start)
-    if found and end in rest:
-        return before + table + rest.partition(end)[2]
-    heading = re.search(rf"^## {section}[ \t]*$", text, flags=re.MULTILINE)
-    if heading is None:
-        return f"{text.rstrip()}\n\n## {section}\n\n{table}\n"
-    following = re.search(r"^## ", text[heading.end() :], flags=re.MULTILINE)
-    stop = len(text) if following is None else heading.end() + following.start()
-    body = re.sub(rf"^{re.escape(NOTHING[section])}$", "", text[heading.end() : stop], flags=re.MULTILINE).rstrip()
-    return f"{text[: heading.end()]}{body}\n\n{table}\n" + (f"\n{text[stop:]}" if following else "")
-
-
-def name_of(text: str) -> str | None:
-    """The name that the snippets of a card load the model by."""
-    found = re.search(r'^name = "(.+)"$', text, flags=re.MULTILINE)
-    return found[1] if found else None
-
-
-def rename_card(text: str, name: str) -> str:
-    """The card of a folder under the name that the model has on the Hub: in its title, its metadata and where the snippets
-    load it."""
-    old = name_of(text)
-    if old is not None:
-        text = text.replace(f"\n# {old}\n", f"\n# {name}\n").replace(f'name = "{old}"', f'name = "{name}"')
-    return re.sub(r"^(model-index:\s+- name: ).*$", rf"\g<1>{name}", text, count=1, flags=re.MULTILINE)
-
-
-__all__ = [
-    "adapter_base",
-    "licences_in",
-    "load_card",
-    "part_sizes",
-    "record_results",
-    "rename_card",
-    "section_of",
-    "write_card",
-]
+__all__ = ["adapter_base", "licences_of", "part_sizes", "read_facts", "record_results", "training_text", "write_card"]

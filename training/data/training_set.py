@@ -148,11 +148,11 @@ class TrainingSet:
         return MMGPTPackingCollator(processor, max_length=self.sequence.max_length, pack_to=self.sequence.pack_to)
 
     def describe(self) -> list[dict]:
-        """The sources as the model card has them; `rows`: how many samples each gives to an epoch, None of a stream."""
+        """The sources as the model card has them; `samples`: how many each contributes to an epoch, None of a stream."""
         return [
             {
                 "source": source.dataset or source.task,
-                "rows": size,
+                "samples": size,
                 "weight": source.weight,
                 "licence": source.license,
             }
