@@ -1,4 +1,4 @@
-"""The table of what media cost: made of real files, with the tokens that the presets give them."""
+"""The table of what media cost: made of real files, with the tokens that they have in the presets."""
 
 import io
 
@@ -33,21 +33,21 @@ def timer():
     return benchmark.Timer(torch.device("cpu"), repeats=1)
 
 
-def test_tokens_are_those_of_the_media_and_the_words(nano, timer):
+def test_tokens_are_those_of_the_media_and_the_text(nano, timer):
     words = benchmark.measure(*nano, benchmark.ask(), timer)
     page, limits = benchmark.INPUTS["A4 page, 200 dpi"]
-    pictured = benchmark.measure(*nano, page(), timer, **limits)
-    assert pictured["tokens"] - words["tokens"] == 64
-    assert 0 < words["prepare"] < pictured["prepare"] and words["prompt"] > 0
+    with_image = benchmark.measure(*nano, page(), timer, **limits)
+    assert with_image["tokens"] - words["tokens"] == 64
+    assert 0 < words["prepare"] < with_image["prepare"] and words["prompt"] > 0
 
 
-def test_functions_take_turns_and_the_first_run_does_not_count(timer):
+def test_functions_run_alternately_and_the_first_run_does_not_count(timer):
     ran = []
     times = timer.medians(lambda: ran.append("a"), lambda: ran.append("b"))
     assert ran == ["a", "b", "a", "b"] and len(times) == 2
 
 
-def test_the_table_has_a_row_for_each_input_and_columns_for_each_preset(nano, timer, monkeypatch):
+def test_the_table_has_a_line_for_each_input_and_columns_for_each_preset(nano, timer, monkeypatch):
     monkeypatch.setattr(
         benchmark, "INPUTS", {"words": (benchmark.ask, {}), "tiles": (benchmark.ask, {"max_patches": 1})}
     )
@@ -65,22 +65,26 @@ def test_the_twin_has_the_size_of_the_decoder(nano):
 
 def test_the_text_table_names_the_twin(nano, timer, monkeypatch):
     monkeypatch.setattr(benchmark, "TEXT_ANSWER", 2)
-    row = list(benchmark.text_table({"nano": nano}, timer))[-1].split(" | ")
-    assert row[0] == "| nano" and row[-1] == "Qwen3ForCausalLM |" and all(float(number) > 0 for number in row[1:3])
+    cells = list(benchmark.text_table({"nano": nano}, timer))[-1].split(" | ")
+    assert (
+        cells[0] == "| nano"
+        and cells[-1] == "Qwen3ForCausalLM |"
+        and all(float(cell.replace(",", "")) > 0 for cell in cells[1:3])
+    )
 
 
 @pytest.mark.parametrize("preset", ["small", "base", "large", "xl"])
 def test_a_photograph_is_six_tiles_and_an_overview_where_the_preset_cuts_them(preset):
     with torch.device("meta"):
         model, processor = build_model(ModelArguments(preset=preset), train_tokenizer(["?"], 320))
-    tokens, rows = processor.image_tokens(3000, 4000)
-    assert rows == 7 and tokens == 7 * image_token_count(
+    tokens, tiles = processor.image_tokens(3000, 4000)
+    assert tiles == 7 and tokens == 7 * image_token_count(
         *row_size(processor.image_processor), **processor.image_geometry
     )
     assert processor.image_tokens(3000, 4000, max_patches=12)[1] == 13 <= 1 + model.config.vision_max_tiles
 
 
-def test_every_preset_with_eyes_sees_videos_that_leave_room_for_words():
+def test_videos_leave_room_for_text_in_every_preset_with_a_vision_encoder():
     for path in sorted((CONFIGURATION / "models").glob("*.yaml")):
         with torch.device("meta"):
             model, processor = build_model(ModelArguments(preset=path.stem), train_tokenizer(["?"], 320))

@@ -13,19 +13,21 @@ def test_by_hand():
 
 
 def test_samples_may_have_different_numbers_of_references():
-    said = ["a dog ran away now", "the cat sat on the mat"]
-    score = Translation().compute(predictions=said, references=[[said[0]], ["something else", said[1]]])
+    predictions = ["a dog ran away now", "the cat sat on the mat"]
+    score = Translation().compute(
+        predictions=predictions, references=[[predictions[0]], ["something else", predictions[1]]]
+    )
     assert score["bleu"] == pytest.approx(100)
 
 
 def test_the_interval_holds_the_value_and_has_a_width():
     right = ["the cat sat on the mat", "a dog ran away now", "no birds sing in the wood"] * 5
-    said = [*right[:7], *["a cat is on the mat of the dog"] * 8]
-    score = Translation().compute(predictions=said, references=right)
+    predictions = [*right[:7], *["a cat is on the mat of the dog"] * 8]
+    score = Translation().compute(predictions=predictions, references=right)
     assert 0 < score["low"] < score["bleu"] < score["high"] < 100
     assert score["chrf_low"] < score["chrf"] < score["chrf_high"]
 
 
-def test_nothing_said_is_zero():
+def test_empty_predictions_score_zero():
     score = Translation().compute(predictions=["", ""], references=["a dog ran away", "a cat"])
     assert (score["bleu"], score["low"], score["high"]) == (0, 0, 0)

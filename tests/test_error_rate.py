@@ -15,7 +15,7 @@ def test_the_nearest_reference_counts():
     assert ErrorRate().compute(predictions=["a b"], references=[["c", "a b"]])["wer"] == 0.0
 
 
-def test_nothing_said_is_all_wrong_and_more_is_worse():
+def test_an_empty_prediction_is_all_wrong_and_a_longer_one_is_worse():
     assert ErrorRate().compute(predictions=[""], references=["a b"])["wer"] == 1.0
     assert ErrorRate().compute(predictions=["x y z w"], references=["a b"])["wer"] == 2.0
 

@@ -1,4 +1,4 @@
-"""Quantised loading: the decoder in 8-bit or 4-bit weights, the towers left whole; and what that costs, measured."""
+"""Quantised loading: the decoder in 8-bit or 4-bit weights, the encoders in full precision; and what that costs."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from transformers.utils import is_bitsandbytes_available, is_torchao_available
 from modeling_mmgpt import MMGPTCollator, save_checkpoint
 from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, make_sample
 from tests.tiny_assistant import lessons
-from training.checks.quantise import WHOLE, compare, format_comparison, weight_only
+from training.checks.quantise import FULL_PRECISION, compare, format_comparison, weight_only
 from training.recipe import EvaluationArguments
 
 
@@ -19,10 +19,10 @@ CLOSE = {8: 0.02, 4: 0.3}  # of the largest logit
 
 @pytest.fixture
 def saved(tmp_path, tokenizer):
-    """Rows of 32, and of 84, which no groups of 32 fit."""
+    """Layers with 32 input features, and with 84, which groups of 32 do not fit."""
     model = make_model(vision=SIGLIP, audio=WHISPER, text={"intermediate_size": 84})
-    save_checkpoint(tmp_path / "whole", model, make_processor(model.config, tokenizer))
-    return model, tmp_path / "whole"
+    save_checkpoint(tmp_path / "full", model, make_processor(model.config, tokenizer))
+    return model, tmp_path / "full"
 
 
 def quantised(bits, model, folder, **options):
@@ -60,23 +60,23 @@ def test_a_quantised_model_is_saved_and_loaded_as_it_is(saved, tmp_path, bits):
 
 
 @needs_torchao
-def test_the_cost_is_measured_on_the_same_rows(assistant):
-    """A model that knows its answers by heart keeps them in 8 bits, and loses some or none in 4; what no model says is never right."""
+def test_the_cost_is_measured_on_the_same_samples(assistant):
+    """A model that has memorised its answers keeps them in 8 bits, and loses some or none in 4; an answer of no model is never right."""
     known = [{**one, "task": "known"} for one in lessons()]
-    rows = [*known, {**make_sample("Once", "never"), "task": "unknown"}]
-    results = compare(str(assistant), rows, EvaluationArguments(batch_size=8, max_new_tokens=96))
-    assert list(results) == ["whole", "8 bits", "4 bits"]
+    samples = [*known, {**make_sample("Once", "never"), "task": "unknown"}]
+    results = compare(str(assistant), samples, EvaluationArguments(batch_size=8, max_new_tokens=96))
+    assert list(results) == ["full", "8 bits", "4 bits"]
     scores = {name: tasks["known"]["exact_match"] for name, tasks in results.items()}
-    assert scores["whole"] == 1.0 and scores["8 bits"] >= 0.9 and 0.2 < scores["4 bits"] <= 1.0
+    assert scores["full"] == 1.0 and scores["8 bits"] >= 0.9 and 0.2 < scores["4 bits"] <= 1.0
     assert {tasks["unknown"]["exact_match"] for tasks in results.values()} == {0.0}
     known_line = format_comparison(results).splitlines()[1].split()
     assert known_line == ["known", str(len(known)), "exact_match", *(f"{score:.4f}" for score in scores.values())]
 
 
 @pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs bitsandbytes: make quantised")
-def test_bitsandbytes_leaves_the_towers_whole(saved):
+def test_bitsandbytes_leaves_the_encoders_in_full_precision(saved):
     model, folder = saved
-    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=WHOLE)
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL_PRECISION)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     small = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=config, device_map=device)
     kinds = {name: parameter.dtype for name, parameter in small.named_parameters() if name.endswith("_proj.weight")}

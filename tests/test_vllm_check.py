@@ -1,4 +1,4 @@
-"""The comparison with vLLM as far as it goes without vLLM: what is asked, how it is sent, and what counts as the same.
+"""The comparison with vLLM as far as it goes without vLLM: the requests, how they are sent, and what counts as the same.
 
 The rest is `make vllm-check`, which builds an environment with vLLM and runs the real thing."""
 
@@ -10,8 +10,15 @@ import sys
 import pytest
 
 from tests.conftest import make_model, make_processor
-from training.checks.vllm_answers import never_said, openai_messages
-from training.checks.vllm_check import answer_with_generate, held_out_rows, load, make_requests, print_table, verdict
+from training.checks.vllm_answers import forbid, openai_messages
+from training.checks.vllm_check import (
+    answer_with_generate,
+    held_out_samples,
+    load,
+    make_requests,
+    print_table,
+    verdict,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +29,22 @@ def asked(tmp_path_factory, tokenizer):
     model.save_pretrained(folder / "model")
     processor = make_processor(model.config, tokenizer)
     processor.save_pretrained(folder / "model")
-    return folder / "model", make_requests(held_out_rows(model.config), processor, folder)
+    return folder / "model", make_requests(held_out_samples(model.config), processor, folder)
 
 
-def test_a_model_is_asked_with_what_it_has_senses_for(tokenizer):
+def test_a_model_is_asked_about_its_modalities_alone(tokenizer):
     kinds = {}
     for name, model in (
         ("all", make_model()),
-        ("blind", make_model(vision=None)),
-        ("deaf", make_model(audio=None)),
+        ("no vision", make_model(vision=None)),
+        ("no audio", make_model(audio=None)),
     ):
-        rows = held_out_rows(model.config)
-        kinds[name] = {(len(row["images"]), len(row["audios"]), len(row.get("videos", []))) for row in rows}
+        samples = held_out_samples(model.config)
+        kinds[name] = {(len(one["images"]), len(one["audios"]), len(one.get("videos", []))) for one in samples}
     assert kinds == {
         "all": {(0, 0, 0), (1, 0, 0), (0, 1, 0), (2, 0, 0), (1, 2, 0), (0, 0, 1)},
-        "blind": {(0, 0, 0), (0, 1, 0)},
-        "deaf": {(0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 0, 1)},
+        "no vision": {(0, 0, 0), (0, 1, 0)},
+        "no audio": {(0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 0, 1)},
     }
 
 
@@ -51,9 +58,9 @@ def test_the_client_sends_the_files_in_the_order_of_the_message(asked):
             assert base64.b64decode(data) == file.read()
 
 
-def test_what_generate_never_says_vllm_is_forbidden_to_say(asked):
+def test_tokens_that_generate_suppresses_are_forbidden_to_vllm(asked):
     model, _ = load(str(asked[0]), with_torchvision=True)
-    assert never_said(model.generation_config.suppress_tokens) == {"4": -100.0, "5": -100.0, "6": -100.0}
+    assert forbid(model.generation_config.suppress_tokens) == {"4": -100.0, "5": -100.0, "6": -100.0}
 
 
 def test_generate_reads_the_same_prompt_as_the_chat_template_makes(asked):
@@ -79,7 +86,7 @@ def test_generate_reads_the_same_prompt_as_the_chat_template_makes(asked):
     assert len(answers[0]["tokens"]) == 3
 
 
-def test_a_film_is_seen_by_generate_and_not_sent_by_the_client(asked):
+def test_a_video_reaches_generate_and_is_not_sent_by_the_client(asked):
     folder, requests = asked
     (request,) = [request for request in requests if request["videos"]]
     assert request["messages"] is None and request["prompt"].count("<|video|>") == 1

@@ -2,10 +2,9 @@ r"""Answer questions with a saved model in a process that has transformers, but 
 
     python -I training/checks/answer_anywhere.py MODEL_FOLDER REQUESTS.json ANSWERS.json
 
-training/demo/run.py copies this file to an empty folder and runs it there, to show that the model's folder is all one needs.
-REQUESTS holds `max_new_tokens` and `conversations`, in which pictures and sounds are `{"type": "image"|"audio", "path": ...}`;
-ANSWERS tells for each what `generate()` and (for pictures) `pipeline("image-text-to-text")` answered, and where the model's
-class came from.
+training/demo/run.py copies this file to an empty folder and runs it there, to show that the model's folder is enough. REQUESTS holds
+`max_new_tokens` and `conversations`, in which media are `{"type": "image"|"audio", "path": ...}`; ANSWERS has for each what
+`generate()` and, for images, `pipeline("image-text-to-text")` answered, and the module of the model's class.
 """
 
 import importlib

@@ -3,10 +3,10 @@ r"""What media cost: the tokens they become in the decoder, and the milliseconds
     python -m training.checks.benchmark                           # the inputs below on the presets nano and small
     python -m training.checks.benchmark --presets mini base --repeats 5 --device cuda
 
-Weights are random, as speed does not depend on them, and the media are made here; decoders get room for all of them. `prepare`: from
-the file's bytes to tensors, decoding included; `prompt`: the towers, the connectors and the decoder over the whole prompt, up to the
+Weights are random, as speed does not depend on them, and the media are made here; decoders get positions for all of them. `prepare`:
+from the file's bytes to tensors, decoding included; `prompt`: encoders, connectors and decoder over the whole prompt, up to the
 logits of the first token of the answer. The second table has the decoder alone, beside the class of transformers that computes the
-same function. Each is the median of several runs after one that does not count.
+same function. Each is the median of several runs after a warm-up.
 """
 
 import argparse
@@ -34,18 +34,18 @@ from training.train_tokenizer import train_tokenizer
 
 
 QUESTION = "What is this about?"
-POSITIONS = 16384  # room for every input, whatever the preset has
+POSITIONS = 16384  # enough for every input, whatever the preset has
 TEXT_PROMPT, TEXT_ANSWER = 256, 64  # tokens of the second table
 
 
 def photograph() -> bytes:
-    """A 4000 x 3000 JPEG: clouds of colour under the noise of a sensor."""
+    """A 4000 x 3000 JPEG: blurred colours with sensor noise."""
     random = np.random.default_rng(0)
-    clouds = PIL.Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+    colours = PIL.Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
         (4000, 3000), PIL.Image.Resampling.BICUBIC
     )
     noise = random.integers(-8, 9, (3000, 4000, 1), dtype=np.int16)
-    pixels = np.clip(np.asarray(clouds, dtype=np.int16) + noise, 0, 255).astype(np.uint8)
+    pixels = np.clip(np.asarray(colours, dtype=np.int16) + noise, 0, 255).astype(np.uint8)
     return encode(PIL.Image.fromarray(pixels), "JPEG")
 
 
@@ -59,7 +59,7 @@ def page() -> bytes:
     return encode(image, "PNG")
 
 
-def small_picture(seed: int) -> bytes:
+def small_image(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return encode(PIL.Image.fromarray(pixels).resize((640, 480), PIL.Image.Resampling.BICUBIC), "JPEG")
 
@@ -83,44 +83,44 @@ def ask(*media: dict) -> list[dict]:
 
 
 def chat() -> list[dict]:
-    """Twenty pictures in a conversation of ten turns."""
+    """Twenty images in a conversation of ten turns."""
     messages = []
     for turn in range(10):
-        pictures = [{"type": "image", "image": small_picture(2 * turn + index)} for index in range(2)]
-        messages += [*ask(*pictures), {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}]
+        images = [{"type": "image", "image": small_image(2 * turn + index)} for index in range(2)]
+        messages += [*ask(*images), {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}]
     return messages[:-1]
 
 
-# Each with what the caller sets beside it.
+# Name: the conversation, and the limits that the caller gives to the processor.
 INPUTS: dict[str, tuple[Callable[[], list[dict]], dict]] = {
     "no media": (ask, {}),
     "photograph, 4000 x 3000": (lambda: ask({"type": "image", "image": photograph()}), {}),
     "A4 page, 200 dpi": (lambda: ask({"type": "image", "image": page()}), {}),
     "recording, 3 minutes": (lambda: ask({"type": "audio", "audio": recording(180)}), {}),
-    "chat with 20 pictures, 640 x 480": (chat, {}),
+    "chat with 20 images, 640 x 480": (chat, {}),
     "the same, max_patches=1": (chat, {"max_patches": 1}),
 }
 
 
 class Timer:
-    """Medians of milliseconds of work on `device`, which is waited for."""
+    """Medians of the milliseconds that work on `device` takes, to its end."""
 
     def __init__(self, device: torch.device, repeats: int):
         self.device, self.repeats = device, repeats
 
     def medians(self, *functions: Callable) -> list[float]:
-        """Of each function; they take turns, so that what else the machine does falls on all of them."""
+        """Of each function; they run alternately, so that other load on the machine affects all of them."""
         times = [[] for _ in functions]
         for repeat in range(self.repeats + 1):
             for function, own in zip(functions, times, strict=True):
                 start = time.perf_counter()
                 function()
-                self.wait()
+                self.synchronize()
                 if repeat:  # the first run warms up
                     own.append(1000 * (time.perf_counter() - start))
         return [statistics.median(own) for own in times]
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
 
@@ -134,7 +134,7 @@ def build(preset: str, device: torch.device, dtype: torch.dtype):
 
 @torch.inference_mode()
 def measure(model, processor, conversation: list[dict], timer: Timer, **limits) -> dict:
-    """Tokens of the prompt, and milliseconds to prepare it and to run it; `limits` as a caller gives them to the processor."""
+    """Tokens of the prompt, and milliseconds to prepare it and to run it; `limits` are arguments of the processor."""
 
     def prepare():
         return processor.apply_chat_template(
@@ -165,11 +165,11 @@ def transformers_twin(text_config):
 
 @torch.inference_mode()
 def measure_text(model, timer: Timer) -> dict:
-    """Milliseconds of a prompt, and of each token behind it, of the model and of its twin in transformers."""
+    """Milliseconds of a prompt, and of each new token after it, of the model and of its twin in transformers."""
     twin = transformers_twin(model.config.text_config).eval().to(model.device, model.dtype)
     models = (model, twin)
     for one in models:
-        one.generation_config.eos_token_id = None  # random weights, and every answer of one length
+        one.generation_config.eos_token_id = None  # all answers get the same length
     prompt = torch.randint(0, 256, (1, TEXT_PROMPT), generator=torch.Generator().manual_seed(0)).to(model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
     prompts = timer.medians(*(lambda one=one: one(**inputs, logits_to_keep=1) for one in models))
@@ -186,7 +186,7 @@ def measure_text(model, timer: Timer) -> dict:
 
 
 def media_table(models: dict, timer: Timer) -> Iterator[str]:
-    """Rows are inputs; each preset has three columns. Line by line: the last ones take minutes on a CPU."""
+    """A line for each input, three columns for each preset. Yields as it goes: the last lines take minutes on a CPU."""
     columns = [f"{preset}: {name}" for preset in models for name in ("tokens", "prepare, ms", "prompt, ms")]
     yield f"| input | {' | '.join(columns)} |"
     yield "|---" * (1 + len(columns)) + "|"
@@ -202,7 +202,7 @@ def media_table(models: dict, timer: Timer) -> Iterator[str]:
 
 
 def text_table(models: dict, timer: Timer) -> Iterator[str]:
-    """Rows are presets: their decoder's prompt and tokens, and the twin's."""
+    """A line for each preset: the decoder's prompt and new tokens, and the twin's."""
     yield f"| text alone | {TEXT_PROMPT} tokens read, ms | in transformers, ms | a token written, ms | in transformers, ms | its class |"
     yield "|---|---|---|---|---|---|"
     for preset, (model, _) in models.items():

@@ -1,4 +1,4 @@
-r"""Is our decoder the same function as transformers' own classes? One row for each family of the GPT line.
+r"""Is our decoder the same function as transformers' own classes? One line for each family of the GPT line.
 
     python -m training.checks.parity          # prints the table in Markdown
 
@@ -29,6 +29,13 @@ OPENAI = {
     "resid_pdrop": 0.05,
     "initializer_range": 0.03,
 }
+NEOX = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 LLAMA = {
     "hidden_size": 48,
     "intermediate_size": 80,
@@ -55,7 +62,7 @@ LONGROPE = {
     "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
     "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
 }
-# What the table calls a model, its family, and its configuration where that differs from the family's defaults.
+# Name in the table: family, and configuration where it differs from the family's defaults.
 MODELS = {
     "openai-gpt": ("openai-gpt", OPENAI),
     "gpt2": ("gpt2", OPENAI | {"n_inner": 96}),
@@ -71,35 +78,15 @@ MODELS = {
         },
     ),
     "gptj": ("gptj", OPENAI | {"rotary_dim": 8}),
-    "gpt_neox": (
-        "gpt_neox",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 128,
-        },
-    ),
-    "gpt_neox, sequential": (
-        "gpt_neox",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 128,
-            "use_parallel_residual": False,
-            "attention_bias": False,
-        },
-    ),
+    "gpt_neox": ("gpt_neox", NEOX),
+    "gpt_neox, sequential": ("gpt_neox", NEOX | {"use_parallel_residual": False, "attention_bias": False}),
     "llama": ("llama", LLAMA),
     "llama 3, biases": (
         "llama",
         LLAMA | {"rope_parameters": LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
     ),
     "llama, linear": ("llama", LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
-    # The greedy texts of these two grow past the length at which their wavelengths change.
+    # The greedy texts of these two grow past the length at which their RoPE frequencies change.
     "llama, dynamic": (
         "llama",
         LLAMA
@@ -138,7 +125,7 @@ TOKENS = {"vocab_size": 199, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id
 
 @dataclass
 class Parity:
-    """Largest differences of logits in float32; what must be identical is True."""
+    """Largest differences of logits in float32; True where what must be identical is."""
 
     logits: float
     left_padding: float
@@ -156,7 +143,7 @@ class Parity:
 
 @torch.no_grad()
 def random_model(model_type: str, options: dict, seed: int = 0) -> PreTrainedModel:
-    """A model of transformers in which no parameter keeps the value that initialisation gives it."""
+    """A model of transformers in which no parameter has the value of its initialisation."""
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[model_type](**TOKENS | options)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -184,10 +171,10 @@ def compare(theirs: PreTrainedModel, ours: MMGPTForCausalLM) -> dict[str, float]
     found = {"logits": largest(theirs(ids).logits - ours(ids).logits)}
     for side in ("left", "right"):
         mask = torch.ones_like(ids)
-        for row, padding in enumerate((0, 5, 11)):
-            mask[row, slice(0, padding) if side == "left" else slice(24 - padding, 24)] = 0
+        for sequence, padding in enumerate((0, 5, 11)):
+            mask[sequence, slice(0, padding) if side == "left" else slice(24 - padding, 24)] = 0
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        # Their positions count padding unless they are told; generate() tells them so too.
+        # Without position ids their positions count padding too; generate() passes these ids.
         expected = theirs(ids, attention_mask=mask, position_ids=positions).logits
         actual = ours(ids, attention_mask=mask).logits
         found[f"{side}_padding"] = largest((expected - actual)[mask.bool()])

@@ -1,13 +1,14 @@
-r"""What 8-bit and 4-bit weights cost a trained model: its scores with whole weights, and with the decoder's in fewer bits.
+r"""What 8-bit and 4-bit weights cost a trained model: its scores in full precision, and with the decoder's weights in fewer bits.
 
     make quantised MODEL=outputs/demo/model RECIPE=configuration/recipes/demo.yaml
 
-prints the scores of the recipe's test split side by side. The weights alone are quantised, by torchao: one scale for each row (8
-bits) or for each 32 weights of a row (4 bits, where they divide it). Towers, connectors and head stay whole: they are small, and
-what they lose no decoder mends.
+prints the scores of the recipe's test split side by side. Only weights are quantised, by torchao: one scale for each output channel
+(8 bits) or for each group of 32 weights of a channel (4 bits, where groups fit). Encoders, connectors and head keep full
+precision: they are small, and the decoder cannot make up for their errors.
 """
 
 import argparse
+import dataclasses
 
 import torch
 from torch import nn
@@ -18,11 +19,17 @@ from training.data.training_set import load_mixture
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import METRICS
 from training.model_building import load_checkpoint
-from training.recipe import RecipeError, load_recipe
+from training.recipe import EvaluationArguments, RecipeError, load_recipe
 
 
-# Named from the root of the model; a part that a model does not have is no fault.
-WHOLE = ["model.vision_tower", "model.audio_tower", "model.vision_connector", "model.audio_connector", "lm_head"]
+# Names from the root of the model; it need not have all of these parts.
+FULL_PRECISION = [
+    "model.vision_tower",
+    "model.audio_tower",
+    "model.vision_connector",
+    "model.audio_connector",
+    "lm_head",
+]
 GROUP = 32  # weights that share a scale at 4 bits
 
 
@@ -31,32 +38,32 @@ def weight_only(bits: int, model: nn.Module) -> TorchAoConfig:
     try:
         from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup
     except ImportError as error:
-        raise ImportError("Quantised weights need torchao: `pip install 'mmgpt[quantise]'`.") from error
+        raise ImportError("Quantised weights need torchao: pip install torchao.") from error
     if bits == 8:
-        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=WHOLE)
-    in_groups, by_row = (IntxWeightOnlyConfig(torch.int4, scales) for scales in (PerGroup(GROUP), PerAxis(0)))
+        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=FULL_PRECISION)
+    by_group, by_channel = (IntxWeightOnlyConfig(torch.int4, scales) for scales in (PerGroup(GROUP), PerAxis(0)))
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    kinds = {name: by_row if module.in_features % GROUP else in_groups for name, module in linear.items()}
-    return TorchAoConfig(FqnToConfig(kinds), modules_to_not_convert=WHOLE)
+    kinds = {name: by_channel if module.in_features % GROUP else by_group for name, module in linear.items()}
+    return TorchAoConfig(FqnToConfig(kinds), modules_to_not_convert=FULL_PRECISION)
 
 
-def compare(folder: str, rows: list[dict], arguments) -> dict[str, dict]:
-    """{"whole" | "8 bits" | "4 bits": the scores of `evaluate_samples`}"""
+def compare(folder: str, samples: list[dict], arguments: EvaluationArguments) -> dict[str, dict]:
+    """{"full" | "8 bits" | "4 bits": the scores of `evaluate_samples`}"""
     model, processor = load_checkpoint(folder)
-    arguments.baselines = False  # the same for all of them
+    arguments = dataclasses.replace(arguments, baselines=False)  # the same for all precisions
     results = {}
-    for name, bits in (("whole", None), ("8 bits", 8), ("4 bits", 4)):
+    for name, bits in (("full", None), ("8 bits", 8), ("4 bits", 4)):
         if bits is not None:
             config = weight_only(bits, model)
             model = MMGPTForConditionalGeneration.from_pretrained(folder, quantization_config=config)
-        results[name] = evaluate_samples(model, processor, rows, arguments)["tasks"]
+        results[name] = evaluate_samples(model, processor, samples, arguments)["tasks"]
     return results
 
 
 def format_comparison(results: dict[str, dict]) -> str:
     """A line for each task, a column for each model."""
     lines = [f"{'task':<20}{'n':>7}  {'measure':<18}" + "".join(f"{name:>10}" for name in results)]
-    for task, score in results["whole"].items():
+    for task, score in results["full"].items():
         measure = METRICS[score["metric"]].measure
         values = [scores[task][measure] for scores in results.values()]
         lines.append(f"{task:<20}{score['n']:>7}  {measure:<18}" + "".join(f"{value:>10.4f}" for value in values))
@@ -65,14 +72,14 @@ def format_comparison(results: dict[str, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder saved by training/train.py, or a model of the Hub")
+    parser.add_argument("model", help="folder saved by training.train, or a model of the Hub")
     parser.add_argument("recipe", help="file in configuration/recipes")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example eval.batch_size=16")
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        rows = list(load_mixture(recipe.data.test, recipe.data.root))
-        print(format_comparison(compare(arguments.model, rows, recipe.eval)))
+        samples = list(load_mixture(recipe.data.test, recipe.data.root))
+        print(format_comparison(compare(arguments.model, samples, recipe.eval)))
     except (ImportError, FileNotFoundError, RecipeError) as error:
         parser.error(str(error))
 

@@ -3,9 +3,10 @@ r"""Answer requests with vLLM. training/checks/vllm_check.py runs this file with
     python -I training/checks/vllm_answers.py offline FOLDER REQUESTS.json ANSWERS.json
     python -I training/checks/vllm_answers.py served  BASE_URL REQUESTS.json ANSWERS.json
 
-REQUESTS holds `max_new_tokens`, `max_model_len`, `suppress_tokens` (which vLLM does not read in generation_config.json) and `requests`, each
-with its `prompt` (text with placeholders), `messages` (None where they are not to go through the client) and the files of its `images`, `audios`
-and `videos`. ANSWERS is a list in the same order: for each way to ask, the tokens of the prompt and of the answer.
+REQUESTS holds `max_new_tokens`, `max_model_len`, `suppress_tokens` (which vLLM does not read in generation_config.json) and
+`requests`, each with its `prompt` (text with placeholders), `messages` (None where they are not sent through the client) and the
+files of its `images`, `audios` and `videos`. ANSWERS is a list in the same order: for each interface, the tokens of the prompt
+and of the answer.
 """
 
 import base64
@@ -14,8 +15,8 @@ import sys
 from pathlib import Path
 
 
-def never_said(suppress_tokens: list[int]) -> dict[str, float]:
-    """`logit_bias`, as vLLM and the client take it, in the place of a generation config's `suppress_tokens`."""
+def forbid(suppress_tokens: list[int]) -> dict[str, float]:
+    """`logit_bias`, as vLLM and the client take it, in place of a generation config's `suppress_tokens`."""
     return {str(token): -100.0 for token in suppress_tokens}
 
 
@@ -44,7 +45,7 @@ def answer_offline(folder: str, asked: dict) -> list[dict]:
         }
         media = {kind: items for kind, items in media.items() if items}
         prompts.append({"prompt": request["prompt"], **({"multi_modal_data": media} if media else {})})
-    bias = {int(token): value for token, value in never_said(asked["suppress_tokens"]).items()}
+    bias = {int(token): value for token, value in forbid(asked["suppress_tokens"]).items()}
     settings = SamplingParams(temperature=0, max_tokens=asked["max_new_tokens"], logit_bias=bias)
     outputs = engine.generate(prompts, settings, use_tqdm=False)
     return [
@@ -54,7 +55,7 @@ def answer_offline(folder: str, asked: dict) -> list[dict]:
 
 
 def openai_messages(request: dict) -> list[dict]:
-    """The request's messages as the OpenAI client sends them: pictures as data URLs, sounds as base64."""
+    """The request's messages as the OpenAI client sends them: images as data URLs, audio as base64."""
     files = {"image": iter(request["images"]), "audio": iter(request["audios"])}
 
     def part_of(part: dict) -> dict:
@@ -69,12 +70,12 @@ def openai_messages(request: dict) -> list[dict]:
 
 
 def answer_served(base_url: str, asked: dict) -> list[dict]:
-    """Each request through the official client: /v1/chat/completions whole and streamed; without media also /v1/completions."""
+    """Each request through the official client: /v1/chat/completions at once and streamed; without media also /v1/completions."""
     from openai import OpenAI
 
     client = OpenAI(base_url=base_url, api_key="none")
     options = {"model": client.models.list().data[0].id, "temperature": 0, "max_tokens": asked["max_new_tokens"]}
-    options["logit_bias"] = never_said(asked["suppress_tokens"])
+    options["logit_bias"] = forbid(asked["suppress_tokens"])
     with_ids = {"extra_body": {"return_token_ids": True}}
     answers = []
     for request in asked["requests"]:
@@ -86,17 +87,17 @@ def answer_served(base_url: str, asked: dict) -> list[dict]:
             messages = openai_messages(request)
             chat = client.chat.completions.create(messages=messages, **options, **with_ids)
             answer["chat"] = {"prompt": chat.prompt_token_ids, "tokens": chat.choices[0].token_ids}
-            chunks = list(client.chat.completions.create(messages=messages, stream=True, **options, **with_ids))
-            tokens = [token for chunk in chunks for token in chunk.choices[0].model_extra.get("token_ids") or []]
-            answer["streamed"] = {"prompt": chunks[0].prompt_token_ids, "tokens": tokens}
+            events = list(client.chat.completions.create(messages=messages, stream=True, **options, **with_ids))
+            tokens = [token for event in events for token in event.choices[0].model_extra.get("token_ids") or []]
+            answer["streamed"] = {"prompt": events[0].prompt_token_ids, "tokens": tokens}
         answers.append(answer)
     return answers
 
 
 def main() -> None:
-    way, target, requests_path, answers_path = sys.argv[1:5]
+    interface, target, requests_path, answers_path = sys.argv[1:5]
     asked = json.loads(Path(requests_path).read_text(encoding="utf-8"))
-    answers = answer_offline(target, asked) if way == "offline" else answer_served(target, asked)
+    answers = answer_offline(target, asked) if interface == "offline" else answer_served(target, asked)
     Path(answers_path).write_text(json.dumps(answers), encoding="utf-8")
 
 

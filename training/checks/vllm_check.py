@@ -2,9 +2,9 @@ r"""Does a saved model answer in vLLM as it does in generate()? `make vllm-check
 
     python -m training.checks.vllm_check FOLDER --vllm .venv-vllm/bin/python
 
-Asks the folder's model questions with pictures, sounds and text, greedily and in float32: generate() in this process, vLLM offline
-(`LLM.generate`) and `vllm serve` with the OpenAI client in others, for vLLM changes transformers' classes. The vLLM processes cannot
-import this package: they run the code in the folder. Prints what is the same token for token, and fails where anything is not.
+Asks the folder's model questions with images, audio and text, greedily and in float32: generate() in this process, vLLM offline
+(`LLM.generate`) and `vllm serve` with the OpenAI client in others, since vLLM patches transformers' classes. The vLLM processes
+cannot import this package: they run the code in the folder. Prints what is the same token for token, and fails on any difference.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from training.data.samples import text_of
 from training.data.synthetic.course import load_demo
 
 
-WAYS = ("offline", "chat", "streamed", "completion")
+INTERFACES = ("offline", "chat", "streamed", "completion")
 VLLM_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
@@ -38,39 +38,39 @@ VLLM_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 FRAME_SIZE = (64, 64)
-LONGEST_CONTEXT = 2048  # enough for the questions; a model's own limit may be more than 1 GiB of cache holds
+LONGEST_CONTEXT = 2048  # enough for the questions; the cache of a model's own limit may exceed 1 GiB
 SECONDS_TO_START = 600
 
 
-def held_out_rows(config) -> list[dict]:
-    """Questions of the demo's test data that the model has the senses for, two that mix media, and one about a film of pictures."""
+def held_out_samples(config) -> list[dict]:
+    """Questions of the demo's test data for the model's modalities, two with several media, and one about a video of the images."""
     sources = ["text"]
     sources += ["digits", "scenes"] if getattr(config, "vision_config", None) is not None else []
-    sources += ["sounds"] if getattr(config, "audio_config", None) is not None else []
-    by_source = {source: list(load_demo(Path(), "test", source, rows=3)) for source in sources}
-    rows = [row for source in sources for row in by_source[source]]
+    sources += ["audio"] if getattr(config, "audio_config", None) is not None else []
+    by_source = {source: list(load_demo(Path(), "test", source, samples=3)) for source in sources}
+    samples = [sample for source in sources for sample in by_source[source]]
     if "digits" in sources:
-        rows.append(join("two pictures", by_source["digits"][0], by_source["scenes"][0]))
+        samples.append(join("two images", by_source["digits"][0], by_source["scenes"][0]))
         if getattr(config, "video_token_id", None) is not None:
-            rows.append(film("video", *by_source["scenes"]))
-    if {"scenes", "sounds"} <= set(sources):
-        rows.append(join("picture and sounds", by_source["scenes"][1], by_source["sounds"][0], by_source["sounds"][1]))
-    return rows
+            samples.append(make_video("video", *by_source["scenes"]))
+    if {"scenes", "audio"} <= set(sources):
+        samples.append(join("image and audio", by_source["scenes"][1], by_source["audio"][0], by_source["audio"][1]))
+    return samples
 
 
-def join(task: str, *rows: dict) -> dict:
+def join(task: str, *samples: dict) -> dict:
     """One question out of several: all their media in order, then the last one's text."""
-    content = [part for row in rows for part in row["messages"][0]["content"] if part["type"] != "text"]
-    content.append({"type": "text", "text": text_of(rows[-1]["messages"][0])})
-    media = {kind: [item for row in rows for item in row[kind]] for kind in ("images", "audios")}
+    content = [part for sample in samples for part in sample["messages"][0]["content"] if part["type"] != "text"]
+    content.append({"type": "text", "text": text_of(samples[-1]["messages"][0])})
+    media = {kind: [item for sample in samples for item in sample[kind]] for kind in ("images", "audios")}
     return {"task": task, "messages": [{"role": "user", "content": content}], **media}
 
 
-def film(task: str, *rows: dict) -> dict:
-    """The rows' pictures as the frames of a video, and the first one's question."""
-    question = text_of(rows[0]["messages"][0])
+def make_video(task: str, *samples: dict) -> dict:
+    """The samples' images as the frames of a video, and the first one's question."""
+    question = text_of(samples[0]["messages"][0])
     content = [{"type": "video", "text": None}, {"type": "text", "text": question}]
-    frames = [load_image(row["images"][0]).resize(FRAME_SIZE) for row in rows]
+    frames = [load_image(sample["images"][0]).resize(FRAME_SIZE) for sample in samples]
     return {
         "task": task,
         "messages": [{"role": "user", "content": content}],
@@ -80,19 +80,19 @@ def film(task: str, *rows: dict) -> dict:
     }
 
 
-def make_requests(rows: list[dict], processor, folder: Path) -> list[dict]:
-    """What both sides are asked; media are written to files in `folder`."""
+def make_requests(samples: list[dict], processor, folder: Path) -> list[dict]:
+    """The requests for both sides; media are written to files in `folder`."""
     requests = []
-    for index, row in enumerate(rows):
-        question = row["messages"][0]
+    for index, sample in enumerate(samples):
+        question = sample["messages"][0]
         files = {"images": [], "audios": []}
         for kind, suffix in (("images", ".png"), ("audios", ".wav")):
-            for place, item in enumerate(row[kind]):
+            for place, item in enumerate(sample[kind]):
                 path = folder / f"{index}-{place}{suffix}"
                 path.write_bytes(item["bytes"])
                 files[kind].append(str(path))
         files["videos"] = []
-        for place, frames in enumerate(row.get("videos", [])):
+        for place, frames in enumerate(sample.get("videos", [])):
             path = folder / f"{index}-{place}.npy"
             np.save(path, frames)
             files["videos"].append(str(path))
@@ -100,7 +100,7 @@ def make_requests(rows: list[dict], processor, folder: Path) -> list[dict]:
         if processor.chat_template is not None:
             prompt = processor.apply_chat_template([question], add_generation_prompt=True)
             messages = None if files["videos"] else [question]  # the client has no form for frames
-        requests.append({"name": row["task"], "prompt": prompt, "messages": messages, **files})
+        requests.append({"name": sample["task"], "prompt": prompt, "messages": messages, **files})
     return requests
 
 
@@ -111,7 +111,7 @@ def load(folder: str, with_torchvision: bool):
         return model, AutoTokenizer.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     if hasattr(processor, "image_processor") and not with_torchvision:
-        # Pillow rounds resized pixels otherwise, by one level of 256.
+        # Pillow's resized pixels differ from torchvision's by one level of 256.
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, backend="pil")
     return model, processor
 
@@ -132,14 +132,14 @@ def answer_with_generate(model, processor, requests: list[dict], max_new_tokens:
 
 
 def run_vllm(python: Path, folder: Path, *arguments: str) -> list[dict]:
-    """What training/checks/vllm_answers.py answers, run by the vLLM environment's `python` in `folder`."""
+    """The answers of training/checks/vllm_answers.py, run by the vLLM environment's `python` in `folder`."""
     answers = folder / "answers.json"
     command = [str(python), "-I", vllm_answers.__file__, *arguments, str(folder / "requests.json"), str(answers)]
     log = folder / f"{arguments[0]}.log"
     with log.open("w") as output:
         result = subprocess.run(command, cwd=folder, env=vllm_environment(folder), stdout=output, stderr=output)
     if result.returncode:
-        raise SystemExit(f"{tail(log)}\nvLLM ({arguments[0]}) failed: its last words stand above.")
+        raise SystemExit(f"{tail(log)}\nvLLM ({arguments[0]}) failed: its last lines are above.")
     return json.loads(answers.read_text(encoding="utf-8"))
 
 
@@ -154,7 +154,7 @@ def tail(log: Path, lines: int = 40) -> str:
 
 @contextmanager
 def vllm_server(python: Path, model_folder: str, folder: Path, max_model_len: int):
-    """`vllm serve` on a free port, up while the block runs; gives its base URL."""
+    """`vllm serve` on a free port, up while the block runs; yields its base URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -186,17 +186,17 @@ def wait_for(server: subprocess.Popen, url: str, log: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise SystemExit(f"{tail(log)}\nvllm serve ended by itself: its last words stand above.")
+            raise SystemExit(f"{tail(log)}\nvllm serve ended by itself: its last lines are above.")
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except OSError:
             time.sleep(1)
-    raise SystemExit(f"{tail(log)}\nvllm serve was not up after {SECONDS_TO_START} s: its last words stand above.")
+    raise SystemExit(f"{tail(log)}\nvllm serve was not up after {SECONDS_TO_START} s: its last lines are above.")
 
 
 def verdict(expected: dict, answer: dict | None) -> str:
-    """`same`, where the two part, or a dash if this way was not asked."""
+    """`same`, the first difference, or a dash if this interface was not asked."""
     if answer is None:
         return "-"
     for key, name in (("prompt", "prompt"), ("tokens", "answer")):
@@ -208,12 +208,12 @@ def verdict(expected: dict, answer: dict | None) -> str:
 
 
 def print_table(requests: list[dict], expected: list[dict], answers: list[dict]) -> list[str]:
-    """Prints a row for each request; returns the names of those that are not the same everywhere."""
+    """Prints a line for each request; returns the names of those that are not the same everywhere."""
     print("| request | prompt tokens | generate() | vLLM offline | server: chat | streamed | completions |")
     print("|---|---|---|---|---|---|---|")
     failed = []
     for request, reference, answer in zip(requests, expected, answers, strict=True):
-        verdicts = [verdict(reference, answer.get(way)) for way in WAYS]
+        verdicts = [verdict(reference, answer.get(name)) for name in INTERFACES]
         text = " ".join(reference["text"].split()).replace("|", " ")
         shown = text if len(text) <= 32 else text[:31] + "…"
         print("| " + " | ".join([request["name"], str(len(reference["prompt"])), shown, *verdicts]) + " |")
@@ -239,8 +239,8 @@ def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
         folder = Path(name)
         with_torchvision = has_torchvision(python)
         model, processor = load(model_folder, with_torchvision)
-        rows = [row for row in held_out_rows(config) if with_torchvision or not row.get("videos")]
-        requests = make_requests(rows, processor, folder)
+        samples = [one for one in held_out_samples(config) if with_torchvision or not one.get("videos")]
+        requests = make_requests(samples, processor, folder)
         expected = answer_with_generate(model, processor, requests, max_new_tokens)
         asked = {"requests": requests, "max_new_tokens": max_new_tokens, "max_model_len": max_model_len}
         asked["suppress_tokens"] = model.generation_config.suppress_tokens or []

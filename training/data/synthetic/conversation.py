@@ -27,6 +27,14 @@ class Turn(NamedTuple):
     answer: str
 
 
+def in_random_words(rng: random.Random, tasks: dict[str, tuple[Sequence[str], str]]) -> dict[str, Asker]:
+    """For each task, with its questions of one meaning and its answer, a function that picks a question."""
+    return {
+        task: lambda questions=questions, answer=answer: (rng.choice(questions), answer)
+        for task, (questions, answer) in tasks.items()
+    }
+
+
 def ask(rng: random.Random, askers: dict[str, Asker], first: str, count: int) -> list[Turn]:
     """Up to `count` turns of different tasks, beginning with task `first`.
 

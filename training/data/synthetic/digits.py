@@ -1,6 +1,6 @@
 """Handwritten digits: the 1797 real images that scikit-learn carries, with captions and questions.
 
-Which images are held out is decided by a checksum of their pixels, so the same image can never stand on both sides.
+Which images are held out is decided by a checksum of their pixels, so that equal images are never in two splits.
 """
 
 import functools
@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from training.data.synthetic.conversation import Asker, ask, conversation
+from training.data.synthetic.conversation import Asker, ask, conversation, in_random_words
 from training.data.synthetic.scenes import SIZE
 
 
@@ -39,16 +39,13 @@ def digits(split: str) -> list[tuple[np.ndarray, int]]:
 
 def askers(digit: int, rng: random.Random) -> dict[str, Asker]:
     """For each task a function that returns a question and its answer; after nine comes zero."""
-    questions_and_answers = {
+    tasks = {
         "digit_caption": (("Describe the picture.", "What does the picture show?"), f"a handwritten {NAMES[digit]}"),
         "digit_name": (("Which digit is this?", "Which digit is written here?"), NAMES[digit]),
         "digit_next": (("Which digit comes next?", "What comes after this digit?"), NAMES[(digit + 1) % 10]),
         "digit_parity": (("Is this digit even or odd?", "Is it even or odd?"), ("even", "odd")[digit % 2]),
     }
-    return {
-        task: lambda questions=questions, answer=answer: (rng.choice(questions), answer)
-        for task, (questions, answer) in questions_and_answers.items()
-    }
+    return in_random_words(rng, tasks)
 
 
 def paint(pixels: np.ndarray, rng: random.Random, vary: bool) -> Image.Image:

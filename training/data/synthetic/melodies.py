@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.synthetic.conversation import Asker, ask, conversation, next_task
+from training.data.synthetic.conversation import Asker, ask, conversation, in_random_words, next_task
 
 
 RATE = 16000  # samples a second
@@ -82,18 +82,15 @@ def caption(melody: Melody) -> str:
 
 def askers(melody: Melody, rng: random.Random) -> dict[str, Asker]:
     """For each task that fits the melody, a function that returns a question and its answer."""
-    questions_and_answers = {
+    tasks = {
         "audio_caption": (("Describe the sound.", "What do you hear?"), caption(melody)),
         "audio_count": (("How many notes are there?", "How many notes do you hear?"), melody.what),
         "audio_direction": (("Is the note rising or falling?", "Which way does the note go?"), melody.what),
         "audio_instrument": (("Which instrument plays?", "What instrument is this?"), melody.instrument),
         "audio_pitch": (("Is it high or low?", "Is the sound high or low?"), melody.register),
     }
-    return {
-        task: lambda questions=questions, answer=answer: (rng.choice(questions), answer)
-        for task, (questions, answer) in questions_and_answers.items()
-        if melody.kind in TASKS[task]
-    }
+    fitting = {task: tasks[task] for task, kinds in TASKS.items() if melody.kind in kinds}
+    return in_random_words(rng, fitting)
 
 
 # ---- how it is played

@@ -109,7 +109,7 @@ def draw_things(rng: random.Random, most: int = MOST) -> Scene:
 
 
 def fill_box(rng: random.Random, count: int) -> Things:
-    """Up to `count` things that do not overlap; every third one stands at a wall."""
+    """Up to `count` things that do not overlap; every third one touches a wall."""
     things: list[Thing] = []
     for _ in range(count * 4):
         size = rng.choice(list(SIZES))
@@ -345,18 +345,16 @@ def about_things(rng: random.Random) -> Sentence:
 
 
 def about_blocks(rng: random.Random) -> Sentence:
-    """Blocks by their colour and place, whichever tower they stand in."""
+    """Blocks by their colour and place, whichever tower they are in."""
     colour = rng.choice(list(COLOURS))
     place, which = rng.choice(
         (("", slice(None)), (" as the base of a tower", slice(1)), (" as the top of a tower", slice(-1, None)))
     )
-    return quantify(
-        rng,
-        f"{colour} block{place}",
-        f"{colour} blocks{place}",
-        3,
-        lambda tower: colours_of(tower[which]).count(colour),
-    )
+
+    def count(tower: Things) -> int:
+        return colours_of(tower[which]).count(colour)
+
+    return quantify(rng, f"{colour} block{place}", f"{colour} blocks{place}", 3, count)
 
 
 def about_units(rng: random.Random, one: str, many: str, property: Property) -> Sentence:
@@ -427,13 +425,7 @@ def ask_if_true(sentence: Sentence, scene: Scene) -> Turn:
 
 
 def load_nlvr_scenes(
-    root: Path,
-    split: str,
-    samples: int,
-    sentences: int = 1,
-    most: int = MOST,
-    in_words: bool = False,
-    seed: int = 0,
+    root: Path, split: str, samples: int, sentences: int = 1, most: int = MOST, in_words: bool = False, seed: int = 0
 ) -> Dataset:
     r"""
     root (`Path`): not read; every format that brings its own data takes it.

@@ -28,7 +28,7 @@ COLOURS = {
 FORMATS = ("circle", "square", "triangle", "star", "cross")
 NUMBERS = ("one", "two", "three", "four", "five")
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-# Where the two of a pair stand.
+# Where the two of a pair are.
 SIDES = {"left of": ("on the left", "on the right"), "above": ("at the top", "at the bottom")}
 TASKS = {  # task: the kinds of scene that it asks about; two pairs to each other kind where one has to tell things apart
     "scene_caption": ("single", "pair", "pair", "group"),
@@ -40,7 +40,7 @@ TASKS = {  # task: the kinds of scene that it asks about; two pairs to each othe
 
 # Training asks in another order and other proportions than the test. What a shape is has to be learnt before anything about two of
 # them: the first samples show one thing each and mostly ask for its name. Then pairs come most often, and of these captions and
-# colours: how the two stand to each other, and which of them is meant, take longest to learn.
+# colours: their relation, and which of them is meant, take longest to learn.
 FIRST_LOOKS = 8000  # samples
 FIRST_PRACTICE = (
     *(("scene_shape", "single"), ("scene_caption", "single")) * 3,
@@ -127,7 +127,7 @@ def draw_places(rng: random.Random, kind: str) -> list[tuple[tuple[int, int], ..
 
 
 def relation(scene: Scene) -> str:
-    """How the first of a pair stands to the second."""
+    """Of the first of a pair to the second."""
     (first,), (second,) = (thing.cells for thing in scene.things)
     return "left of" if first[0] == second[0] else "above"
 

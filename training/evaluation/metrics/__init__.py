@@ -1,8 +1,8 @@
 r"""Metrics as `evaluate.Metric` modules, by the name that samples carry as `metric`: `METRICS["bleu"]().compute(...)`.
 
 `evaluate.load("training/evaluation/metrics/bleu.py")`, from the checkout, is the same and needs no network: for that, each metric
-is a file of its own, however short. Libraries do the arithmetic where there is one. All that differs between metrics stands in
-their classes (see [`AnswerMetric`]); a new one is a file and a line here.
+is a file of its own, however short. Libraries do the arithmetic where there is one. All that differs between metrics is in their
+classes (see [`AnswerMetric`]); a new one is a file and a line here.
 """
 
 import difflib

@@ -9,7 +9,7 @@ from training.evaluation.metrics.answers import Estimate, estimate_ratio, tabula
 
 
 class Perplexity(evaluate.Metric):
-    r"""`compute(losses=[nats of a window], tokens=[predicted in it], bytes=[that they stand for])` returns "perplexity" with "low" and
+    r"""`compute(losses=[nats of a window], tokens=[predicted in it], bytes=[of these tokens])` returns "perplexity" with "low" and
     "high", "loss" (nats per token), "bits_per_byte", each with "_low" and "_high" (bootstrap over windows), and "n" windows."""
 
     measure = "perplexity"
