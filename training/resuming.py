@@ -19,7 +19,7 @@ from training.recipe_files import with_new_names
 
 # What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
-    r"name|data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
+    r"data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
     r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
 
