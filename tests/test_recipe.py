@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.recipe import Recipe, build_recipe, format_recipe, load_recipe, write_recipe
+from training.recipe import Recipe, build_recipe, load_recipe
 from training.recipe_files import CONFIGURATION, RecipeError, apply_override
 
 
@@ -26,10 +26,9 @@ class TestShippedRecipes:
         assert recipe.training.remove_unused_columns is False
 
     def test_printed_recipe_is_the_same_recipe(self, path: Path):
-        printed = format_recipe(load_recipe(path))
-        tree = yaml.safe_load(printed)
-        again = build_recipe({key: tree[key] for key in tree if key != "name"}, tree["name"], "printed")
-        assert format_recipe(again) == printed
+        printed = load_recipe(path).to_yaml()
+        again = build_recipe(yaml.safe_load(printed), path.stem, "printed")
+        assert again.to_yaml() == printed
 
 
 class TestOverrides:
@@ -77,7 +76,7 @@ class TestSources:
 
 def test_the_written_recipe_is_the_recipe(tree: dict, tmp_path: Path):
     recipe = build_recipe(tree, "toy", "toy.yaml")
-    write_recipe(recipe, tmp_path / "new" / "recipe.yaml")
+    recipe.write(tmp_path / "new" / "recipe.yaml")
     again = build_recipe(yaml.safe_load((tmp_path / "new" / "recipe.yaml").read_text()), "toy", "recipe.yaml")
     assert again.training.to_dict() == recipe.training.to_dict()
     assert (again.data, again.model) == (recipe.data, recipe.model)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from modeling_mmgpt.tools.model_card import section_of
 from tests.toy_training import losses, toy_tree
-from training.recipe import RecipeError, build_recipe, write_recipe
+from training.recipe import RecipeError, build_recipe
 from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint
 
 
@@ -66,7 +66,7 @@ class TestWhereToGoOn:
 
     @pytest.fixture
     def interrupted(self, tree, tmp_path):
-        write_recipe(build_recipe(tree, "toy", "toy.yaml"), tmp_path / "recipe.yaml")
+        build_recipe(tree, "toy", "toy.yaml").write(tmp_path / "recipe.yaml")
         for step, state in ((9, "{}"), (20, "{}"), (100, '{"half')):
             (tmp_path / f"checkpoint-{step}").mkdir()
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
@@ -108,7 +108,7 @@ class TestWhereToGoOn:
             {"format": "samples", "files": ["prepared/*.parquet"]},
         ]
         recipe = build_recipe(tree, "toy", "toy.yaml")
-        write_recipe(recipe, tmp_path / "recipe.yaml")
+        recipe.write(tmp_path / "recipe.yaml")
         written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
         written["model"] = {"preset": "nano", "config": {}, "image_processor": {}}
         for source, name in zip(written["data"]["train"], ("fsdd", "summarisation", "rows"), strict=True):

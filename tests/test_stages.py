@@ -18,8 +18,8 @@ from training.data.formats import OWN_DATA
 from training.data.training_set import TrainingSet
 from training.model_building import load_checkpoint
 from training.recipe import RecipeError, build_recipe
-from training.stages import add_adapter, part_of, prepare_model, split_learning_rates
-from training.trainer import RecipeTrainer
+from training.stages import add_adapter, part_of, prepare_model
+from training.trainer import RecipeTrainer, split_learning_rates
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")

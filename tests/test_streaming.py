@@ -27,7 +27,7 @@ from training.data.formats import OWN_DATA, BrokenSample, OwnData
 from training.data.samples import answer_of, text_of
 from training.data.streaming import StreamingMixture
 from training.data.synthetic.conversation import png_bytes
-from training.recipe import DataArguments, RecipeError, SourceArguments, build_recipe, write_recipe
+from training.recipe import DataArguments, RecipeError, SourceArguments, build_recipe
 from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint
 
 
@@ -294,7 +294,7 @@ class TestTraining:
 
     def test_the_number_of_workers_belongs_to_a_stream(self, tmp_path):
         tree = toy_stream(tmp_path / "run")
-        write_recipe(build_recipe(tree, "toy", "toy.yaml"), tmp_path / "recipe.yaml")
+        build_recipe(tree, "toy", "toy.yaml").write(tmp_path / "recipe.yaml")
         tree["training"]["dataloader_num_workers"] = 3
         for streaming, changed in ((True, ["training.dataloader_num_workers"]), (False, ["data.streaming"])):
             tree["data"]["streaming"] = streaming

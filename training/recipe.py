@@ -82,6 +82,24 @@ class Recipe:
     eval: EvaluationArguments = field(default_factory=EvaluationArguments)
     prepare: PrepareArguments = field(default_factory=PrepareArguments)
 
+    def to_dict(self) -> dict:
+        """What a recipe file holds, every default filled in; of TrainingArguments only what differs from its defaults."""
+        tree = dataclasses.asdict(dataclasses.replace(self, training=None))
+        del tree["name"]  # that of the file
+        plain = plain_training_arguments(self.training.use_cpu)
+        tree["training"] = {key: value for key, value in self.training.to_dict().items() if value != plain[key]}
+        return tree
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def write(self, path: Path) -> None:
+        """A file that training/train.py takes again, written atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(self.to_yaml(), encoding="utf-8")
+        os.replace(unfinished, path)
+
 
 SECTIONS = {
     "model": ModelArguments,
@@ -212,30 +230,7 @@ def mergeable_peft_types() -> dict[str, type]:
     }
 
 
-def recipe_tree(recipe: Recipe) -> dict:
-    """The recipe with every default filled in; of TrainingArguments only what differs from its defaults."""
-    tree = dataclasses.asdict(dataclasses.replace(recipe, training=None))
-    plain = plain_training_arguments(recipe.training.use_cpu)
-    tree["training"] = {key: value for key, value in recipe.training.to_dict().items() if value != plain[key]}
-    return tree
-
-
 @functools.cache
 def plain_training_arguments(use_cpu: bool) -> dict:
     """What `TrainingArguments` has where nothing is set. Making one more of them later would reset the state of a trainer."""
     return TrainingArguments(use_cpu=use_cpu).to_dict()
-
-
-def format_recipe(recipe: Recipe) -> str:
-    """The recipe with every default filled in, as YAML."""
-    return yaml.safe_dump(recipe_tree(recipe), sort_keys=False, allow_unicode=True)
-
-
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """The resolved recipe as a file that training/train.py takes again, written atomically."""
-    tree = recipe_tree(recipe)
-    del tree["name"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(unfinished, path)

@@ -2,8 +2,8 @@ r"""A run that was interrupted goes on when the same command is given again, and
 
 Trainer's checkpoints hold everything a run needs: weights, optimizer, schedule, place in the data, random states. Two things are
 added: a checkpoint that was being written when the process was killed is passed over, and output_dir/recipe.yaml tells
-whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its place in
-the stream to the checkpoint (`PlaceInStream` in trainer.py).
+whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its
+place in the stream to the checkpoint (`PlaceInStream` in trainer.py).
 """
 
 import dataclasses
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import yaml
 
-from training.recipe import Recipe, RecipeError, build_sections, recipe_tree
+from training.recipe import Recipe, RecipeError, build_sections
 from training.recipe_files import with_new_names
 
 
 # What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
-    r"name|data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
-    r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
+    r"data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*"
+    r"|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm|logging_.*|log_.*|save_.*|use_cpu"
+    r"|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
 
 
@@ -87,7 +88,7 @@ def steps_of(checkpoint: str | None) -> int:
 def changed_keys(recipe: Recipe, written: Path) -> list[str]:
     """The dotted keys in which the recipe is not the one that was written when the run began."""
     before = flatten(read_written(written)) if written.is_file() else {}
-    now = flatten(yaml.safe_load(yaml.safe_dump(recipe_tree(recipe))))
+    now = flatten(yaml.safe_load(recipe.to_yaml()))
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     # Each worker has its part of a stream.
     bound = {"training.dataloader_num_workers"} if recipe.data.streaming else set()

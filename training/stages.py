@@ -1,7 +1,6 @@
-r"""What a run trains: the parts that a stage does not freeze, PEFT's adapters, and a learning rate for each part.
+r"""What a run trains: the parts that a stage does not freeze, and PEFT's adapters.
 
-model = prepare_model(model, "align")           # frozen as the stage wants, adapters added
-split_learning_rates(optimizer, model, rates)   # {"vision_tower": 1e-5, ...}
+model = prepare_model(model, "align")  # frozen as the stage wants, adapters added
 """
 
 from pathlib import Path
@@ -60,24 +59,6 @@ def decoder_matrices(model: PreTrainedModel) -> str:
     decoder = model.model.language_model
     names = {name.split(".")[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     return rf"(?!.*\bcross_block\b).*\blanguage_model\..*\.({'|'.join(sorted(names))})"
-
-
-def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
-    """Takes the parameters of each part in `rates` out of the optimizer's groups into groups with that rate."""
-    parts = {parameter: part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for part in rates:
-        if part not in parts.values():
-            trained = ", ".join(sorted(set(parts.values())))
-            raise RecipeError(f"learning_rates.{part} is set, but this run trains only: {trained}. Leave it out.")
-    groups = []
-    for group in optimizer.param_groups:
-        by_rate: dict[float, list] = {}
-        for parameter in group["params"]:
-            by_rate.setdefault(rates.get(parts.get(parameter), group["lr"]), []).append(parameter)
-        groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
-    optimizer.param_groups.clear()
-    for group in groups:
-        optimizer.add_param_group(group)
 
 
 def merge_adapter(checkpoint: str, adapter: Path) -> PreTrainedModel:

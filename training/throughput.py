@@ -7,10 +7,10 @@ The work of a step is counted, not measured (Chowdhery et al. 2022, PaLM, append
                           that a token goes to. Gated blocks count with the decoder.
     head                  the same for each token whose logits are worked out, tied or not
     connectors            the same for each of their vectors
-    attention             for each pair of a query and a key that it may see (causal, in its own sample, in the window): 4 H E
+    attention             for each pair of a query and a key that it may attend to (causal, in its own sample, in the window): 4 H E
                           forward, 8 H E backward, in each layer
-    towers                for each of their vectors: 2 per weight forward, and 4 more where the tower is trained; their own
-                          attention is left out. A tower of convolutions does more than that.
+    encoders              for each of their vectors: 2 per weight forward, and 4 more where the encoder is trained; their own
+                          attention is left out. Convolutions do more than that.
 
 What gradient checkpointing computes twice counts once. MFU is this work per second over the peak of the device in the
 precision of the run, from its data sheet (dense); on any other device, and in fp32, there is none.
@@ -40,7 +40,7 @@ BESIDE_THE_DECODER = ("vision_tower", "vision_connector", "audio_tower", "audio_
 
 
 def peak_flops(args) -> float | None:
-    """What one device of this run could compute in a second, or None where no data sheet says it."""
+    """Peak FLOP/s of one device of this run, or None where no data sheet states it."""
     if not torch.cuda.is_available() or args.use_cpu or not (args.bf16 or args.fp16):
         return None
     name = torch.cuda.get_device_name()
@@ -49,7 +49,7 @@ def peak_flops(args) -> float | None:
 
 
 class Throughput(TrainerCallback):
-    """Counts in hooks on the model, without a wait for the device, and adds to each log entry that has a loss."""
+    """Counts in hooks on the model, without synchronising the device, and adds to each log entry that has a loss."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.peak = peak_flops(args)
@@ -137,7 +137,7 @@ def base_model(model: nn.Module):
 
 
 def flops_per_item(model: nn.Module, config) -> dict[str, float]:
-    """FLOPs of a training step for each token ("tokens"), pair of tokens ("pairs"), token of the head, and vector of a tower or
+    """FLOPs of a training step for each token ("tokens"), pair of tokens ("pairs"), token of the head, and vector of an encoder or
     connector."""
     rates = dict.fromkeys(("tokens", "pairs", *BESIDE_THE_DECODER, "lm_head"), 0.0)
     text = config.get_text_config()

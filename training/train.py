@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from training.data.training_set import TrainingSet
 from training.model_building import build_model_and_processor
-from training.recipe import Recipe, RecipeError, format_recipe, load_recipe, write_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.resuming import checkpoint_to_resume, steps_of
 from training.run_results import report_of, save_run
 from training.stages import prepare_model
@@ -32,7 +32,7 @@ def train(recipe: Recipe) -> dict:
     parameters = model.num_parameters()  # without adapters
     trainer = RecipeTrainer(recipe, prepare_model(model, recipe.stage, recipe.peft), processor, data, checkpoint)
     if trainer.is_world_process_zero():
-        write_recipe(recipe, Path(recipe.training.output_dir) / "recipe.yaml")
+        recipe.write(Path(recipe.training.output_dir) / "recipe.yaml")
 
     started = time.monotonic()
     try:
@@ -57,7 +57,7 @@ def main() -> None:
     except (RecipeError, FileNotFoundError) as error:
         parser.error(str(error))
     if arguments.print_config:
-        print(format_recipe(recipe), end="")
+        print(recipe.to_yaml(), end="")
         return
     report = train(recipe)
     print(

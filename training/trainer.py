@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
 
 from modeling_mmgpt import MMGPTProcessor
@@ -18,9 +19,9 @@ from training.data.streaming import StreamingMixture
 from training.data.training_set import TrainingSet
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import find_metric
-from training.recipe import EvaluationArguments, Recipe
+from training.recipe import EvaluationArguments, Recipe, RecipeError
 from training.resuming import place_in_stream
-from training.stages import split_learning_rates
+from training.stages import part_of
 from training.throughput import Throughput
 
 
@@ -101,6 +102,24 @@ class RecipeTrainer(Trainer):
         if self.learning_rates:
             split_learning_rates(optimizer, model or self.model, self.learning_rates)
         return optimizer
+
+
+def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
+    """Takes the parameters of each part in `rates` out of the optimizer's groups into groups with that rate."""
+    parts = {parameter: part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for part in rates:
+        if part not in parts.values():
+            trained = ", ".join(sorted(set(parts.values())))
+            raise RecipeError(f"learning_rates.{part} is set, but this run trains only: {trained}. Leave it out.")
+    groups = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rates.get(parts.get(parameter), group["lr"]), []).append(parameter)
+        groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    optimizer.param_groups.clear()
+    for group in groups:
+        optimizer.add_param_group(group)
 
 
 class AnswerMetrics(TrainerCallback):

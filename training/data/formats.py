@@ -296,7 +296,7 @@ def instructions(
 def text(record: dict, text: str = "text", window: int | None = None) -> list[dict]:
     r"""
     text (`str`, *optional*): column of the text.
-    window (`int`, *optional*): cut into pieces of so many characters, a sample each.
+    window (`int`, *optional*): cut into windows of so many characters, a sample each.
     """
     whole = lookup(record, text)
     if not whole.strip():

@@ -71,7 +71,7 @@ def text_of(message: dict) -> str:
 
 
 def whole_text(sample: dict) -> str:
-    """What all turns say, a line each: the text of a document that has no questions."""
+    """The text of all turns, a line each: of a document that has no questions, its text."""
     return "\n".join(text_of(message) for message in sample["messages"])
 
 
@@ -91,7 +91,7 @@ def references_of(sample: dict) -> list[str]:
 
 
 def require_file(path: Path) -> Path:
-    """The path itself, if it is a file; else an error that says how to name the data folder."""
+    """The path itself, if it is a file; else an error that tells how to name the data folder."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist: name the folder that holds the data sets with data.root=FOLDER."
