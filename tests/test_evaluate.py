@@ -190,10 +190,10 @@ class TestCommandLine:
         entries = ModelCard.load(path).data.eval_results
         assert [entry.metric_type for entry in entries] == ["rouge1", "rouge2", "rougeL"]
         assert {entry.dataset_type for entry in entries} == {"me/sums"}
-        lines = section_of(path, "Results").splitlines()
-        assert "Recipe `toy`, split `test`" in lines[1]
-        assert "| majority | shuffled | blank | n |" in lines[3]
-        assert lines[5].endswith("| 1.0 | 0.5 | 0.5 | 1 |") and lines[6].endswith("|  |  |  | 1 |")
+        words, table = section_of(path, "Results").split("\n\n")
+        lines = table.splitlines()
+        assert "Recipe `toy`, split `test`" in words and "| majority | shuffled | blank | n |" in lines[0]
+        assert lines[2].endswith("| 1.0 | 0.5 | 0.5 | 1 |") and lines[3].endswith("|  |  |  | 1 |")
         assert evaluate.record_evaluation("me/model", build_recipe(tree, "toy", "toy.yaml"), score) is None
 
     @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ class TestShippedRecipes:
 
     def test_printed_recipe_is_the_same_recipe(self, path: Path):
         printed = load_recipe(path).to_yaml()
-        tree = yaml.safe_load(printed)
-        again = build_recipe({key: tree[key] for key in tree if key != "name"}, tree["name"], "printed")
+        again = build_recipe(yaml.safe_load(printed), path.stem, "printed")
         assert again.to_yaml() == printed
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer trained from nothing: writes any text, special tokens in place, vocabulary padded."""
+"""The tokenizer trained from scratch: it encodes any text, special tokens in place, vocabulary padded."""
 
 import pytest
 from transformers import AutoTokenizer

@@ -73,7 +73,7 @@ class TestTransformersTrainer:
         assert trainer.predict(rows).predictions.shape == (*collator(rows)["input_ids"].shape, 320)
 
     def test_accumulated_is_whole(self, processor, rows, tmp_path):
-        """Four rows whose answers have different lengths: one batch of four, and four of one."""
+        """Four samples whose answers have different lengths: one batch of four, and four of one."""
         curves = []
         for size in (4, 1):
             arguments = self.arguments(
@@ -153,7 +153,7 @@ class TestSFT:
         assert len(train(trainer)) == 2
 
     def test_images_with_our_collator(self, parts, tmp_path):
-        """The road for sounds, which TRL's own collator does not know."""
+        """The way for audio, which TRL's own collator does not know."""
         model, processor = parts
         trainer = SFTTrainer(
             model,

@@ -38,8 +38,8 @@ def test_sources_are_joined_and_limited():
 def test_the_mixture_is_described_with_its_sizes_and_licences(tree):
     tree["data"]["train"] = [{"format": "toy", "weight": 2.0, "license": "mit"}, {"format": "toy_texts"}]
     toy, texts = training_set(tree).describe()
-    assert toy == {"source": "toy", "rows": 48, "weight": 2.0, "licence": "mit"}
-    assert texts == {"source": "toy_texts", "rows": 20, "weight": 1.0, "licence": None}
+    assert toy == {"source": "toy", "samples": 48, "weight": 2.0, "licence": "mit"}
+    assert texts == {"source": "toy_texts", "samples": 20, "weight": 1.0, "licence": None}
 
 
 def test_validation_is_loaded_where_it_is_evaluated(tree):

@@ -83,8 +83,9 @@ class Recipe:
     prepare: PrepareArguments = field(default_factory=PrepareArguments)
 
     def to_dict(self) -> dict:
-        """Every default filled in; of TrainingArguments only what differs from its defaults."""
+        """What a recipe file holds, every default filled in; of TrainingArguments only what differs from its defaults."""
         tree = dataclasses.asdict(dataclasses.replace(self, training=None))
+        del tree["name"]  # that of the file
         plain = plain_training_arguments(self.training.use_cpu)
         tree["training"] = {key: value for key, value in self.training.to_dict().items() if value != plain[key]}
         return tree
@@ -96,7 +97,7 @@ class Recipe:
         """A file that training/train.py takes again, written atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
-        unfinished.write_text(self.to_yaml().removeprefix(f"name: {self.name}\n"), encoding="utf-8")
+        unfinished.write_text(self.to_yaml(), encoding="utf-8")
         os.replace(unfinished, path)
 
 

@@ -80,12 +80,9 @@ def apply_override(tree: dict, override: str) -> None:
             raise RecipeError(f"{override!r}: {'.'.join(keys[:depth])} is a single value and has no {key!r}.")
         if depth == len(keys) - 1:
             node[key] = yaml.load(value, Loader=RecipeLoader)
-        elif isinstance(node, dict):
-            if node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-        else:
-            node = node[key]
+        elif isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = node[key]
 
 
 def merge(base: dict, changes: dict) -> dict:

@@ -1,5 +1,5 @@
-r"""The sections of a recipe, each documented, and resolved and checked as it is made: `ModelArguments(preset="nano")` holds the whole
-config of the preset, a source its licence and the options that its format has. What concerns several sections is in recipe.py.
+r"""The sections of a recipe, resolved and checked as they are made: `ModelArguments(preset="nano")` holds the whole config of
+the preset, a source the licence and the metric that its format implies. What concerns several sections is in recipe.py.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@ r"""A run that was interrupted goes on when the same command is given again, and
 
 Trainer's checkpoints hold everything a run needs: weights, optimizer, schedule, place in the data, random states. Two things are
 added: a checkpoint that was being written when the process was killed is passed over, and output_dir/recipe.yaml tells
-whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its place in
-the stream to the checkpoint (`PlaceInStream` in trainer.py).
+whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its
+place in the stream to the checkpoint (`PlaceInStream` in trainer.py).
 """
 
 import dataclasses
@@ -19,8 +19,9 @@ from training.recipe_files import with_new_names
 
 # What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
-    r"name|data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm"
-    r"|logging_.*|log_.*|save_.*|use_cpu|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
+    r"data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*"
+    r"|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm|logging_.*|log_.*|save_.*|use_cpu"
+    r"|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
 
 

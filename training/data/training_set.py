@@ -67,12 +67,8 @@ class TrainingSet:
     """
 
     def __init__(self, recipe: Recipe):
-        self.data, self.stage, self.sequence, self.training = (
-            recipe.data,
-            recipe.stage,
-            recipe.sequence,
-            recipe.training,
-        )
+        self.data, self.training = recipe.data, recipe.training
+        self.stage, self.sequence = recipe.stage, recipe.sequence
         self.samples, self.sizes, self.stream, self.validation = None, [], None, None
         if self.data.streaming:
             self.stream = StreamingMixture(
@@ -103,8 +99,10 @@ class TrainingSet:
 
     def check_augmented_tasks(self, recipe: Recipe) -> None:
         """Refuse `augment` of a source whose samples would not be found by its name."""
-        for source in recipe.data.train:
-            if source.augment != recipe.augment and source.task not in self.samples.unique("task"):
+        augmented = [source for source in recipe.data.train if source.augment != recipe.augment]
+        tasks = self.samples.select_columns("task").unique("task") if augmented else []
+        for source in augmented:
+            if source.task not in tasks:
                 raise ValueError(
                     f"the samples of {source.task!r} have other names, so that `augment` of their own does not find them."
                 )
@@ -148,7 +146,7 @@ class TrainingSet:
         return MMGPTPackingCollator(processor, max_length=self.sequence.max_length, pack_to=self.sequence.pack_to)
 
     def describe(self) -> list[dict]:
-        """The sources as the model card has them; `rows`: how many samples each gives to an epoch, None of a stream."""
+        """The sources as the model card has them; `samples`: how many each contributes to an epoch, None of a stream."""
         return [
             {
                 "source": source.dataset or source.task,
