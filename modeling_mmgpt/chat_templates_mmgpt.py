@@ -1,7 +1,9 @@
-"""Chat templates: those of text-only decoders, which know nothing of media, get placeholders in the text before rendering (one
-that names our placeholders places the media itself); and where, among the tokens, the assistant speaks and media stand.
+"""What a model is asked, and how a conversation becomes text.
 
-Serving engines such as vLLM render a template without our processor: for them the same is written in front of it, in Jinja."""
+Prompts: the words of each task. Chat templates: those of text-only decoders, which know nothing of media, get placeholders in the text
+before rendering (one that names our placeholders places the media itself); and where, among the tokens, the assistant speaks and
+media stand. Serving engines such as vLLM render a template without our processor: for them the same is written in front of it, in Jinja.
+"""
 
 import bisect
 import re
@@ -9,8 +11,22 @@ import re
 import numpy as np
 
 
-# ChatML. `generation` marks what the assistant says, the part that is trained. Content is a string or a list of parts. A turn of the
-# assistant that answers nobody is a text by itself: it stands as in pre-training, between a start and an end of text.
+# The prompt of each task: names in braces are filled in, media come before the text. A model knows the words it was trained on: a
+# checkpoint carries its own prompts in processor_config.json, and these take the place of those it does not name.
+DEFAULT_PROMPTS = {
+    "summarization": "Summarise: {text}",
+    "translation": "Translate into {tgt_lang}: {text}",
+    "question-answering": "{context} {question}",
+    "visual-question-answering": "{question}",
+    "image-to-text": "Describe the picture.",
+    "automatic-speech-recognition": "Transcribe the recording.",
+}
+
+# A checkpoint that names this one was trained to answer it as Whisper does: "<|0.00|> words<|1.20|>", in seconds.
+TIMESTAMPS = "automatic-speech-recognition/timestamps"
+
+# ChatML. `generation` marks the assistant's turns, which are trained. Content is a string or a list of parts. A lone turn of the
+# assistant is a plain text: it is rendered as in pre-training, between the tokens that start and end a text.
 CHAT_TEMPLATE = """\
 {%- set is_text = messages | length == 1 and messages[0]['role'] == 'assistant' %}
 {%- for message in messages %}
@@ -139,7 +155,7 @@ def locate(offsets: np.ndarray, replacements: list[dict], spans: list[tuple[int,
     """Where spans of a text are among its tokens, after its placeholders were replaced.
 
     `offsets` `(num_tokens, 2)`: the characters of each token in the final text; `replacements`: as
-    `ProcessorMixin.get_text_with_replacements` gives them; `spans`: characters of the text before. Gives a mask of the tokens in
+    `ProcessorMixin.get_text_with_replacements` returns them; `spans`: characters of the text before. Returns a mask of the tokens in
     the spans, and for each replacement its kind, its first token and the one behind its last."""
     starts, ends = offsets.reshape(-1, 2).T
     old_ends = [one["span"][1] for one in replacements]
@@ -159,4 +175,37 @@ def locate(offsets: np.ndarray, replacements: list[dict], spans: list[tuple[int,
     return mask, found
 
 
-__all__ = ["CHAT_TEMPLATE", "assistant_spans", "flatten", "locate", "media_of", "with_media", "without_media"]
+def check_prompts(prompts: dict[str, str]) -> None:
+    """Refuses unknown tasks, and prompts that leave no place for what they are about."""
+    unknown = prompts.keys() - DEFAULT_PROMPTS.keys() - {TIMESTAMPS}
+    if unknown:
+        raise ValueError(f"prompts has no task {sorted(unknown)}: it takes {[*DEFAULT_PROMPTS, TIMESTAMPS]}.")
+    needed = {"summarization": ["text"], "translation": ["text"], "question-answering": ["context", "question"]}
+    for task, prompt in prompts.items():
+        missing = [name for name in needed.get(task, []) if f"{{{name}}}" not in prompt]
+        if missing:
+            raise ValueError(f"The prompt of {task} is {prompt!r}: it lacks {{{missing[0]}}}.")
+
+
+def fill_prompt(task: str, prompt: str, fields: dict[str, str]) -> str:
+    """`prompt` with its names filled in from `fields`."""
+    try:
+        return prompt.format_map(fields)
+    except KeyError as error:
+        name = error.args[0]
+        raise ValueError(f"The prompt of {task} is {prompt!r}: give {name}=... with the input.") from None
+
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "DEFAULT_PROMPTS",
+    "TIMESTAMPS",
+    "assistant_spans",
+    "check_prompts",
+    "fill_prompt",
+    "flatten",
+    "locate",
+    "media_of",
+    "with_media",
+    "without_media",
+]

@@ -4,12 +4,12 @@ import warnings
 from dataclasses import dataclass
 
 import torch
+from transformers.processing_utils import ProcessorMixin
 
-from .grids_mmgpt import tiles_per_image
-from .media_features_mmgpt import MEDIA_INPUTS, ROWS_OF_MEDIA
-from .media_loading_mmgpt import load_audio, load_image, load_video
+from .media_features_mmgpt import CHUNK_COUNTS, MEDIA_INPUTS
+from .media_loading_mmgpt import load_image, load_video
 from .preprocessing_mmgpt import sampling
-from .processing_mmgpt import MMGPTProcessor
+from .token_counts_mmgpt import tiles_per_image
 
 
 PARTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}
@@ -17,37 +17,37 @@ PARTS = {"image": "image_processor", "audio": "feature_extractor", "video": "vid
 
 @dataclass
 class MMGPTCollator:
-    """Rows of the one sample format to a batch: padded, with labels on the assistant's turns only.
+    """Samples to a batch: padded, with labels on the assistant's turns only.
 
-    A row is `{"messages": [{"role", "content"}], "images": [...], "audios": [...], "videos": [...]}`; the media stand in the
-    order of the `{"type": "image"}`, `{"type": "audio"}` and `{"type": "video"}` parts of the messages. `"id"`, where there is
-    one, names the row in errors.
+    A sample is `{"messages": [{"role", "content"}], "images": [...], "audios": [...], "videos": [...]}`, its media in the order of
+    the `{"type": "image"}`, `{"type": "audio"}` and `{"type": "video"}` parts of the messages. `"id"`, where there is one, names
+    the sample in errors.
 
-    For two rows whose texts are 5 and 3 tokens long, the last 2 of each said by the assistant:
+    For two samples whose texts are 5 and 3 tokens long, the last 2 of each by the assistant:
 
         input_ids       [[5, 6, 7, 8, 9], [5, 8, 9, 0, 0]]
         attention_mask  [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
         labels          [[-100, -100, -100, 8, 9], [-100, 8, 9, -100, -100]]
 
-    and, where any row has them, `pixel_values` `(num_images, channels, height, width)`, `input_features`
+    and, where any sample has them, `pixel_values` `(num_images, channels, height, width)`, `input_features`
     `(num_audios, mel_bins, frames)`, `input_features_mask` `(num_audios, frames)` and `pixel_values_videos`
     `(num_frames, channels, height, width)`, with what the model's forward says of tiles, windows and frames.
 
     Args:
-        processor: the model's processor.
-        max_length: longest row in tokens; what lies beyond is cut, and a medium that the cut would go through is dropped whole,
-            with a warning. A row that is left with nothing to learn is an error.
-        add_generation_prompt: for evaluation: the last assistant turn is left out, the prompt for it stands in its
-            place, padding is on the left, and there are no labels.
+        processor: the model's MMGPTProcessor.
+        max_length: most tokens of a sample; what lies beyond is cut, and a medium that the cut would go through is dropped whole,
+            with a warning. A sample without a label left is an error.
+        add_generation_prompt: for evaluation: the prompt for the assistant's last turn takes the place of the turn, padding is on
+            the left, and there are no labels.
     """
 
-    processor: MMGPTProcessor
+    processor: ProcessorMixin
     max_length: int | None = None
     add_generation_prompt: bool = False
 
-    def __call__(self, rows: list[dict]) -> dict:
-        names = names_of(rows)
-        conversations = [self.conversation(row, name) for row, name in zip(rows, names, strict=True)]
+    def __call__(self, samples: list[dict]) -> dict:
+        names = names_of(samples)
+        conversations = [self.conversation(sample, name) for sample, name in zip(samples, names, strict=True)]
         padding_side = "left" if self.add_generation_prompt else "right"
         batch = self.processor.apply_chat_template(
             conversations,
@@ -64,12 +64,12 @@ class MMGPTCollator:
             batch["labels"] = self.labels(batch, names)
         return dict(batch)
 
-    def conversation(self, row: dict, name: str) -> list[dict]:
-        """The row's messages with each medium, decoded, inside its part."""
-        messages = row["messages"]
+    def conversation(self, sample: dict, name: str) -> list[dict]:
+        """The sample's messages with each medium, decoded, inside its part."""
+        messages = sample["messages"]
         if self.add_generation_prompt and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
-        media = {kind: list(row.get(f"{kind}s") or []) for kind in PARTS}
+        media = {kind: list(sample.get(f"{kind}s") or []) for kind in PARTS}
         taken = dict.fromkeys(PARTS, 0)
         filled = []
         for message in messages:
@@ -97,26 +97,28 @@ class MMGPTCollator:
     def decode(self, kind: str, source, index: int, name: str):
         if not hasattr(self.processor, PARTS[kind]):
             raise ValueError(
-                f"{name} comes with {kind} inputs, but the model has no tower for them: leave the row out."
+                f"{name} comes with {kind} inputs, but the model has no encoder for them: leave the sample out."
             )
         if kind == "image":
             return load_image(source, f"image {index} of {name}")
         if kind == "video":
             return load_video(source, *sampling(self.processor.video_processor), f"video {index} of {name}")
-        return load_audio(source, self.processor.feature_extractor.sampling_rate, f"sound {index} of {name}")
+        return self.processor.load_audio(source, f"audio {index} of {name}")
 
     def labels(self, batch, names: list[str]):
-        said = batch.pop("assistant_masks").bool()  # (B, L)
-        silent = (~said.any(-1)).nonzero().flatten().tolist()
-        if silent:
-            reason = "no assistant turn, or a chat template without the {% generation %} mark around what the assistant says"
+        is_learnt = batch.pop("assistant_masks").bool()  # (B, L)
+        empty = (~is_learnt.any(-1)).nonzero().flatten().tolist()
+        if empty:
+            reason = (
+                "no assistant turn, or a chat template without the {% generation %} mark around the assistant's turns"
+            )
             if self.max_length is not None:
                 reason += f", or no answer within the first max_length={self.max_length} tokens"
-            raise ValueError(f"{names[silent[0]]} has nothing to learn: {reason}.")
-        return batch["input_ids"].masked_fill(~said, -100)
+            raise ValueError(f"{names[empty[0]]} has nothing to learn: {reason}.")
+        return batch["input_ids"].masked_fill(~is_learnt, -100)  # (B, L)
 
     def cut(self, batch, names: list[str]) -> None:
-        """Cuts each row to `max_length`, before the first medium that would not fit; drops what stands behind the cut."""
+        """Cuts each sample to `max_length`, before the first medium that would not fit; drops what stands behind the cut."""
         if self.add_generation_prompt:
             raise ValueError(
                 f"A prompt has {batch['input_ids'].shape[1]} tokens, more than max_length={self.max_length}: shorten it."
@@ -153,21 +155,21 @@ def names_of(samples: list[dict]) -> list[str]:
 
 
 def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
-    """Takes the rows of media that are not kept out of a batch; `is_kept`: one entry for each medium of `kind`."""
+    """Takes the chunks of media that are not kept out of a batch; `is_kept`: one entry for each medium of `kind`."""
     if is_kept.all():
         return
-    rows = torch.ones(len(is_kept), dtype=torch.long)
-    if kind in ROWS_OF_MEDIA and ROWS_OF_MEDIA[kind] in batch:
-        rows = batch[ROWS_OF_MEDIA[kind]]
-        batch[ROWS_OF_MEDIA[kind]] = rows[is_kept]
+    chunks = torch.ones(len(is_kept), dtype=torch.long)  # of each medium
+    if kind in CHUNK_COUNTS and CHUNK_COUNTS[kind] in batch:
+        chunks = batch[CHUNK_COUNTS[kind]]
+        batch[CHUNK_COUNTS[kind]] = chunks[is_kept]
     elif kind == "image" and "tile_positions" in batch:
-        rows = tiles_per_image(batch["tile_positions"])
-    is_kept_row = is_kept.repeat_interleave(rows)
+        chunks = tiles_per_image(batch["tile_positions"])
+    is_kept_chunk = is_kept.repeat_interleave(chunks)
     for key in MEDIA_INPUTS[kind]:
         if key in batch:
-            batch[key] = batch[key][is_kept_row]
+            batch[key] = batch[key][is_kept_chunk]
     if not is_kept.any():
-        for key in (*MEDIA_INPUTS[kind], ROWS_OF_MEDIA.get(kind)):
+        for key in (*MEDIA_INPUTS[kind], CHUNK_COUNTS.get(kind)):
             batch.pop(key, None)
 
 

@@ -1,12 +1,12 @@
-"""The configuration of MMGPT: one decoder, optional eyes and ears. Every choice of the architecture is a field here.
+"""The configuration of MMGPT: a decoder, and optionally a vision and an audio encoder. Every choice of the architecture is a field here.
 
 MMGPTTextConfig   the GPT decoder: the whole GPT line as switches
 MMGPTPatchConfig  encoder-free vision: linear embedding of pixel patches
 MMGPTFrameConfig  encoder-free audio: linear embedding of mel frames
-MMGPTConfig       the fusion: decoder + vision tower + audio tower + connectors
+MMGPTConfig       the fusion: decoder + vision encoder + audio encoder + connectors
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, MixtralConfig, PreTrainedConfig
@@ -14,16 +14,9 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
 
-from .token_counts_mmgpt import ANY_SIZE_TOWERS, CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, image_geometry, side
+from .token_counts_mmgpt import image_geometry
+from .tower_families_mmgpt import vision_family
 
-
-if TYPE_CHECKING:
-    # Never executed. transformers ships with a checkpoint the files that are reachable by relative imports from the
-    # configuration: these lines make every `save_pretrained` carry the whole package.
-    from .collating_mmgpt import MMGPTCollator  # noqa: F401
-    from .modeling_mmgpt import MMGPTModel  # noqa: F401
-    from .pipeline_mmgpt import MMGPTTaskPipeline  # noqa: F401
-    from .processing_mmgpt import MMGPTProcessor  # noqa: F401
 
 TEXT_AUTO_MAP = {
     "AutoConfig": "configuration_mmgpt.MMGPTTextConfig",
@@ -60,8 +53,8 @@ PIPELINES = {
 class PipelinesMixin:
     @property
     def custom_pipelines(self) -> dict[str, dict]:
-        """Which of our classes serve `pipeline(task, ..., trust_remote_code=True)`. Made anew at every look, and so kept out of
-        config.json: transformers writes classes into what it gets, which no file could hold."""
+        """Which of our classes serve `pipeline(task, ..., trust_remote_code=True)`. A property and no field, so that it stays out of
+        config.json: transformers puts classes into the dict that it gets, which JSON cannot hold."""
         return {
             task: {"impl": f"pipeline_mmgpt.{name}", "pt": [auto_class], "type": "multimodal"}
             for task, (name, auto_class, needed) in PIPELINES.items()
@@ -128,7 +121,7 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
     router_aux_loss_coef (`float`, *optional*):
         With `num_experts`: weight of the balancing loss (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6; default 0.001).
     cross_attention_every (`int`, *optional*):
-        With k, a gated cross-attention block stands before the layers 0, k, 2k, ...: the text looks at media through it (Flamingo,
+        With k, a gated cross-attention block stands before the layers 0, k, 2k, ...: through it the text attends to media (Flamingo,
         Alayrac et al. 2022, section 2.3). `None`: there are none. Goes with `fusion="cross_attention"` of an [`MMGPTConfig`].
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         The b of softmax(W h + b).
@@ -231,16 +224,13 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
         if self.position_embedding_type != "rope":
             self.rope_parameters = given_rope  # the library fills in a default; without rotation there is none
         self.base_model_tp_plan = self.tensor_parallel_plan()
-        self.auto_map = dict(TEXT_AUTO_MAP)
+        self.auto_map = {**TEXT_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
 
     @property
     def cross_attention_layers(self) -> list[int]:
         """The layers that a gated cross-attention block stands before."""
-        return (
-            []
-            if self.cross_attention_every is None
-            else [*range(0, self.num_hidden_layers, self.cross_attention_every)]
-        )
+        every = self.cross_attention_every
+        return [] if every is None else list(range(0, self.num_hidden_layers, every))
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         """How tensor parallelism cuts the matrices: a rule for each kind that this decoder has, and no other."""
@@ -259,7 +249,7 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
         return plan | experts
 
     def validate_architecture(self):
-        """Refuses combinations that no decoder can be built from, each with the change that mends it."""
+        """Refuses combinations that no decoder can be built from, each with the change that fixes it."""
         if self.num_attention_heads < 1 or not divides(self.num_key_value_heads, self.num_attention_heads):
             raise ValueError(
                 f"num_key_value_heads ({self.num_key_value_heads}) must divide num_attention_heads "
@@ -300,7 +290,6 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
             raise ValueError(f"layer_types knows 'full_attention' and 'sliding_attention', not {sorted(unknown)}.")
         if self.parallel_residual and self.norm_placement == "post":
             raise ValueError("parallel_residual=True needs norm_placement='pre': both branches read the same input.")
-        self.validate_experts()
 
     def validate_experts(self):
         if self.num_experts is None:
@@ -395,46 +384,46 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
     text_config (`dict` or `PreTrainedConfig`, *optional*):
         The decoder: an [`MMGPTTextConfig`], or the config of any causal decoder of transformers, which is then used unchanged.
     vision_config (`dict` or `PreTrainedConfig`, *optional*):
-        The vision tower: any image encoder that `AutoModel` builds, or an [`MMGPTPatchConfig`]. `None`: the model sees nothing.
+        The vision encoder: any of transformers' that `AutoModel` builds, or an [`MMGPTPatchConfig`]. `None`: the model takes no images.
     audio_config (`dict` or `PreTrainedConfig`, *optional*):
-        The audio tower: Whisper (its encoder is used) and encoders like it, wav2vec 2.0 and models like it, or an
-        [`MMGPTFrameConfig`]. `None`: the model hears nothing.
+        The audio encoder: one of the families of tower_families_mmgpt.py (of Whisper the encoder is used), or an
+        [`MMGPTFrameConfig`]. `None`: the model takes no audio.
     image_token_id (`int`, *optional*):
         Token that stands in `input_ids` once for each image feature. Needed with `vision_config`.
     audio_token_id (`int`, *optional*):
         The same for audio features. Needed with `audio_config`.
     video_token_id (`int`, *optional*):
-        The same for the features of a video's frames, which the vision tower sees. `None`: the model takes no videos.
+        The same for the features of a video's frames, which the vision encoder makes. `None`: the model takes no videos.
     fusion (`str`, *optional*, defaults to `"interleave"`):
         How media reach the decoder. `"interleave"`: each feature takes the place of a placeholder token (LLaVA, Liu et al. 2023).
-        `"cross_attention"`: one placeholder for each row of a tower's input (an image, a tile, a window of a sound), whose
-        features the text looks at through gated blocks in the decoder (Flamingo, Alayrac et al. 2022), one before every
+        `"cross_attention"`: one placeholder for each chunk of media (an image, a tile, a frame, a window of audio), to whose
+        features the text attends through gated blocks in the decoder (Flamingo, Alayrac et al. 2022), one before every
         `text_config.cross_attention_every`-th layer (default 1). Needs our own decoder as `text_config`.
     cross_attention_scope (`str`, *optional*, defaults to `"all"`):
-        With `"cross_attention"`: a token sees `"all"` media whose placeholders stand at or before it, or the `"last"` of them
+        With `"cross_attention"`: a token attends to `"all"` media whose placeholders stand at or before it, or to the `"last"` of them
         (Flamingo, section 2.3). Media with no text between them count as one.
     vision_connector (`str`, *optional*, defaults to `"mlp"`):
-        From the tower's width to the decoder's: `"linear"` (one matrix), `"mlp"` (two with GELU between: LLaVA-1.5, Liu et al. 2023),
+        From the encoder's width to the decoder's: `"linear"` (one matrix), `"mlp"` (two with GELU between: LLaVA-1.5, Liu et al. 2023),
         `"pixel_shuffle"` (neighbouring patches merged into one token, then mlp: Chen et al. 2024, InternVL-1.5), `"resampler"`
-        (learned queries that look at the features: always the same number of tokens; Flamingo, section 2.1).
+        (learned queries that attend to the features: always the same number of tokens; Flamingo, section 2.1).
     vision_merge_size (`int`, *optional*):
         With `"pixel_shuffle"`: side of the square of patches that becomes one token (default 2: a quarter of the tokens).
     vision_num_queries (`int`, *optional*):
         With `"resampler"`: tokens that each image, or tile of one, becomes (default 64).
     vision_feature_layer (`int`, *optional*, defaults to -1):
-        Which of the tower's hidden states is handed on: -1 is its final output, after the tower's last norm.
+        Which of the encoder's hidden states goes to the connector: -1 is its final output, after its last norm.
     vision_max_tiles (`int`, *optional*):
-        Large images are cut into up to so many tiles, each as large as the tower's images, and an overview behind them (Chen et
-        al. 2024, InternVL-1.5); learned vectors tell the decoder each tile's row and column. `None`: an image is seen as one.
+        Large images are cut into up to so many tiles, each as large as the encoder's images, and an overview behind them (Chen et
+        al. 2024, InternVL-1.5); learned vectors tell the decoder each tile's row and column. `None`: an image is encoded whole.
     bidirectional_images (`bool`, *optional*, defaults to `False`):
-        The tokens of an image see one another in both directions, those of text only backwards (PaliGemma, Beyer et al. 2024;
+        The tokens of an image attend to one another in both directions, those of text only backwards (PaliGemma, Beyer et al. 2024;
         Gemma 3). Images with no text between them count as one. Needs our own decoder as `text_config`.
     audio_connector (`str`, *optional*, defaults to `"mlp"`):
         `"linear"`, `"mlp"`, `"frame_stack"` (consecutive frames merged into one token, then mlp), or `"resampler"`.
     audio_merge_size (`int`, *optional*):
-        With `"frame_stack"`: number of consecutive tower frames that become one token (default 2).
+        With `"frame_stack"`: number of consecutive vectors of the encoder that become one token (default 2).
     audio_num_queries (`int`, *optional*):
-        With `"resampler"`: tokens that each sound, or window of one, becomes (default 64).
+        With `"resampler"`: tokens that each audio clip, or window of one, becomes (default 64).
     lm_head_bias (`bool`, *optional*):
         The b of softmax(W h + b). `None` follows a decoder of ours; a decoder of another family has it where its own head has one.
     """
@@ -494,11 +483,11 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         if self.lm_head_bias is None:
             self.lm_head_bias = self.text_config.model_type == "mmgpt_text" and self.text_config.lm_head_bias
         if self.audio_config is not None and not hasattr(self.audio_config, "max_source_positions"):
-            # vLLM sets aside memory for the longest sound by the attribute that Whisper's config has. Towers without an end of
-            # their own take what the decoder can hold; where that has none either, as much as a common decoder.
+            # vLLM reserves memory for the longest audio by the attribute that Whisper's config has. Encoders without a limit take
+            # what the decoder can hold; where that has none either, as much as a common decoder.
             self.audio_config.max_source_positions = getattr(self.text_config, "max_position_embeddings", 4096)
         super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
+        self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
 
     @property
     def is_mm_prefix_lm(self) -> bool:
@@ -506,10 +495,12 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         return self.bidirectional_images
 
     def validate_architecture(self):
-        """Refuses towers without a token, merges without a merging connector, and merges that do not fit the patches."""
+        """Refuses encoders whose features no token stands for. `strict` runs each `validate_` method, in the order of their names."""
         for tower, token in (("vision_config", "image_token_id"), ("audio_config", "audio_token_id")):
             if getattr(self, tower) is not None and getattr(self, token) is None:
                 raise ValueError(f"{tower} is set but {token} is None: name the token that stands for its features.")
+
+    def validate_connectors(self):
         for tower, merging in (("vision", "pixel_shuffle"), ("audio", "frame_stack")):
             connector, merge_size = getattr(self, f"{tower}_connector"), getattr(self, f"{tower}_merge_size")
             if (connector == merging) != (merge_size > 1):
@@ -523,29 +514,26 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
                     f"{tower}_num_queries={num_queries} does not go with {tower}_connector={connector!r}: a resampler has at "
                     "least one query, the others have none."
                 )
-        self.validate_fusion()
-        if self.bidirectional_images and (self.vision_config is None or self.text_config.model_type != "mmgpt_text"):
+
+    def validate_vision(self):
+        """Refuses tiles, layers and merges that the family of the vision encoder does not allow."""
+        tower, tiles = self.vision_config, self.vision_max_tiles
+        family = None if tower is None else vision_family(tower)
+        if tiles is not None and (tiles < 1 or family is None or family.image_size is None):
             raise ValueError(
-                "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
+                f"vision_max_tiles={tiles} needs a vision_config with an image_size, and at least 1 tile: leave it out where the "
+                "vision encoder takes any size."
             )
-        if self.vision_feature_layer != -1 and getattr(self.vision_config, "model_type", None) in CONVOLUTIONAL_TOWERS:
-            raise ValueError(
-                f"vision_feature_layer={self.vision_feature_layer}: the stages of a {self.vision_config.model_type!r} tower differ in "
-                "size, and only the last one fits the connector: use -1."
-            )
-        if self.vision_max_tiles is not None:
-            takes_tiles = self.vision_config is not None and self.vision_config.model_type not in (
-                *NATIVE_TOWERS,
-                "bit",
-            )
-            if self.vision_max_tiles < 1 or not takes_tiles:
-                raise ValueError(
-                    f"vision_max_tiles={self.vision_max_tiles} needs a vision_config whose tower sees images of one size, and at "
-                    "least 1 tile: leave it out where the tower takes any size."
-                )
-        if self.vision_config is None or self.vision_config.model_type in (*ANY_SIZE_TOWERS, *NATIVE_TOWERS):
+        if family is None:
             return
-        image_size, patch_size = side(self.vision_config.image_size), image_geometry(self)["patch_size"]
+        if self.vision_feature_layer != -1 and family.convolutional:
+            raise ValueError(
+                f"vision_feature_layer={self.vision_feature_layer}: the stages of a {tower.model_type!r} encoder differ in size, and "
+                "only the last one fits the connector: use -1."
+            )
+        if family.sizes == "any":
+            return
+        image_size, patch_size = family.image_size(tower), image_geometry(self)["patch_size"]
         patches = image_size // patch_size
         if not divides(self.vision_merge_size, patches):
             raise ValueError(
@@ -555,10 +543,14 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
 
     def validate_fusion(self):
         is_ours = self.text_config.model_type == "mmgpt_text"
+        if self.bidirectional_images and (self.vision_config is None or not is_ours):
+            raise ValueError(
+                "bidirectional_images=True needs a vision_config, and text_config of model_type 'mmgpt_text'."
+            )
         if self.fusion == "cross_attention" and not is_ours:
             raise ValueError(
                 f"fusion='cross_attention' puts blocks into the decoder, and a {self.text_config.model_type!r} decoder is used as it "
-                "is: convert its checkpoint to ours first (training/convert.py), or use fusion='interleave'."
+                "is: convert its checkpoint to ours first (`mmgpt convert`), or use fusion='interleave'."
             )
         if self.fusion == "cross_attention" and self.bidirectional_images:
             raise ValueError(
@@ -572,9 +564,6 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         if self.fusion == "interleave" and self.cross_attention_scope != "all":
             raise ValueError(f"cross_attention_scope={self.cross_attention_scope!r} needs fusion='cross_attention'.")
 
-
-for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 # `transformers serve` decides by this table, which AutoModel.register does not fill, that a model takes images and audio; what has a
 # tokenizer and no processor is a text model to it all the same. Models that are not in it must be transformers' own.

@@ -1,20 +1,21 @@
-"""From a tower's vectors to the decoder's: merge neighbours if asked, then project; or resample to a fixed number.
+"""From an encoder's vectors to the decoder's: merge neighbours if asked, then project; or resample to a fixed number.
 
-Shapes: N rows of media, T vectors of a row, C tower width, D decoder width, m merge size, Q queries, H heads, E head width.
+Shapes: N chunks of media, T vectors of a chunk, C encoder width, D decoder width, m merge size, Q queries, H heads, E head width.
 """
 
 import torch
 from torch import nn
 
 from .layers_mmgpt import sinusoidal_positions
+from .towers_mmgpt import patch_places
 
 
 def merge_patches(features: torch.Tensor, grid: tuple[int, int], merge_size: int) -> torch.Tensor:
-    """Every m x m square of a grid of patches becomes one vector of m * m times the width (pixel shuffle)."""
+    """Pixel shuffle: every m x m square of a grid of patches becomes one vector, `(N, T, C)` to `(N, T / m^2, m^2 * C)`."""
     items, _, width = features.shape
     if grid[0] % merge_size or grid[1] % merge_size:
         raise ValueError(
-            f"Images of {grid[0]} x {grid[1]} patches do not fall into squares of {merge_size} x {merge_size}: let the image "
+            f"Images of {grid[0]} x {grid[1]} patches cannot be cut into squares of {merge_size} x {merge_size}: let the image "
             "processor resize them to another size, or use another vision_merge_size."
         )
     rows, columns = grid[0] // merge_size, grid[1] // merge_size
@@ -23,11 +24,28 @@ def merge_patches(features: torch.Tensor, grid: tuple[int, int], merge_size: int
     return squares.reshape(items, rows * columns, merge_size * merge_size * width)
 
 
+def merge_native_patches(features: torch.Tensor, spatial_shapes: torch.Tensor, merge_size: int) -> torch.Tensor:
+    """The same for images that each have a shape of their own: `(N, T, C)` to `(N, ceil(T / m), m * m * C)`.
+
+    Squares that reach over an edge are filled up with zeros. No image of T patches has more than ceil(T / m) squares; those after an
+    image's own are zero."""
+    items, length, width = features.shape
+    row, column, is_patch = patch_places(spatial_shapes, length)
+    squares, area = (length + merge_size - 1) // merge_size, merge_size**2
+    squares_per_row = (spatial_shapes[:, 1:] + merge_size - 1) // merge_size
+    square = row // merge_size * squares_per_row + column // merge_size
+    place = square * area + row % merge_size * merge_size + column % merge_size
+    place = torch.where(is_patch, place, squares * area)  # padding goes to one place after all others
+    merged = features.new_zeros(items, squares * area + 1, width)
+    merged = merged.scatter(1, place[..., None].expand_as(features), features)
+    return merged[:, :-1].reshape(items, squares, area * width)
+
+
 def merge_frames(features: torch.Tensor, merge_size: int) -> torch.Tensor:
-    """Every m consecutive vectors become one of m times the width; the end is filled up with zeros."""
+    """Every m consecutive vectors become one, the last filled up with zeros: `(N, T, C)` to `(N, ceil(T / m), m * C)`."""
     items, length, width = features.shape
     features = nn.functional.pad(features, (0, 0, 0, -length % merge_size))
-    return features.reshape(items, -1, merge_size * width)  # (N, ceil(T / m), m * C)
+    return features.reshape(items, -1, merge_size * width)
 
 
 class MMGPTConnector(nn.Module):
@@ -38,18 +56,17 @@ class MMGPTConnector(nn.Module):
         self.linear_1 = nn.Linear(input_width, output_width)
         self.linear_2 = nn.Linear(output_width, output_width) if kind != "linear" else None
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        projected = self.linear_1(features)  # (N, T, D)
+    def forward(self, features: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
+        """`(N, T, C)` to `(N, T, D)`, each vector by itself: of padding it makes padding, so `is_real` is not needed."""
+        projected = self.linear_1(features)
         if self.linear_2 is None:
             return projected
         return self.linear_2(nn.functional.gelu(projected))
 
 
 class MMGPTResampler(nn.Module):
-    """`num_queries` vectors for every row: learned queries look at the row's features, whatever their number (the Perceiver
-    resampler in small: Flamingo, Alayrac et al. 2022, section 2.1; BLIP-2, Li et al. 2023).
-
-    Places are added to the features: attention alone would hear a sound in any order."""
+    """`num_queries` vectors for every chunk: learned queries attend to its features, whatever their number (a small Perceiver
+    resampler: Flamingo, Alayrac et al. 2022, section 2.1; BLIP-2, Li et al. 2023)."""
 
     num_layers = 2
 
@@ -62,10 +79,11 @@ class MMGPTResampler(nn.Module):
         self.norm = nn.LayerNorm(output_width)
 
     def forward(self, features: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
-        """`(N, T, C)` to `(N, Q, D)`; `is_real` `(N, T)`: False for padding, which is not looked at."""
+        """`(N, T, C)` to `(N, Q, D)`; `is_real` `(N, T)`: False for padding, which is left out of the attention."""
         features = self.input_norm(self.input_proj(features))  # (N, T, D)
-        places = torch.arange(features.shape[1], device=features.device)
-        features = features + sinusoidal_positions(places, features.shape[-1], features.dtype)
+        # Attention alone knows no order: without positions, audio played backwards would be the same.
+        positions = torch.arange(features.shape[1], device=features.device)
+        features = features + sinusoidal_positions(positions, features.shape[-1], features.dtype)
         queries = self.queries.expand(features.shape[0], -1, -1)  # (N, Q, D)
         mask = None if is_real is None else is_real[:, None, None]  # (N, 1, 1, T)
         for layer in self.layers:
@@ -100,16 +118,36 @@ class MMGPTResamplerLayer(nn.Module):
         return queries + self.down_proj(nn.functional.gelu(self.up_proj(self.mlp_norm(queries))))
 
 
+class MMGPTTileEmbedding(nn.Module):
+    """The position of a tile in its image: one learned vector for its row and one for its column, added to each of its features.
+
+    They are zero-initialised, so that a model that gets them stays the same until it is trained."""
+
+    def __init__(self, max_tiles: int, width: int):
+        super().__init__()
+        self.row = nn.Parameter(torch.zeros(max_tiles + 1, width))
+        self.column = nn.Parameter(torch.zeros(max_tiles + 1, width))
+
+    def forward(self, features: torch.Tensor, tile_positions: torch.Tensor | None) -> torch.Tensor:
+        """`tile_positions` `(N, 2)`: row and column, counted from 1; (0, 0), and all if it is `None`: a whole image."""
+        if tile_positions is None:
+            return features + self.row[0] + self.column[0]
+        rows, columns = tile_positions.unbind(-1)
+        return features + (self.row[rows] + self.column[columns])[:, None]  # (N, T, D)
+
+
 def build_connector(kind: str, input_width: int, output_width: int, num_queries: int | None) -> nn.Module:
     if kind == "resampler":
         return MMGPTResampler(num_queries, input_width, output_width)
     return MMGPTConnector(kind, input_width, output_width)
 
 
-def connect(
-    connector: nn.Module, features: torch.Tensor, is_real: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`(N, T, C)` to `(N, T or Q, D)`, and which of these vectors are none of padding; `None`: all."""
-    if isinstance(connector, MMGPTResampler):
-        return connector(features, is_real), None
-    return connector(features), is_real
+__all__ = [
+    "MMGPTConnector",
+    "MMGPTResampler",
+    "MMGPTTileEmbedding",
+    "build_connector",
+    "merge_frames",
+    "merge_native_patches",
+    "merge_patches",
+]

@@ -1,15 +1,16 @@
-"""The second way of fusing: gated cross-attention inside the decoder (Flamingo, Alayrac et al. 2022, section 2.3).
+"""Fusion by cross-attention: gated blocks inside the decoder (Flamingo, Alayrac et al. 2022, section 2.3).
 
     media ---- keys, values ---+
                                v
     x --> x + tanh(a) * attention(norm(x), media) --> x + tanh(b) * mlp(norm(x)) --> decoder layer --> ...
 
-The gates a and b start at 0: the decoder then computes what it did before, to the last bit. One row of a tower's input (an image, a
-tile, a window of a sound, a frame) is one medium, and one placeholder token in the text stands for it. A token sees the media
-whose placeholders stand at or before it, or only the last of these; a token that sees none gets exactly zero.
+The gates a and b are zero-initialised: at first the model is identical to the text-only decoder. One placeholder token in the text
+stands for each chunk of media, that is for what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The
+cross-attention mask shows a token all chunks whose placeholders stand at or before it, or only the last of these; a token for which none
+is visible gets exactly zero.
 
 Shapes: B batch, L new tokens, S media vectors of a sample (cached and new), D width, H heads, K key/value heads, E head width;
-N rows of one modality in the whole batch, T vectors of a row.
+N chunks of one modality in the whole batch, T vectors of a chunk.
 """
 
 from typing import NamedTuple
@@ -20,49 +21,48 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mmgpt import MMGPTTextConfig
-from .grids_mmgpt import wanted_first
-from .layers_mmgpt import MMGPTMLP, AttentionProjections, eager_attention_forward, make_norm
+from .layers_mmgpt import MMGPTMLP, AttentionProjections, eager_attention_forward, make_norm, true_first
 
 
 class MMGPTMediaPart(NamedTuple):
-    """One modality of a batch: row n of `features` belongs to the n-th placeholder."""
+    """One modality of a batch: chunk n of `features` belongs to the n-th placeholder."""
 
     is_placeholder: torch.Tensor  # (B, L)
     features: torch.Tensor  # (N, T, D)
-    is_real: torch.Tensor | None  # (N, T); False: padding. None: none is.
+    is_real: torch.Tensor | None  # (N, T) False: padding. None: there is no padding.
 
 
 class MMGPTMedia(NamedTuple):
-    """The media of a batch, sample by sample, and which of them each new token sees."""
+    """The media of a batch, sample by sample, and which chunks are visible to each new token."""
 
     states: torch.Tensor  # (B, S, D)
-    positions: torch.Tensor  # (B, S) place of each vector in what is seen with it
-    order: torch.Tensor  # (B, S) number of the medium in its sample, from 1; 0: padding
-    first: torch.Tensor  # (B, L) the first medium that a token sees
-    last: torch.Tensor  # (B, L) and the last: how many there are up to it
+    positions: torch.Tensor  # (B, S) position of each vector among those that are visible together with it
+    order: torch.Tensor  # (B, S) number of the vector's chunk in its sample, from 1; 0: padding
+    first: torch.Tensor  # (B, L) the first chunk that is visible to a token
+    last: torch.Tensor  # (B, L) and the last: how many chunks there are up to it
 
 
-class MMGPTSight(NamedTuple):
+class MMGPTCrossAttentionMask(NamedTuple):
     mask: torch.Tensor  # (B, 1, L, S) as the attention function takes it
-    sees_any: torch.Tensor  # (B, L, 1)
+    any_visible: torch.Tensor  # (B, L, 1)
 
 
 class MMGPTMediaLayer(DynamicLayer):
-    """The media's keys and values of one gated block, in the cache behind the layers of the text.
+    """Keys and values of the media for one gated block, stored in the cache after the layers of the text.
 
-    Each is computed once, when its medium is new. transformers also asks layers how long the text is: this one answers for the
-    layer of text that it stands beside. It is never moved off its device, which "sliding" tells an offloading cache."""
+    They are computed once, when a chunk is new. transformers also asks a layer for the length of the text: this one passes the question
+    on to a text layer."""
 
-    is_sliding = True
+    is_sliding = True  # an offloading cache leaves such layers on their device
     is_compileable = True
 
     def __init__(self, text_layer):
         super().__init__()
         self.text_layer = text_layer
-        self.order = self.first = self.last = None  # of the first block's layer: (B, S), (B,), (B,)
+        self.order = self.first = self.last = None  # in the first block's layer only: (B, S), (B,), (B,)
 
-    def note(self, media: MMGPTMedia) -> torch.Tensor:
-        """Remembers the numbers of new media and what the last token sees; returns the numbers of all."""
+    def append_chunks(self, media: MMGPTMedia) -> torch.Tensor:
+        """Stores the numbers of new chunks and which are visible to the last token; returns the numbers of all chunks."""
         self.order = media.order if self.order is None else torch.cat((self.order, media.order), dim=-1)
         self.first, self.last = media.first[:, -1], media.last[:, -1]
         return self.order
@@ -78,7 +78,7 @@ class MMGPTMediaLayer(DynamicLayer):
         self.is_initialized = False
 
     def crop(self, *args) -> None:
-        """Assisted decoding takes back tokens that it guessed, and none of these brought media."""
+        """Assisted decoding removes drafted tokens, none of which brought media."""
 
     def change_batch(self, change) -> None:
         for name in ("keys", "values", "order", "first", "last"):
@@ -101,7 +101,7 @@ def media_layers(past_key_values: Cache | None) -> list[MMGPTMediaLayer]:
 
 
 def add_media_layers(config: MMGPTTextConfig, past_key_values: Cache) -> list[MMGPTMediaLayer]:
-    """One for each gated block, behind those of the text, which an empty cache may not have made yet."""
+    """Adds a layer for each gated block after those of the text, which an empty cache may not have made yet."""
     layers = past_key_values.layers
     while len(layers) < config.num_hidden_layers:
         layers.append(past_key_values.layer_class_to_replicate())
@@ -111,7 +111,7 @@ def add_media_layers(config: MMGPTTextConfig, past_key_values: Cache) -> list[MM
 
 
 def cached_media(past_key_values: Cache | None) -> MMGPTMediaLayer | None:
-    """What the cache knows of earlier media, if there were any."""
+    """The layer that knows the chunks of earlier calls; `None` if there were none."""
     layers = media_layers(past_key_values)
     return layers[0] if layers and layers[0].order is not None else None
 
@@ -119,17 +119,17 @@ def cached_media(past_key_values: Cache | None) -> MMGPTMediaLayer | None:
 def gather_media(
     parts: list[MMGPTMediaPart], position_ids: torch.Tensor | None, cached: MMGPTMediaLayer | None, scope: str
 ) -> MMGPTMedia:
-    """The rows of all modalities, sample by sample in the order of their placeholders, without a loop over samples.
+    """The chunks of all modalities, sample by sample in the order of their placeholders, without a loop over samples.
 
-    How many vectors the fullest sample has decides a shape, so it goes to the host: once for each prompt or training batch, and
+    The number of vectors of the fullest sample decides a shape, so the host waits for it: once for each prompt or training batch, and
     never while tokens are generated."""
-    is_medium = torch.stack([part.is_placeholder for part in parts]).any(0)  # (B, L)
-    last = is_medium.long().cumsum(-1)  # (B, L)
+    is_chunk = torch.stack([part.is_placeholder for part in parts]).any(0)  # (B, L)
+    last = is_chunk.long().cumsum(-1)  # (B, L)
     if cached is not None:
         last = last + cached.last[:, None]
-    first = first_in_sight(is_medium, last, position_ids, cached, scope)  # (B, L)
+    first = first_visible(is_chunk, last, position_ids, cached, scope)  # (B, L)
 
-    batch, length = is_medium.shape
+    batch, length = is_chunk.shape
     widths = sum(part.is_placeholder * part.features.shape[1] for part in parts)  # (B, L) vectors that a token brings
     ends = widths.cumsum(-1)
     size = max(1, int(ends[:, -1].max()))  # S
@@ -138,8 +138,8 @@ def gather_media(
     is_start = torch.zeros_like(order, dtype=torch.bool)
     for is_placeholder, features, is_real in parts:
         items, vectors = features.shape[:2]
-        place = wanted_first(is_placeholder)[:items]  # (N,) of the placeholders among all tokens
-        slot = place // length * size + (ends - widths).flatten()[place]  # (N,) of the row's first vector
+        place = true_first(is_placeholder)[:items]  # (N,) of the placeholders among all tokens
+        slot = place // length * size + (ends - widths).flatten()[place]  # (N,) of the chunk's first vector
         slots = (slot[:, None] + torch.arange(vectors, device=slot.device)).flatten()  # (N * T,)
         number = last.flatten()[place]  # (N,)
         numbers = number[:, None].expand(-1, vectors)  # (N, T)
@@ -153,20 +153,22 @@ def gather_media(
 
 
 def no_media(inputs_embeds: torch.Tensor) -> MMGPTMedia:
-    """One vector that nobody sees: in distributed training every parameter of the gated blocks needs a gradient, if of zero."""
+    """One vector that is visible to no token: in distributed training every parameter of the gated blocks needs a gradient, if of zero."""
     batch, length, width = inputs_embeds.shape
-    nobody = torch.zeros(batch, length, dtype=torch.long, device=inputs_embeds.device)
-    return MMGPTMedia(inputs_embeds.new_zeros(batch, 1, width), nobody[:, :1], nobody[:, :1], nobody + 1, nobody)
+    zeros = torch.zeros(batch, length, dtype=torch.long, device=inputs_embeds.device)
+    return MMGPTMedia(
+        inputs_embeds.new_zeros(batch, 1, width), zeros[:, :1], zeros[:, :1], first=zeros + 1, last=zeros
+    )
 
 
-def first_in_sight(is_medium, last, position_ids, cached: MMGPTMediaLayer | None, scope: str) -> torch.Tensor:
-    """The number of the first medium that each token sees `(B, L)`: not across the border of packed documents, where positions
-    begin anew, and with `scope="last"` not across text. Media with no text between them count as one."""
+def first_visible(is_chunk, last, position_ids, cached: MMGPTMediaLayer | None, scope: str) -> torch.Tensor:
+    """The number of the first chunk that is visible to each token `(B, L)`: never one of an earlier packed document, whose end shows in
+    positions that begin again, and with `scope="last"` none before earlier text. Chunks without text between them count as one."""
     starts = torch.ones_like(last)
     if position_ids is not None:
-        starts = torch.where(position_ids == 0, last - is_medium.long() + 1, starts)
+        starts = torch.where(position_ids == 0, last - is_chunk.long() + 1, starts)
     if scope == "last":
-        is_first = is_medium & ~nn.functional.pad(is_medium, (1, 0))[:, :-1]
+        is_first = is_chunk & ~nn.functional.pad(is_chunk, (1, 0))[:, :-1]
         starts = torch.where(is_first, last, starts)
     if cached is not None:
         starts = torch.maximum(starts, cached.first[:, None])
@@ -174,44 +176,41 @@ def first_in_sight(is_medium, last, position_ids, cached: MMGPTMediaLayer | None
 
 
 def positions(order: torch.Tensor, is_start: torch.Tensor, cached: MMGPTMediaLayer | None) -> torch.Tensor:
-    """Places of vectors, counted without padding from the first vector that is seen together with them `(B, S)`."""
+    """Positions of vectors, counted without padding from the first one that is visible together with them `(B, S)`."""
     counts = (order > 0).long().cumsum(-1) - 1
     if cached is not None:
         counts = counts + (cached.order > 0).sum(-1, keepdim=True)
     return (counts - torch.where(is_start, counts, 0).cummax(-1).values).clamp(min=0)
 
 
-def look_up_media(
+def make_cross_attention_mask(
     config: MMGPTTextConfig, media: MMGPTMedia | None, past_key_values: Cache | None, length: int, dtype: torch.dtype
-) -> MMGPTSight | None:
-    """Which of the cached and the new media each of `length` new tokens sees; `None` where there are no media at all.
+) -> MMGPTCrossAttentionMask | None:
+    """Which of the cached and the new media are visible to each of `length` new tokens; `None` where there are no media at all.
 
-    Later tokens see what the last one saw before them."""
+    Without new media, what was visible to the last token stays visible."""
     layers = media_layers(past_key_values)
     if media is None:
         if not layers or layers[0].order is None:
             return None
-        order, first, last = (
-            layers[0].order,
-            layers[0].first[:, None],
-            layers[0].last[:, None],
-        )  # (B, S), (B, 1), (B, 1)
+        order = layers[0].order  # (B, S)
+        first, last = layers[0].first[:, None], layers[0].last[:, None]  # (B, 1)
     else:
         order, first, last = media.order, media.first, media.last
         if past_key_values is not None:
-            order = (layers or add_media_layers(config, past_key_values))[0].note(media)
+            order = (layers or add_media_layers(config, past_key_values))[0].append_chunks(media)
     order = order[:, None]
     is_visible = ((order >= first[..., None]) & (order <= last[..., None])).expand(-1, length, -1)  # (B, L, S)
-    sees_any = is_visible.any(-1, keepdim=True)  # (B, L, 1)
-    # A softmax over nothing is not a number: tokens that see nothing may look everywhere, and what they find is dropped.
-    mask = (is_visible | ~sees_any)[:, None]
+    any_visible = is_visible.any(-1, keepdim=True)  # (B, L, 1)
+    # A softmax over nothing is not a number: a token with no visible chunk attends to everything, and the result is dropped.
+    mask = (is_visible | ~any_visible)[:, None]
     if config._attn_implementation == "eager":
         mask = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
-    return MMGPTSight(mask, sees_any)
+    return MMGPTCrossAttentionMask(mask, any_visible)
 
 
 class MMGPTCrossAttention(AttentionProjections):
-    """From the text to the media: queries of the one, keys and values of the other."""
+    """Queries from the text, keys and values from the media."""
 
     def __init__(self, config: MMGPTTextConfig):
         super().__init__(config)
@@ -230,7 +229,7 @@ class MMGPTCrossAttention(AttentionProjections):
             key, value = self.keys_and_values(media_states)
             if layer_cache is not None:
                 key, value = layer_cache.update(key, value)  # (B, K, S, E)
-        # Only these two take any mask; the kernels that do not (flash) keep serving the self-attention.
+        # Only these two take any mask; flash kernels, which do not, are left to the self-attention.
         implementation = "eager" if self.config._attn_implementation == "eager" else "sdpa"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
@@ -245,7 +244,7 @@ class MMGPTCrossAttention(AttentionProjections):
 
 
 class MMGPTGatedCrossAttention(nn.Module):
-    """What stands before a decoder layer: x + tanh(a) attention(norm(x), media), then x + tanh(b) mlp(norm(x))."""
+    """The block before a decoder layer: x + tanh(a) attention(norm(x), media), then x + tanh(b) mlp(norm(x))."""
 
     def __init__(self, config: MMGPTTextConfig, layer_idx: int):
         super().__init__()
@@ -262,27 +261,27 @@ class MMGPTGatedCrossAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         media_states: torch.Tensor | None,
-        sight: MMGPTSight,
+        media_mask: MMGPTCrossAttentionMask,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
         layer_cache = past_key_values.layers[self.cache_idx] if past_key_values is not None else None
-        attended = self.cross_attn(self.input_layernorm(hidden_states), media_states, sight.mask, layer_cache)
-        hidden_states = hidden_states + self.gated(attended, self.attn_gate, sight)
+        attended = self.cross_attn(self.input_layernorm(hidden_states), media_states, media_mask.mask, layer_cache)
+        hidden_states = hidden_states + self.gated(attended, self.attn_gate, media_mask)
         processed = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + self.gated(processed, self.mlp_gate, sight)  # (B, L, D)
+        return hidden_states + self.gated(processed, self.mlp_gate, media_mask)  # (B, L, D)
 
-    def gated(self, branch: torch.Tensor, gate: torch.Tensor, sight: MMGPTSight) -> torch.Tensor:
+    def gated(self, branch: torch.Tensor, gate: torch.Tensor, media_mask: MMGPTCrossAttentionMask) -> torch.Tensor:
         branch = nn.functional.dropout(branch, p=self.residual_dropout, training=self.training)
-        return gate.tanh() * torch.where(sight.sees_any, branch, 0.0)
+        return gate.tanh() * torch.where(media_mask.any_visible, branch, 0.0)
 
 
 __all__ = [
+    "MMGPTCrossAttentionMask",
     "MMGPTGatedCrossAttention",
     "MMGPTMedia",
     "MMGPTMediaPart",
-    "MMGPTSight",
     "cached_media",
     "gather_media",
-    "look_up_media",
+    "make_cross_attention_mask",
     "no_media",
 ]

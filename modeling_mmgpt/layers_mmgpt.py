@@ -1,13 +1,49 @@
-"""What the decoder and its cross-attention are both built of: norms, sinusoidal positions, eager attention, the mlp.
+"""The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, eager attention, the mlp, the
+mixture of experts that can replace it, and what the releases of transformers name otherwise.
 
-Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width.
+Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens,
+F expert width (moe_intermediate_size), X experts, k experts for each token.
 """
+
+import warnings
+from functools import wraps
+from inspect import Parameter, signature
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.generation import utils as generation_utils
+from transformers.integrations import use_experts_implementation
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from .configuration_mmgpt import MMGPTTextConfig
+
+
+# transformers 5.24 calls the cache of keys and values `cache`, earlier releases `past_key_values`: as an argument that `generate()`
+# hands over, as a field of outputs, and as an argument of the functions that make masks.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+# Before transformers 5.23 a prefill in pieces (`prefill_chunk_size`) silently loses the media of the prompt.
+CHUNKED_PREFILL_TAKES_MEDIA = hasattr(generation_utils, "_slice_mm_encoder_output")
+
+
+def takes_cache(forward):
+    """`forward`, whose argument `past_key_values` may also be called `cache`."""
+
+    @wraps(forward)
+    def renamed(*args, **kwargs):
+        if "cache" in kwargs:
+            kwargs["past_key_values"] = kwargs.pop("cache")
+        elif CACHE == "cache" and kwargs.get("past_key_values") is not None and not torch.compiler.is_compiling():
+            warnings.warn("`past_key_values` is deprecated: call it `cache`.", FutureWarning, stacklevel=2)
+        return forward(*args, **kwargs)
+
+    if CACHE == "cache":  # `generate()` refuses arguments that the signature does not name
+        taken = signature(forward)
+        cache = taken.parameters["past_key_values"].replace(name="cache", kind=Parameter.KEYWORD_ONLY)
+        *named, rest = taken.parameters.values()
+        renamed.__signature__ = taken.replace(parameters=[*named, cache, rest])
+    return renamed
 
 
 def make_norm(config: MMGPTTextConfig, width: int) -> nn.Module:
@@ -45,9 +81,19 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
 
 
+def true_first(mask: torch.Tensor) -> torch.Tensor:
+    """Places in the flattened mask, first those where it is True and then the others, each in their order.
+
+    A stable argsort would do the same, but ONNX has none."""
+    mask = mask.flatten()
+    place = torch.where(mask, mask.cumsum(0) - 1, mask.sum() + (~mask).cumsum(0) - 1)
+    return torch.empty_like(place).scatter_(0, place, torch.arange(place.shape[0], device=place.device))
+
+
 def residual_projection(in_features: int, out_features: int, bias: bool) -> nn.Linear:
-    """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3). Marked, not
-    of a class of its own: bitsandbytes takes nothing but nn.Linear itself."""
+    """A matrix that writes to the residual stream: it may start smaller, for many of them add up (GPT-2, section 2.3).
+
+    It is marked by an attribute and not by a class of its own: bitsandbytes quantises nothing but nn.Linear itself."""
     matrix = nn.Linear(in_features, out_features, bias=bias)
     matrix.writes_residual = True
     return matrix
@@ -89,11 +135,104 @@ class MMGPTMLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
+class MMGPTRouter(nn.Module):
+    """Which experts a token goes to, and with which weights (Shazeer et al. 2017, arXiv:1701.06538)."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.top_k = config.num_experts_per_tok
+        self.num_experts = config.num_experts  # transformers 5.17 shares the experts out by it (expert parallelism)
+        self.norm_topk_prob = config.norm_topk_prob
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = nn.functional.linear(hidden_states, self.weight)  # (T, X)
+        probabilities = logits.softmax(dim=-1, dtype=torch.float32)
+        weights, chosen = probabilities.topk(self.top_k, dim=-1)  # (T, k)
+        if self.norm_topk_prob:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return logits, weights.to(logits.dtype), chosen
+
+
+@use_experts_implementation
+class MMGPTExperts(nn.Module):
+    """All experts of a layer; `forward` is the eager implementation, one expert after the other."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.num_experts = config.num_experts
+        width = config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * width, config.hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, width))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        output = torch.zeros_like(hidden_states)  # (T, D)
+        for expert in range(self.num_experts):
+            tokens, rank = torch.where(chosen == expert)
+            if len(tokens) == 0:
+                continue
+            gate, up = nn.functional.linear(hidden_states[tokens], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            processed = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            output.index_add_(0, tokens, (processed * weights[tokens, rank, None]).to(output.dtype))
+        return output
+
+
+class MMGPTMixture(nn.Module):
+    """A mixture of experts in place of the mlp: a router sends each token to the few experts that suit it best.
+
+    token x -> softmax(router x) -> the top k experts, by weight -> sum of weight * down(act(gate(x)) * up(x))
+
+    The product runs through transformers' experts interface (`experts_implementation`: grouped_mm, batched_mm, eager, ...), and the
+    weights are stored as all mixtures of the library store them: one tensor for all experts of a layer."""
+
+    def __init__(self, config: MMGPTTextConfig):
+        super().__init__()
+        self.gate = MMGPTRouter(config)
+        self.experts = MMGPTExperts(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
+        _, weights, chosen = self.gate(tokens)
+        return self.experts(tokens, chosen, weights).view_as(hidden_states)  # (B, L, D)
+
+
+def add_balancing_loss(
+    loss: torch.Tensor | None,
+    router_logits: tuple[torch.Tensor, ...] | None,
+    config: MMGPTTextConfig,
+    attention_mask=None,
+    labels: torch.Tensor | None = None,
+    num_items_in_batch=None,
+    **kwargs,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The loss with the balancing loss of the experts in it, and the balancing loss alone: how unevenly the tokens are spread (Fedus et
+    al. 2021, equations 4 to 6), k when every expert gets as many. `None`, and nothing is added, where the routers recorded nothing."""
+    if not router_logits:
+        return loss, None
+    is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+    mask = attention_mask if is_padding_mask and attention_mask.numel() == router_logits[0].shape[0] else None
+    balance = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, mask)
+    if loss is None:
+        return None, balance
+    # Where a batch is accumulated in parts, each part adds by its number of labels.
+    share = 1.0 if num_items_in_batch is None else (labels[:, 1:] != -100).sum() / num_items_in_batch
+    return loss + config.router_aux_loss_coef * share * balance.to(loss.device), balance
+
+
 __all__ = [
+    "CACHE",
+    "CHUNKED_PREFILL_TAKES_MEDIA",
     "MMGPTMLP",
     "AttentionProjections",
+    "MMGPTExperts",
+    "MMGPTMixture",
+    "MMGPTRouter",
+    "add_balancing_loss",
     "eager_attention_forward",
     "make_norm",
     "residual_projection",
     "sinusoidal_positions",
+    "takes_cache",
+    "true_first",
 ]

@@ -1,103 +1,279 @@
-"""Rows of media: features that come in the place of pixels, and rows repeated with their samples.
+"""Features of media: outputs that hold them, features given in place of pixels or cached, features of each medium, features repeated for beams.
 
-A row is what a tower takes one of: an image or a tile, a frame of a video, a window of a sound. The rows of a batch lie one after the
-other, in the order of their placeholders, whichever sample they belong to.
+A chunk is what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The chunks of a batch stand one after
+the other, in the order of their placeholders, whichever sample they belong to.
 
-Shapes: B samples, L tokens, N rows, T vectors of the longest row, D decoder width.
+Shapes: B samples, L tokens, N chunks, T vectors of the longest chunk, D decoder width.
 """
 
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
 import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    ModelOutput,
+    MoeCausalLMOutputWithPast,
+    MoeModelOutputWithPast,
+)
+from transformers.utils import auto_docstring
 
 from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
-    full_row_vectors,
+    full_chunk_vectors,
     grid_token_count,
     image_geometry,
     image_token_count,
 )
 
 
-# Arguments of the model that hold one entry for each row of a modality; the first decides how many there are.
+# Arguments of the model that hold one entry for each chunk of a modality; the first decides how many there are.
 MEDIA_INPUTS = {
     "image": ("pixel_values", "tile_positions", "spatial_shapes"),
     "video": ("pixel_values_videos",),
     "audio": ("input_features", "input_features_mask"),
 }
 EMBEDS = {"image": "image_embeds", "audio": "audio_embeds"}
-# These hold one entry for each medium, its rows: only `get_video_features` and `get_audio_features` tell media apart.
-ROWS_OF_MEDIA = {"video": "num_frames_per_video", "audio": "audio_windows"}
+# These hold one entry for each medium, its number of chunks: only `get_video_features` and `get_audio_features` tell media apart.
+CHUNK_COUNTS = {"video": "num_frames_per_video", "audio": "audio_windows"}
+MEDIA_ARGUMENTS = {
+    *(name for names in MEDIA_INPUTS.values() for name in names),
+    *EMBEDS.values(),
+    *CHUNK_COUNTS.values(),
+    "mm_encoder_outputs",
+}
 
 
-def split_rows(embeds, config, kind: str) -> list[torch.Tensor]:
-    """`image_embeds` or `audio_embeds` as one tensor `(vectors, D)` for each placeholder of a row.
+@auto_docstring(
+    custom_intro="What an encoder and its connector made of the chunks of one modality: images, tiles, frames or windows."
+)
+@dataclass
+class MMGPTMediaOutput(BaseModelOutputWithPooling):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(num_chunks, encoder_length, encoder_hidden_size)`, *optional*):
+        The encoder's own output. It is `None`, as are its hidden states and attentions, where features were given or cached.
+    pooler_output (`torch.FloatTensor` of shape `(num_chunks, num_tokens, hidden_size)`):
+        Features of each chunk after the connector.
+    attention_mask (`torch.LongTensor` of shape `(num_chunks, num_tokens)`, *optional*):
+        1 for features of media, 0 for padding after those of a shorter chunk. `None`: there is no padding.
+    """
 
-    With interleaved fusion every vector has a placeholder, so that the borders of rows do not matter."""
+    attention_mask: torch.LongTensor | None = None
+
+
+@auto_docstring(
+    custom_intro="The media features that went into the decoder: a part of the outputs of the model and of its head."
+)
+@dataclass
+class MMGPTMediaFields(ModelOutput):
+    r"""
+    image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
+        Features of all images of the batch after the connector, in the order of their placeholders.
+    audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
+        The same for audio.
+    video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
+        The same for videos.
+    image_outputs (`MMGPTMediaOutput`, *optional*):
+        What the vision encoder and its connector made of each chunk of the images: a whole image or a tile.
+    audio_outputs (`MMGPTMediaOutput`, *optional*):
+        The same for audio, whose chunks are windows.
+    video_outputs (`MMGPTMediaOutput`, *optional*):
+        The same for videos, whose chunks are frames.
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+    audio_hidden_states: torch.FloatTensor | None = None
+    video_hidden_states: torch.FloatTensor | None = None
+    image_outputs: MMGPTMediaOutput | None = None
+    audio_outputs: MMGPTMediaOutput | None = None
+    video_outputs: MMGPTMediaOutput | None = None
+
+
+@auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")
+@dataclass
+class MMGPTModelOutputWithPast(MMGPTMediaFields, MoeModelOutputWithPast):
+    pass
+
+
+@auto_docstring(custom_intro="Logits and loss, and the media features that went into the decoder.")
+@dataclass
+class MMGPTCausalLMOutputWithPast(MMGPTMediaFields, MoeCausalLMOutputWithPast):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is provided):
+        Language-modelling loss.
+    logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`, *optional*):
+        Scores of each token of the vocabulary before the softmax; `None` with `skip_logits`.
+    """
+
+
+def split_given(embeds, config, kind: str) -> list[torch.Tensor]:
+    """`image_embeds` or `audio_embeds` as one tensor `(vectors, D)` for each chunk.
+
+    With interleaved fusion every vector has a placeholder, so that the borders of chunks do not matter."""
     media = [embeds] if isinstance(embeds, torch.Tensor) and embeds.ndim == 2 else list(embeds)
-    size = full_row_vectors(config, kind) if config.fusion == "cross_attention" else None
-    return media if size is None else [row for medium in media for row in medium.split(size)]
+    size = full_chunk_vectors(config, kind) if config.fusion == "cross_attention" else None
+    return media if size is None else [chunk for medium in media for chunk in medium.split(size)]
 
 
-def pad_rows(rows: list[torch.Tensor], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`(N, T, D)`, and which of the vectors are none of padding `(N, T)`: `None` if all are. T is at least `length`."""
-    lengths = [len(row) for row in rows]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    padded = torch.nn.functional.pad(padded, (0, 0, 0, max(0, (length or 0) - padded.shape[1])))
+def pad_chunks(chunks: list[torch.Tensor], length: int | None = None) -> MMGPTMediaOutput:
+    """Features of chunks `(vectors, D)` as one output, padded to the longest of them and to at least `length`."""
+    lengths = [len(chunk) for chunk in chunks]
+    padded = pad_sequence(chunks, batch_first=True)
+    padded = torch.nn.functional.pad(padded, (0, 0, 0, max(0, (length or 0) - padded.shape[1])))  # (N, T, D)
     if set(lengths) == {padded.shape[1]}:
-        return padded, None
+        return MMGPTMediaOutput(pooler_output=padded)
     lengths = torch.tensor(lengths, device=padded.device)
-    return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+    is_real = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+    return MMGPTMediaOutput(pooler_output=padded, attention_mask=is_real.long())
 
 
-def placeholders_per_row(inputs: dict, config, kind: str) -> torch.Tensor:
-    """Placeholder tokens of each row of a modality's pixels or spectrograms `(N,)`."""
-    rows = inputs[MEDIA_INPUTS[kind][0]]
+def split_media(media: MMGPTMediaOutput, chunks_per_medium: torch.Tensor | None) -> BaseModelOutputWithPooling:
+    """The same output with the features of each medium, `(tokens, D)`, in a tuple; `None`: each chunk is a medium of its own."""
+    features = media.pooler_output
+    mask = features.new_ones(features.shape[:2]) if media.attention_mask is None else media.attention_mask
+    is_real = mask.bool()
+    sizes = is_real.sum(-1)  # (N,)
+    if chunks_per_medium is not None:
+        if int(chunks_per_medium.sum()) != len(sizes):
+            raise ValueError(
+                f"The media should have {int(chunks_per_medium.sum())} chunks (tiles, windows or frames), but {len(sizes)} "
+                "were given: pass on all that the processor returns."
+            )
+        sizes = torch.stack([one.sum() for one in sizes.split(chunks_per_medium.tolist())])
+    return BaseModelOutputWithPooling(
+        last_hidden_state=media.last_hidden_state,
+        pooler_output=features[is_real].split(sizes.tolist()),
+        hidden_states=media.hidden_states,
+        attentions=media.attentions,
+    )
+
+
+class MediaCache:
+    """The features of the `max_items` chunks that were used last, found by their content.
+
+    It serves conversations, which send all their media again at every turn. It is off unless `media_cache()` opens one, for the keys take
+    every number of the media to the host."""
+
+    def __init__(self, max_items: int):
+        if max_items < 1:
+            raise ValueError(f"max_items ({max_items}) must be at least 1: it is the number of chunks that are kept.")
+        self.max_items = max_items
+        self.chunks: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    def look_up(self, inputs: dict[str, torch.Tensor | None]) -> tuple[list[bytes], dict[str, torch.Tensor]]:
+        """The key of each chunk, and the inputs of the chunks that are not here, each content once; empty if all are here."""
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        keys = chunk_keys(inputs)
+        places = [keys.index(key) for key in self.missing(keys)]
+        return keys, {name: value[places] for name, value in inputs.items()} if places else {}
+
+    def missing(self, keys: list[bytes]) -> list[bytes]:
+        return [key for key in dict.fromkeys(keys) if key not in self.chunks]
+
+    def add(self, keys: list[bytes], media: MMGPTMediaOutput) -> None:
+        """Keeps the features of those chunks that `look_up` returned, without padding."""
+        self.chunks |= zip(self.missing(keys), split_media(media, None).pooler_output, strict=True)
+
+    def take(self, keys: list[bytes]) -> MMGPTMediaOutput:
+        """The features of chunks that are all here. Only then are those dropped that were not used for longest."""
+        media = pad_chunks([self.chunks[key] for key in keys])
+        for key in keys:
+            self.chunks.move_to_end(key)
+        while len(self.chunks) > self.max_items:
+            self.chunks.popitem(last=False)
+        return media
+
+
+def chunk_keys(inputs: dict[str, torch.Tensor]) -> list[bytes]:
+    """A hash of each chunk's numbers, shapes and types, under the names of the encoder's arguments.
+
+    Padding after audio, and after the patches of an image of any shape, is left out: the neighbours in the batch decide how much
+    there is."""
+    inputs = {name: value.detach().cpu() for name, value in inputs.items()}
+    mask = inputs.pop("input_features_mask", None)
+    shapes = inputs.get("spatial_shapes")
+    keys = []
+    for place in range(len(next(iter(inputs.values())))):
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in inputs.items():
+            chunk = value[place] if mask is None else value[place][..., : int(mask[place].sum())]
+            if shapes is not None and name == "pixel_values":
+                chunk = chunk[: int(shapes[place].prod())]
+            digest.update(f"{name} {chunk.dtype} {tuple(chunk.shape)}".encode())
+            digest.update(chunk.contiguous().view(torch.uint8).numpy().tobytes())
+        keys.append(digest.digest())
+    return keys
+
+
+def placeholders_per_chunk(inputs: dict, config, kind: str) -> torch.Tensor:
+    """Placeholder tokens of each chunk of a modality's pixels or spectrograms `(N,)`."""
+    chunks = inputs[MEDIA_INPUTS[kind][0]]
     if kind == "audio":
         mask = inputs.get("input_features_mask")
-        frames = rows.new_full((len(rows),), rows.shape[-1]).long() if mask is None else mask.long().sum(-1)
+        frames = chunks.new_full((len(chunks),), chunks.shape[-1]).long() if mask is None else mask.long().sum(-1)
         return audio_token_count(frames, **audio_geometry(config))
     geometry = image_geometry(config)
     if kind == "image" and inputs.get("spatial_shapes") is not None:
         return grid_token_count(
             *inputs["spatial_shapes"].unbind(-1), geometry["merge_size"], geometry.get("tokens_per_row")
         )
-    return rows.new_full((len(rows),), image_token_count(*rows.shape[-2:], **geometry)).long()
+    return chunks.new_full((len(chunks),), image_token_count(*chunks.shape[-2:], **geometry)).long()
 
 
-def repeated_rows(placeholders: torch.Tensor, per_row: torch.Tensor, times: int) -> torch.Tensor:
-    """Which row stands where when each sample is repeated `times` times, its rows together.
+def repeated_order(placeholders: torch.Tensor, per_chunk: torch.Tensor, times: int) -> torch.Tensor:
+    """Which chunk stands where when each sample is repeated `times` times: `[a, b | c]` becomes `[a, b, a, b | c, c]`.
 
     Args:
         placeholders: `(B,)` tokens that stand for the modality in each sample.
-        per_row: `(N,)` tokens that stand for each row.
+        per_chunk: `(N,)` tokens that stand for each chunk.
     """
-    sample = torch.searchsorted(placeholders.cumsum(0), per_row.cumsum(0) - per_row, right=True)  # (N,)
+    sample = torch.searchsorted(placeholders.cumsum(0), per_chunk.cumsum(0) - per_chunk, right=True)  # (N,)
     copies = sample * times + torch.arange(times, device=sample.device)[:, None]  # (times, N) the sample it goes to
-    return copies.flatten().argsort(stable=True) % len(per_row)
+    return copies.flatten().argsort(stable=True) % len(per_chunk)
 
 
 def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tensor], times: int) -> dict:
-    """The media of `model_kwargs`, taken out of it and repeated with their samples: `[a, b | c]` as `[a, b, a, b | c, c]`.
-
-    `generate` repeats every tensor entry by entry, which is right only with one row in each sample."""
+    """The media of `model_kwargs`, taken out of it and repeated with their samples. `generate` itself repeats every tensor entry by entry,
+    which is right only with one chunk in each sample."""
     repeated = {}
     for kind, is_placeholder in placeholders.items():
+        per_sample = is_placeholder.sum(-1)  # (B,)
         inputs = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS[kind] if model_kwargs.get(name) is not None}
         if inputs:
-            index = repeated_rows(is_placeholder.sum(-1), placeholders_per_row(inputs, config, kind), times)
-            repeated |= {name: value[index] for name, value in inputs.items()}
+            order = repeated_order(per_sample, placeholders_per_chunk(inputs, config, kind), times)
+            repeated |= {name: value[order] for name, value in inputs.items()}
         embeds = model_kwargs.pop(EMBEDS[kind], None) if kind in EMBEDS else None
         if embeds is not None:
-            # One placeholder for each vector or, with cross-attention, for each row.
-            entries = split_rows(embeds, config, kind)
+            # One placeholder for each vector or, with cross-attention, for each chunk.
+            entries = split_given(embeds, config, kind)
             entries = torch.cat(entries).split(1) if config.fusion == "interleave" else entries
-            counts = torch.ones(len(entries), dtype=torch.long, device=is_placeholder.device)
-            index = repeated_rows(is_placeholder.sum(-1), counts, times).tolist()
-            entries = [entries[place] for place in index]
+            counts = torch.ones(len(entries), dtype=torch.long, device=per_sample.device)
+            entries = [entries[place] for place in repeated_order(per_sample, counts, times).tolist()]
             repeated[EMBEDS[kind]] = torch.cat(entries) if config.fusion == "interleave" else entries
-    for name in ROWS_OF_MEDIA.values():
+    for name in CHUNK_COUNTS.values():
         model_kwargs.pop(name, None)
+    encoded = (model_kwargs.get("mm_encoder_outputs") or {}).get("audio")
+    if encoded is not None:  # transformers itself repeats images and videos that are encoded, but no audio
+        counts = torch.tensor([len(clip) for clip in encoded.pooler_output], device=placeholders["audio"].device)
+        order = repeated_order(placeholders["audio"].sum(-1), counts, times).tolist()
+        encoded.pooler_output = [encoded.pooler_output[place] for place in order]
     return repeated
 
 
-__all__ = ["EMBEDS", "MEDIA_INPUTS", "ROWS_OF_MEDIA", "pad_rows", "repeat_media", "split_rows"]
+__all__ = [
+    "CHUNK_COUNTS",
+    "EMBEDS",
+    "MEDIA_ARGUMENTS",
+    "MEDIA_INPUTS",
+    "MMGPTCausalLMOutputWithPast",
+    "MMGPTMediaOutput",
+    "MMGPTModelOutputWithPast",
+    "MediaCache",
+    "pad_chunks",
+    "repeat_media",
+    "split_given",
+    "split_media",
+]

@@ -1,31 +1,48 @@
-"""Images, sounds and videos from wherever people have them: objects, paths, URLs, base64, bytes, rows of a data set.
+"""Images, audio and videos from wherever people have them: objects, paths, URLs, base64, bytes, samples of a data set.
 
-What is too large is refused, or read smaller, before it is decoded: images by PIL.Image.MAX_IMAGE_PIXELS (89 million), sounds by
-LONGEST_SOUND, videos by the number of frames that are asked for.
+What is too large is refused, or read smaller, before it is decoded: images by PIL.Image.MAX_IMAGE_PIXELS (89 million), audio by
+LONGEST_AUDIO, videos by the number of frames that are asked for.
+
+The packages that decode (Pillow, soundfile, soxr, PyAV) are imported when they are first needed: a model loads without those of the
+modalities that it lacks.
 """
 
 import base64
 import binascii
 import http.client
+import importlib
 import io
+import sys
 import urllib.request
 import warnings
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
-import soundfile
 import torch
 
 from .token_counts_mmgpt import video_frame_times
 
 
-LONGEST_SOUND = 3600  # seconds
+LONGEST_AUDIO = 3600  # seconds
+
+
+def import_optional(module: str, package: str, task: str):
+    """The module, which only `task` needs. An import statement anywhere in this file would make transformers demand the package
+    of everyone who loads the remote code."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{task} needs {package}, which is not installed: `pip install {package}`.") from error
+
+
+def is_image(source) -> bool:
+    """Whether `source` is an image object of Pillow; where Pillow was never imported there is none."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
 
 
 def read_bytes(source: str | bytes | Path, name: str) -> bytes:
-    """The bytes behind a path, an http(s) URL, a data URL or a base64 string; bytes are handed back as they are."""
+    """The bytes behind a path, an http(s) URL, a data URL or a base64 string; bytes are returned as they are."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, Path):
@@ -55,45 +72,53 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def unwrap(source, key: str):
-    """Rows of `datasets` hold media as {"bytes", "path"} when they are not decoded; audio also as {"array", ...}."""
+    """Samples of `datasets` hold media as {"bytes", "path"} when they are not decoded; audio also as {"array", ...}."""
     if isinstance(source, dict) and key not in source:
         return source["bytes"] if source.get("bytes") is not None else source.get("path")
     return source
 
 
-def load_image(source, name: str = "image") -> PIL.Image.Image:
-    """`source` as an RGB image, turned upright. An image object or array that is already decoded is handed back.
+def load_image(source, name: str = "image"):
+    """`source` as an RGB image of Pillow, turned upright. An array that is already decoded is returned as it is.
 
     Raises `ValueError` or `FileNotFoundError` with `name` in it when there is no image to be had."""
     source = unwrap(source, "image")
-    if not isinstance(source, (str, bytes, Path, PIL.Image.Image)):
-        if source is None:
-            raise ValueError(f"{name} is None: give an image object, a path, a URL, base64 or bytes.")
+    if source is None:
+        raise ValueError(f"{name} is None: give an image object, a path, a URL, base64 or bytes.")
+    if not is_image(source) and not isinstance(source, (str, bytes, Path)):
         return source
+    pillow = import_optional("PIL.Image", "pillow", "Reading images")
+    transpose = importlib.import_module("PIL.ImageOps").exif_transpose
     try:
-        image = source if isinstance(source, PIL.Image.Image) else open_image(read_bytes(source, name))
+        image = source if is_image(source) else open_image(read_bytes(source, name))
         bound_pixels(image, name)
-        return PIL.ImageOps.exif_transpose(image).convert("RGB")
-    except PIL.UnidentifiedImageError as error:
+        return transpose(image).convert("RGB")
+    except pillow.UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that can be read (wrong format or damaged file).") from error
-    except PIL.Image.DecompressionBombError as error:
+    except pillow.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise ValueError(f"{name} is damaged: {error}.") from error
 
 
-def open_image(data: bytes) -> PIL.Image.Image:
+def open_image(data: bytes):
+    pillow = importlib.import_module("PIL.Image")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # `bound_pixels` deals with it
-        return PIL.Image.open(io.BytesIO(data))
+        warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
+        return pillow.open(io.BytesIO(data))
 
 
-def bound_pixels(image: PIL.Image.Image, name: str) -> None:
+def most_pixels() -> int | None:
+    """Pillow's bound, which its users may have moved; `None`: there is none."""
+    return importlib.import_module("PIL.Image").MAX_IMAGE_PIXELS
+
+
+def bound_pixels(image, name: str) -> None:
     """Has a JPEG of more than PIL.Image.MAX_IMAGE_PIXELS decoded at a half, a quarter or an eighth of its sides; refuses other
     files that are larger. Only the header has been read so far; an image in memory stays as it is."""
-    limit = PIL.Image.MAX_IMAGE_PIXELS
+    limit = most_pixels()
     width, height = image.size
     if limit is None or width * height <= limit or not getattr(image, "tile", None):
         return
@@ -109,9 +134,9 @@ def bound_pixels(image: PIL.Image.Image, name: str) -> None:
 def load_audio(source, sampling_rate: int, name: str = "audio") -> np.ndarray:
     """`source` as a mono float32 waveform of shape `(num_samples,)` in [-1, 1] at `sampling_rate` samples a second.
 
-    Channels are mixed; of an array's two axes the shorter one holds them. A sound of another rate is resampled; an array
-    without a rate is taken to have the right one. Raises `ValueError` or `FileNotFoundError` with `name` in it when the sound
-    is missing, damaged, empty, not finite, longer than LONGEST_SOUND, or of another rate and soxr is not installed."""
+    Channels are mixed; of an array's two axes the shorter one holds them. Audio of another rate is resampled; an array
+    without a rate is taken to have the right one. Raises `ValueError` or `FileNotFoundError` with `name` in it when the audio
+    is missing, damaged, empty, not finite, longer than LONGEST_AUDIO, or of another rate and soxr is not installed."""
     source = unwrap(source, "array")
     rate = sampling_rate
     if isinstance(source, dict):
@@ -127,32 +152,33 @@ def load_audio(source, sampling_rate: int, name: str = "audio") -> np.ndarray:
         raise ValueError(f"{name} has shape {waveform.shape}: give one of (num_samples,) or (channels, num_samples).")
     if not len(waveform):
         raise ValueError(f"{name} is empty: it has no samples.")
-    if len(waveform) > LONGEST_SOUND * rate:
-        raise ValueError(f"{name} is longer than {LONGEST_SOUND} s, the most that is heard: cut it into pieces.")
+    if len(waveform) > LONGEST_AUDIO * rate:
+        raise ValueError(f"{name} is longer than {LONGEST_AUDIO} s, the most that is read: cut it into pieces.")
     if not np.isfinite(waveform).all():
         raise ValueError(f"{name} has {int((~np.isfinite(waveform)).sum())} samples that are NaN or infinite.")
     return waveform if rate == sampling_rate else resample(waveform, rate, sampling_rate, name)
 
 
 def read_audio(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """The samples of a sound file, `(num_samples, channels)`, no more than show that it is too long, and its rate."""
+    """The samples of an audio file, `(num_samples,)`, no more than show that it is too long, and its rate."""
+    soundfile = import_optional("soundfile", "soundfile", f"Reading {name}")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            frames = file.read(int(LONGEST_SOUND * file.samplerate) + 1, dtype="float32", always_2d=True)
+            frames = file.read(int(LONGEST_AUDIO * file.samplerate) + 1, dtype="float32", always_2d=True)
             return frames.mean(axis=1), file.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"{name} is not a sound that can be read (wrong format or damaged file): {error.error_string}"
+            f"{name} is not audio that can be read (wrong format or damaged file): {error.error_string}"
         ) from error
 
 
 def resample(waveform: np.ndarray, rate: int, sampling_rate: int, name: str) -> np.ndarray:
     try:
-        import soxr
+        soxr = import_optional("soxr", "soxr", "Resampling")
     except ImportError as error:
         raise ValueError(
-            f"{name} has {rate} samples a second but the model hears {sampling_rate}: install soxr "
-            "(`pip install 'mmgpt[media]'`), and it is resampled here, or resample it yourself."
+            f"{name} has {rate} samples a second but the model takes {sampling_rate}: install soxr (`pip install soxr`), and it is "
+            "resampled here, or resample it yourself."
         ) from error
     resampled = soxr.resample(waveform, rate, sampling_rate)
     return resampled if len(resampled) else np.zeros(1, dtype=np.float32)  # less than half a sample is left of it
@@ -167,7 +193,7 @@ def load_video(source, fps: float, num_frames: int | None, name: str = "video") 
     Args:
         source: a file, as path, URL, base64 or bytes; a list of images or an array `(num_frames, height, width, channels)`
             with one frame for each 1 / `fps` seconds, or `{"frames": such a list or array, "fps": its own rate}`; or what
-            this function gave, which is handed back.
+            this function returned, which is returned as it is.
     """
     source = unwrap(source, "frames")
     if source is None:
@@ -202,21 +228,21 @@ def open_frames(video):
 
 
 def decode_video(source: str | bytes | Path, fps: float, num_frames: int | None, name: str) -> dict:
-    """Frames by the time they are shown at: rates vary within a file, and some formats do not say how many frames they hold."""
+    """Frames, chosen by the time they are shown at: rates vary within a file, and some formats do not say how many frames they hold."""
     try:
-        import av
+        av = importlib.import_module("av")
     except ImportError as error:
         raise ImportError(
-            f"{name} is a video file, which PyAV decodes: `pip install 'mmgpt[media]'`, or give a list of its frames."
+            f"{name} is a video file, which PyAV decodes: `pip install av`, or give a list of its frames."
         ) from error
     is_path = isinstance(source, Path) or (isinstance(source, str) and len(source) < 1024 and Path(source).is_file())
     frames, times = [], []
     try:
         with av.open(str(source) if is_path else io.BytesIO(read_bytes(source, name))) as container:
             if not container.streams.video:
-                raise ValueError(f"{name} has no pictures: it is a sound.")
+                raise ValueError(f"{name} has no frames: it holds audio alone.")
             stream = container.streams.video[0]
-            limit = PIL.Image.MAX_IMAGE_PIXELS
+            limit = most_pixels()
             if limit is not None and stream.width * stream.height > limit:
                 raise ValueError(f"{name} has frames of {stream.width} x {stream.height} pixels, more than {limit:,}.")
             stream.thread_type = "AUTO"
@@ -227,8 +253,8 @@ def decode_video(source: str | bytes | Path, fps: float, num_frames: int | None,
                     raise ValueError(f"{name} does not say when its frames are shown: save it as MP4, MKV or WebM.")
                 first = frame.time if first is None else first
                 if wanted is None or frame.time - first >= wanted[len(times)] - 1e-3:
-                    picture = frame.to_ndarray(format="rgb24")
-                    frames.append(np.rot90(picture, frame.rotation // 90))  # as it was held
+                    pixels = frame.to_ndarray(format="rgb24")  # (height, width, 3)
+                    frames.append(np.rot90(pixels, frame.rotation // 90))  # as the camera was held
                     times.append(frame.time - first)
                     if wanted is not None and len(times) == len(wanted):
                         break
@@ -253,7 +279,7 @@ def duration_of(container, stream) -> float:
 def is_video(source) -> bool:
     """Whether `source` is one video, not a list of several."""
     if isinstance(source, (list, tuple)):
-        return bool(source) and all(isinstance(one, PIL.Image.Image) or is_array(one, 3) for one in source)
+        return bool(source) and all(is_image(one) or is_array(one, 3) for one in source)
     return isinstance(source, (str, bytes, Path, dict)) or is_array(source, 4)
 
 

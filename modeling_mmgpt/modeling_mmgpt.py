@@ -1,4 +1,4 @@
-"""The fusion, told on one screen: towers -> connectors -> decoder -> head.
+"""The fusion: encoders -> connectors -> decoder -> head.
 
 pixel_values, pixel_values_videos -> vision_tower -> vision_connector --+
                                                                         |  each feature takes the place of its
@@ -6,100 +6,116 @@ input_features                    -> audio_tower  -> audio_connector  --+  place
                                                                         v
 input_ids                         -> embed_tokens -------------> inputs_embeds -> language_model -> lm_head
 
-With fusion="cross_attention" the features stay beside the text, one placeholder stands for each row of them, and gated blocks inside
-the language model look at them (cross_attention_mmgpt.py).
+With fusion="cross_attention" the features stay beside the text, one placeholder stands for each chunk of them, and gated blocks inside
+the language model attend to them (cross_attention_mmgpt.py).
 
-Shapes: B batch, L tokens, D width, V vocabulary; N rows of media of the whole batch, in the order of their placeholders: images or
-their tiles, windows of sounds, frames of videos; T vectors of a row.
+A chunk is what an encoder takes one of: an image or a tile, a frame of a video, a window of audio.
+
+Shapes: B batch, L tokens, D width, V vocabulary; N chunks of a modality in the whole batch, in the order of their placeholders, T vectors
+of a chunk, C width of the encoder.
 """
 
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPooling,
-    MoeCausalLMOutputWithPast,
-    MoeModelOutputWithPast,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, torch_compilable_check
 
 from .configuration_mmgpt import MMGPTConfig
-from .connectors_mmgpt import MMGPTResampler, build_connector
-from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
-from .decoders_mmgpt import build_decoder, finish_logits, tied_head
-from .encoding_mmgpt import MediaEncoderMixin, MMGPTMediaOutput
-from .experts_mmgpt import add_balancing_loss, balancing_loss
-from .grids_mmgpt import (
+from .connectors_mmgpt import (
+    MMGPTResampler,
     MMGPTTileEmbedding,
-    first_wanted,
+    build_connector,
+    merge_frames,
+    merge_native_patches,
+    merge_patches,
+)
+from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
+from .layers_mmgpt import CACHE, CHUNKED_PREFILL_TAKES_MEDIA, add_balancing_loss, takes_cache, true_first
+from .media_features_mmgpt import (
+    CHUNK_COUNTS,
+    EMBEDS,
+    MEDIA_ARGUMENTS,
+    MEDIA_INPUTS,
+    MediaCache,
+    MMGPTCausalLMOutputWithPast,
+    MMGPTMediaOutput,
+    MMGPTModelOutputWithPast,
+    pad_chunks,
+    repeat_media,
+    split_given,
+    split_media,
+)
+from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, check_generation, keep_labelled, keep_last
+from .saving_mmgpt import CompleteFolderMixin
+from .token_counts_mmgpt import (
+    audio_geometry,
+    audio_token_count,
+    full_chunk_vectors,
+    grid_token_count,
+    image_geometry,
+    takes_only_patches,
     tiles_per_image,
 )
-from .idle_towers_mmgpt import trains_with_others
-from .media_features_mmgpt import EMBEDS, repeat_media
-from .modeling_mmgpt_text import check_generation, keep_labelled, keep_last
-from .releases_mmgpt import CACHE, takes_cache
-from .saving_mmgpt import CompleteFolderMixin
-from .towers_mmgpt import build_tower, tower_width
+from .towers_mmgpt import (
+    build_tower,
+    cut_patches,
+    run_audio_tower,
+    run_vision_tower,
+    smallest_audio,
+    smallest_image,
+    tower_width,
+)
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
 
-@auto_docstring(custom_intro="Hidden states of the decoder, and the media features that went into it.")
-@dataclass
-class MMGPTModelOutputWithPast(MoeModelOutputWithPast):
-    r"""
-    image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
-        Features of all images of the batch after the connector, in the order of their placeholders.
-    audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
-        The same for sounds.
-    video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
-        The same for videos.
-    image_outputs (`MMGPTMediaOutput`, *optional*):
-        What the vision tower and its connector made of the images, row by row, a row being an image or a tile.
-    audio_outputs (`MMGPTMediaOutput`, *optional*):
-        The same for sounds, a row being a window.
-    video_outputs (`MMGPTMediaOutput`, *optional*):
-        The same for videos, a row being a frame.
-    """
-
-    image_hidden_states: torch.FloatTensor | None = None
-    audio_hidden_states: torch.FloatTensor | None = None
-    video_hidden_states: torch.FloatTensor | None = None
-    image_outputs: MMGPTMediaOutput | None = None
-    audio_outputs: MMGPTMediaOutput | None = None
-    video_outputs: MMGPTMediaOutput | None = None
-
-
-@auto_docstring(custom_intro="Logits and loss, and the media features that went into the decoder.")
-@dataclass
-class MMGPTCausalLMOutputWithPast(MoeCausalLMOutputWithPast):
-    r"""
-    image_hidden_states (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
-        Features of all images of the batch after the connector, in the order of their placeholders.
-    audio_hidden_states (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
-        The same for sounds.
-    video_hidden_states (`torch.FloatTensor` of shape `(num_video_tokens, hidden_size)`, *optional*):
-        The same for videos.
-    image_outputs (`MMGPTMediaOutput`, *optional*):
-        What the vision tower and its connector made of the images, row by row, a row being an image or a tile.
-    audio_outputs (`MMGPTMediaOutput`, *optional*):
-        The same for sounds, a row being a window.
-    video_outputs (`MMGPTMediaOutput`, *optional*):
-        The same for videos, a row being a frame.
-    """
-
-    image_hidden_states: torch.FloatTensor | None = None
-    audio_hidden_states: torch.FloatTensor | None = None
-    video_hidden_states: torch.FloatTensor | None = None
-    image_outputs: MMGPTMediaOutput | None = None
-    audio_outputs: MMGPTMediaOutput | None = None
-    video_outputs: MMGPTMediaOutput | None = None
+IMAGE_ARGS = r"""
+tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
+    Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
+spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+    Rows and columns of patches, where `pixel_values` are patches of images of any shape.
+"""
+VIDEO_ARGS = r"""
+pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
+    The frames of all videos, one after the other.
+num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+    Number of frames of each video, by which `get_video_features` tells videos apart. `None`: one frame each.
+"""
+AUDIO_ARGS = r"""
+input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
+    1 for frames of audio, 0 for padding. `None`: there is no padding.
+audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
+    Number of windows of each audio clip, by which `get_audio_features` tells clips apart. `None`: one window each.
+"""
+# What the forward of the model and that of its head take.
+FORWARD_ARGS = (
+    CACHE_ARGS
+    + IMAGE_ARGS
+    + VIDEO_ARGS
+    + AUDIO_ARGS
+    + r"""
+image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
+    In place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
+audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
+    In place of `input_features`: the `pooler_output` of `get_audio_features`.
+mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+    In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
+    `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
+"""
+)
+HEAD_ARGS = r"""
+skip_logits (`bool`, *optional*, defaults to `False`):
+    With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
+    cost no time or memory in the head.
+"""
 
 
 @auto_docstring
@@ -119,14 +135,14 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
 
     def post_init(self):
         super().post_init()
-        # transformers adds what the towers' classes name, and accelerate's FSDP refuses a class that no module is of: SigLIP names
+        # transformers adds the classes that the encoders name, and accelerate's FSDP refuses one that no module is of: SigLIP names
         # the pooling head, which is left out, and parts of its text model.
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = {name for name in self._no_split_modules if name in present}
 
     def initialize_weights(self):
-        """Each part by its own rules. Called as a part of remote code, transformers passes over a tower's modules that own no
-        parameters, and so over what starts there: SigLIP's attention, Whisper's table of positions."""
+        """Initialises each part by its own rules. Called as a part of remote code, transformers passes over modules that own no parameters,
+        and so over what an encoder initialises there: SigLIP's attention, Whisper's table of positions."""
         for part in self.children():
             if isinstance(part, PreTrainedModel):
                 part.initialize_weights()
@@ -141,8 +157,8 @@ class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
             init.normal_(module.queries, mean=0.0, std=self.config.get_text_config().initializer_range)
 
 
-@auto_docstring(custom_intro="Text, images, videos and sounds in, hidden states of the decoder out.")
-class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
+@auto_docstring(custom_intro="Text, images, videos and audio in, hidden states of the decoder out.")
+class MMGPTModel(MMGPTPreTrainedModel):
     def __init__(self, config: MMGPTConfig):
         super().__init__(config)
         refuse_in_engines(config)
@@ -157,13 +173,17 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
             self.tile_embedding = None
             if config.vision_max_tiles is not None:
                 self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, width)
+            self.patch_size = image_geometry(config)["patch_size"]
         if audio is not None:
             self.audio_tower = build_tower(audio)
             merged_width = tower_width(audio) * config.audio_merge_size
             self.audio_connector = build_connector(
                 config.audio_connector, merged_width, width, config.audio_num_queries
             )
-        self.language_model = build_decoder(text)
+        # Decoders of other families are taken unchanged.
+        is_ours = text.model_type == "mmgpt_text"
+        self.language_model = MMGPTTextModel._from_config(text) if is_ours else AutoModel.from_config(text)
+        self.cached_features: MediaCache | None = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -172,9 +192,117 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
+    @contextmanager
+    def media_cache(self, max_items: int = 32):
+        """While this is open, images and audio that come again are not encoded again: each is found by its content.
+
+        For conversations, which send all their media at every turn. Every pixel is looked at on the host, so it costs more than it saves
+        where nothing comes twice. Training and calls with gradients do not use it.
+
+        Args:
+            max_items: images, tiles, frames and windows of audio whose features are kept; those not used for longest are dropped.
+        """
+        before, self.cached_features = self.cached_features, MediaCache(max_items)
+        try:
+            yield self.cached_features
+        finally:
+            self.cached_features = before
+
+    def encode_images(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs) -> MMGPTMediaOutput:
+        """Vision encoder and connector on the chunks of images or videos. On a cache hit both are skipped."""
+        if self.config.vision_config is None:
+            raise ValueError("The model has no vision encoder, but pixel_values were given: leave the images out.")
+        if self.cached_features is None or self.training or torch.is_grad_enabled():
+            return self.run_vision(pixel_values, tile_positions, spatial_shapes, **kwargs)
+        inputs = {"pixel_values": pixel_values, "tile_positions": tile_positions, "spatial_shapes": spatial_shapes}
+        keys, new = self.cached_features.look_up(inputs)
+        if new:
+            self.cached_features.add(keys, self.run_vision(**new, **kwargs))
+        return self.cached_features.take(keys)
+
+    def run_vision(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs) -> MMGPTMediaOutput:
+        config = self.config
+        layer, merge_size = config.vision_feature_layer, config.vision_merge_size
+        shows_states = kwargs.get("output_hidden_states")
+        if shows_states is None:
+            shows_states = config.vision_config.output_hidden_states
+        if layer != -1:
+            kwargs["output_hidden_states"] = True
+        if spatial_shapes is None and takes_only_patches(config.vision_config):
+            pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
+        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
+        last = features = outputs.last_hidden_state  # (N, T, C)
+        if layer != -1:
+            features = outputs.hidden_states[layer]
+            last = last.detach()  # DistributedDataParallel waits for the gradients of whatever outputs lead to
+
+        is_real = None
+        if spatial_shapes is None:  # images of one size
+            grid = pixel_values.shape[-2] // self.patch_size, pixel_values.shape[-1] // self.patch_size
+            features = features[:, -grid[0] * grid[1] :]  # class and register tokens stand before the patches
+            if merge_size > 1:
+                features = merge_patches(features, grid, merge_size)
+        else:
+            if merge_size > 1:
+                features = merge_native_patches(features, spatial_shapes, merge_size)
+            counts = grid_token_count(*spatial_shapes.unbind(-1), merge_size)  # (N,)
+            is_real = torch.arange(features.shape[1], device=counts.device) < counts[:, None]  # (N, T)
+        features = self.vision_connector(features, is_real)  # (N, T or queries, D)
+        if self.tile_embedding is not None:
+            features = self.tile_embedding(features, tile_positions)
+        has_padding = is_real is not None and config.vision_num_queries is None  # queries are none of padding
+        return MMGPTMediaOutput(
+            last_hidden_state=last,
+            pooler_output=features,
+            hidden_states=outputs.get("hidden_states") if shows_states else None,
+            attentions=outputs.get("attentions"),
+            attention_mask=is_real.long() if has_padding else None,
+        )
+
+    def encode_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
+        """Audio encoder and connector on windows of audio. On a cache hit both are skipped."""
+        if self.config.audio_config is None:
+            raise ValueError("The model has no audio encoder, but input_features were given: leave the audio out.")
+        if self.cached_features is None or self.training or torch.is_grad_enabled():
+            return self.run_audio(input_features, input_features_mask, **kwargs)
+        inputs = {"input_features": input_features, "input_features_mask": input_features_mask}
+        keys, new = self.cached_features.look_up(inputs)
+        if new:
+            self.cached_features.add(keys, self.run_audio(**new, **kwargs))
+        return self.cached_features.take(keys)
+
+    def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
+        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
+        features = outputs.last_hidden_state  # (N, T, C)
+        if self.config.audio_merge_size > 1:
+            features = merge_frames(features, self.config.audio_merge_size)
+        if input_features_mask is None:
+            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
+        geometry = audio_geometry(self.config)
+        lengths = input_features_mask.long().sum(-1)
+        counts = audio_token_count(lengths, geometry["convolutions"], geometry["merge_size"])  # (N,)
+        is_real = torch.arange(features.shape[1], device=counts.device) < counts[:, None]  # (N, T)
+        return MMGPTMediaOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=self.audio_connector(features, is_real),  # (N, T or queries, D)
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            attention_mask=is_real.long() if self.config.audio_num_queries is None else None,
+        )
+
+    def take_embeds(self, embeds, kind: str, media: torch.Tensor | None) -> MMGPTMediaOutput:
+        """Features that were encoded before, as the encoder returns them. The media that they stand for must not be given as well."""
+        if media is not None:
+            name, given = MEDIA_INPUTS[kind][0], EMBEDS.get(kind, "mm_encoder_outputs")
+            raise ValueError(f"Give the model {name} or {given}, their features, and not both.")
+        # Padded as the encoder pads, so that sums run over as many terms and have the same bits.
+        length = full_chunk_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
+        return pad_chunks(split_given(embeds, self.config, kind), length)
+
     @can_return_tuple
     @auto_docstring(
-        custom_intro="Encodes images: `pooler_output` holds one `(tokens, hidden_size)` tensor for each image."
+        custom_intro="Encodes images: `pooler_output` holds one `(tokens, hidden_size)` tensor for each image.",
+        custom_args=IMAGE_ARGS,
     )
     def get_image_features(
         self,
@@ -183,18 +311,13 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         spatial_shapes: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        r"""
-        tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
-            Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
-        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
-            Rows and columns of patches, where `pixel_values` are patches of images of any shape.
-        """
-        encoded = self.encode_images(pixel_values, tile_positions, spatial_shapes, **kwargs)
-        return self.features_of_media(encoded, None if tile_positions is None else tiles_per_image(tile_positions))
+        media = self.encode_images(pixel_values, tile_positions, spatial_shapes, **kwargs)
+        return split_media(media, None if tile_positions is None else tiles_per_image(tile_positions))
 
     @can_return_tuple
     @auto_docstring(
-        custom_intro="Encodes videos: `pooler_output` holds one `(tokens, hidden_size)` tensor for each video."
+        custom_intro="Encodes videos: `pooler_output` holds one `(tokens, hidden_size)` tensor for each video.",
+        custom_args=VIDEO_ARGS,
     )
     def get_video_features(
         self,
@@ -202,18 +325,13 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         num_frames_per_video: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        r"""
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`):
-            The frames of all videos, one after the other.
-        num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Number of frames of each video. `None`: each is of one.
-        """
         kwargs.pop("video_grid_thw", None)  # vLLM splits the frames by it
-        return self.features_of_media(self.encode_images(pixel_values_videos, **kwargs), num_frames_per_video)
+        return split_media(self.encode_images(pixel_values_videos, **kwargs), num_frames_per_video)
 
     @can_return_tuple
     @auto_docstring(
-        custom_intro="Encodes sounds: `pooler_output` holds one `(tokens, hidden_size)` tensor for each sound."
+        custom_intro="Encodes audio: `pooler_output` holds one `(tokens, hidden_size)` tensor for each audio clip.",
+        custom_args=AUDIO_ARGS,
     )
     def get_audio_features(
         self,
@@ -222,17 +340,10 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         audio_windows: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        r"""
-        input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
-            1 for frames of the sound, 0 for padding. `None`: every frame is sound.
-        audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
-            Number of windows that each sound was cut into. `None`: each is whole.
-        """
         if not runs_in_vllm(self.config):
-            encoded = self.encode_audio(input_features, input_features_mask, **kwargs)
-            return self.features_of_media(encoded, audio_windows)
-        rows, mask, audio_windows = part_windows(self.config, input_features, input_features_mask, audio_windows)
-        found = self.features_of_media(self.encode_audio(rows, mask, **kwargs), audio_windows)
+            return split_media(self.encode_audio(input_features, input_features_mask, **kwargs), audio_windows)
+        windows, mask, audio_windows = part_windows(self.config, input_features, input_features_mask, audio_windows)
+        found = split_media(self.encode_audio(windows, mask, **kwargs), audio_windows)
         found.pooler_output = torch.cat(found.pooler_output)  # vLLM splits it by its own counts
         return found
 
@@ -242,36 +353,45 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         placeholder = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
 
-    def interleave(
-        self, inputs_embeds, is_placeholder, features, is_real, kind: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Puts the real ones of `features` `(N, T, D)` in the places of the placeholders, in order; and all in that order."""
-        features, num_features = first_wanted(features, is_real)  # (N * T, D)
-        self.check_counts(is_placeholder, num_features, kind, "features")
-        return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype)), features
+    def interleave(self, inputs_embeds, is_placeholder, features, num_features, kind: str) -> torch.Tensor:
+        """The first fusion: the first `num_features` of `features` `(N * T, D)` take the places of the placeholders, in order."""
+        check_counts(is_placeholder, num_features, kind, "features")
+        return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype))
 
-    def lay_out(
-        self, parts: dict[str, MMGPTMediaPart], inputs_embeds, position_ids, past_key_values
-    ) -> MMGPTMedia | None:
-        """The rows of all modalities beside the text, as the decoder's gated blocks take them."""
-        for kind, part in parts.items():
-            self.check_counts(part.is_placeholder, part.features.shape[0], kind, "rows")
+    def lay_beside_text(self, media: list[tuple], inputs_embeds, position_ids, past_key_values) -> MMGPTMedia | None:
+        """The second fusion, by cross-attention: all chunks beside the text, as the decoder's gated blocks take them.
+
+        `media`: name, mask of placeholders and features of each modality, `None` where the batch has none of it."""
+        parts = []
+        for kind, is_placeholder, outputs in media:
+            if outputs is not None:
+                check_counts(is_placeholder, outputs.pooler_output.shape[0], kind, "chunks")
+                is_real = None if outputs.attention_mask is None else outputs.attention_mask.bool()
+                parts.append(MMGPTMediaPart(is_placeholder, outputs.pooler_output, is_real))
         if parts:
             scope = self.config.cross_attention_scope
-            return gather_media(list(parts.values()), position_ids, cached_media(past_key_values), scope)
-        return no_media(inputs_embeds) if self.training and trains_with_others(self.language_model) else None
+            return gather_media(parts, position_ids, cached_media(past_key_values), scope)
+        return no_media(inputs_embeds) if self.training and trains_distributed(self.language_model) else None
 
-    @staticmethod
-    def check_counts(is_placeholder, given, kind: str, unit: str) -> None:
-        num_placeholders = is_placeholder.sum()
-        torch_compilable_check(
-            num_placeholders == given,
-            lambda: (
-                f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs give {int(given)} {unit} "
-                f"(in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
-                "and do not truncate its output."
-            ),
-        )
+    def feed_idle_encoders(self, inputs_embeds, has_images: bool, has_audio: bool) -> torch.Tensor:
+        """In distributed training, the smallest input for an encoder without media in this batch, whose features count with weight zero.
+
+        Other processes may have media for it: DistributedDataParallel would fail and FSDP and ZeRO-3 would hang, waiting for its
+        gradients (DeepSpeed#7170, trl#6617)."""
+        config = self.config
+        if config.vision_config is not None and not has_images:
+            parts = [self.vision_tower, self.vision_connector]
+            if self.tile_embedding is not None:
+                parts.append(self.tile_embedding)
+            if trains_distributed(*parts):
+                features = self.encode_images(inputs_embeds.new_zeros(smallest_image(config))).pooler_output
+                inputs_embeds = inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
+        if config.audio_config is not None and not has_audio:
+            parts = [self.audio_tower, self.audio_connector]
+            if trains_distributed(*parts):
+                features = self.encode_audio(inputs_embeds.new_zeros(smallest_audio(config))).pooler_output
+                inputs_embeds = inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
+        return inputs_embeds
 
     def image_blocks(self, is_image: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
         """A number for each run of image tokens, -1 for all others and for what is cached: `(batch, cached + new)`."""
@@ -284,14 +404,14 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         length, past_length, is_sliding = blocks.shape[1], past_key_values.get_seq_length(), past_key_values.is_sliding
         if isinstance(past_length, int) or all(is_sliding):
             return nn.functional.pad(blocks, (int(past_length), 0), value=-1)
-        # A static cache counts on the device, and its full size is known here: no number has to come back.
+        # A static cache counts on the device; its full size is known here, so the host need not wait for a number.
         size = past_key_values.get_mask_sizes(length, is_sliding.index(False))[0]
         places = torch.arange(length, device=blocks.device) + past_length
         return blocks.new_full((blocks.shape[0], size), -1).index_copy(1, places, blocks)
 
     @takes_cache
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=FORWARD_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -310,70 +430,73 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTModelOutputWithPast:
-        r"""
-        past_key_values (`Cache`, *optional*):
-            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
-        tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
-            Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
-        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
-            Rows and columns of patches, where `pixel_values` are patches of images of any shape.
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
-            The frames of all videos, one after the other.
-        num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Frames of each video. Not needed here; `get_video_features` tells videos apart by them.
-        input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
-            1 for frames of the sound, 0 for padding. `None`: every frame is sound.
-        audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
-            Windows of each sound. Not needed here; `get_audio_features` tells sounds apart by them.
-        image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
-            In the place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an
-            image encode it once.
-        audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each sound, *optional*):
-            In the place of `input_features`: the `pooler_output` of `get_audio_features`.
-        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
-
-        images = {"pixel_values": pixel_values, "tile_positions": tile_positions, "spatial_shapes": spatial_shapes}
-        sounds = {"input_features": input_features, "input_features_mask": input_features_mask}
-        videos = {"pixel_values": pixel_values_videos}
+        config = self.config
+        interleaves = config.fusion == "interleave"
+        if mm_encoder_outputs and not interleaves:
+            raise ValueError(
+                "mm_encoder_outputs need fusion='interleave': give this model pixel_values and input_features."
+            )
+        given = {kind: media.pooler_output for kind, media in (mm_encoder_outputs or {}).items()}
+        image_embeds, audio_embeds = given.get("image", image_embeds), given.get("audio", audio_embeds)
+        video_embeds = given.get("video")
         shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if name in kwargs}
-        encoded = {
-            "image": self.encode_or_take("image", self.encode_images, images, image_embeds, **shown),
-            "video": self.encode_or_take("image", self.encode_images, videos, None, **shown),
-            "audio": self.encode_or_take("audio", self.encode_audio, sounds, audio_embeds, **shown),
-        }
         if self.training:
-            sees = pixel_values is not None or pixel_values_videos is not None
-            inputs_embeds = self.feed_idle_towers(inputs_embeds, sees, input_features is not None)
-        is_placeholder = {
-            kind: self.placeholder_mask(input_ids, inputs_embeds, getattr(self.config, f"{kind}_token_id"))
-            for kind, media in encoded.items()
-            if media is not None
-        }  # each (B, L)
+            has_images = pixel_values is not None or pixel_values_videos is not None
+            inputs_embeds = self.feed_idle_encoders(inputs_embeds, has_images, input_features is not None)
 
-        hidden = {kind: None for kind in encoded}
-        if self.config.fusion == "cross_attention":
-            parts = {
-                kind: MMGPTMediaPart(mask, encoded[kind].pooler_output, encoded[kind].is_real)
-                for kind, mask in is_placeholder.items()
-            }
-            kwargs["media"] = self.lay_out(parts, inputs_embeds, position_ids, past_key_values)
-        for kind in is_placeholder:
-            features, is_real = encoded[kind].pooler_output, encoded[kind].is_real
-            if self.config.fusion == "interleave":
-                inputs_embeds, hidden[kind] = self.interleave(
-                    inputs_embeds, is_placeholder[kind], features, is_real, kind
-                )
-            else:
-                hidden[kind] = first_wanted(features, is_real)[0]
-        if self.config.bidirectional_images and is_placeholder.keys() & {"image", "video"}:
-            is_seen = sum(is_placeholder[kind] for kind in is_placeholder if kind != "audio") > 0
-            kwargs["block_sequence_ids"] = self.image_blocks(is_seen, past_key_values)
+        # Images: whole ones, tiles, or patches of any shape.
+        image_outputs = is_image = image_features = None
+        if image_embeds is not None:
+            image_outputs = self.take_embeds(image_embeds, "image", pixel_values)
+        elif pixel_values is not None:
+            image_outputs = self.encode_images(pixel_values, tile_positions, spatial_shapes, **shown)
+        if image_outputs is not None:
+            is_image = self.placeholder_mask(input_ids, inputs_embeds, config.image_token_id)  # (B, L)
+            image_features, count = real_first(image_outputs)  # (N * T, D)
+            if interleaves:
+                inputs_embeds = self.interleave(inputs_embeds, is_image, image_features, count, "image")
+
+        # Videos: each frame is an image.
+        video_outputs = is_video = video_features = None
+        if video_embeds is not None:
+            video_outputs = self.take_embeds(video_embeds, "video", pixel_values_videos)
+        elif pixel_values_videos is not None:
+            video_outputs = self.encode_images(pixel_values_videos, **shown)
+        if video_outputs is not None:
+            is_video = self.placeholder_mask(input_ids, inputs_embeds, config.video_token_id)
+            video_features, count = real_first(video_outputs)
+            if interleaves:
+                inputs_embeds = self.interleave(inputs_embeds, is_video, video_features, count, "video")
+
+        # Audio, in windows.
+        audio_outputs = is_audio = audio_features = None
+        if audio_embeds is not None:
+            audio_outputs = self.take_embeds(audio_embeds, "audio", input_features)
+        elif input_features is not None:
+            audio_outputs = self.encode_audio(input_features, input_features_mask, **shown)
+        if audio_outputs is not None:
+            is_audio = self.placeholder_mask(input_ids, inputs_embeds, config.audio_token_id)
+            audio_features, count = real_first(audio_outputs)
+            if interleaves:
+                inputs_embeds = self.interleave(inputs_embeds, is_audio, audio_features, count, "audio")
+
+        if not interleaves:
+            media = [
+                ("image", is_image, image_outputs),
+                ("video", is_video, video_outputs),
+                ("audio", is_audio, audio_outputs),
+            ]
+            kwargs["media"] = self.lay_beside_text(media, inputs_embeds, position_ids, past_key_values)
+        masks = [mask for mask in (is_image, is_video) if mask is not None]
+        if config.bidirectional_images and masks:
+            kwargs["block_sequence_ids"] = self.image_blocks(torch.stack(masks).any(0), past_key_values)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -389,13 +512,48 @@ class MMGPTModel(MediaEncoderMixin, MMGPTPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.get("router_logits"),
-            image_hidden_states=hidden["image"],
-            audio_hidden_states=hidden["audio"],
-            video_hidden_states=hidden["video"],
-            image_outputs=encoded["image"],
-            audio_outputs=encoded["audio"],
-            video_outputs=encoded["video"],
+            image_hidden_states=image_features,
+            audio_hidden_states=audio_features,
+            video_hidden_states=video_features,
+            image_outputs=image_outputs,
+            audio_outputs=audio_outputs,
+            video_outputs=video_outputs,
         )
+
+
+def real_first(media: MMGPTMediaOutput) -> tuple[torch.Tensor, int | torch.Tensor]:
+    """All features `(N * T, D)`, those of media first, in their order, and padding last; and how many are of media.
+
+    That number stays on the device."""
+    features = media.pooler_output.flatten(0, 1)
+    if media.attention_mask is None:
+        return features, features.shape[0]
+    is_real = media.attention_mask.bool()
+    return features[true_first(is_real)], is_real.sum()
+
+
+def check_counts(is_placeholder: torch.Tensor, given, kind: str, unit: str) -> None:
+    num_placeholders = is_placeholder.sum()
+    torch_compilable_check(
+        num_placeholders == given,
+        lambda: (
+            f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs yield {int(given)} {unit} "
+            f"(in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
+            "and do not truncate its output."
+        ),
+    )
+
+
+def trains_distributed(*parts: nn.Module) -> bool:
+    """Whether gradients of `parts` are about to be computed here and gathered from other processes."""
+    distributed = torch.distributed
+    return (
+        torch.is_grad_enabled()
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+        and any(parameter.requires_grad for part in parts for parameter in part.parameters())
+    )
 
 
 def media_tokens(config: MMGPTConfig) -> dict[str, int]:
@@ -404,7 +562,25 @@ def media_tokens(config: MMGPTConfig) -> dict[str, int]:
     return {kind: token for kind, token in tokens.items() if token is not None}
 
 
-@auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and sounds in, text out.")
+def tied_head(model: PreTrainedModel) -> dict[str, str]:
+    """Which parameter the head shares when it is tied to the embeddings, under the decoder's own name for them."""
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    return {"lm_head.weight": f"{name}.weight"}
+
+
+def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
+    """What decoders of some other families do to the logits after the head."""
+    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * factor
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / divisor
+    if (bound := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+        logits = nn.functional.tanh(logits / bound) * bound
+    return logits
+
+
+@auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and audio in, text out.")
 class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -415,7 +591,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
         self._tied_weights_keys = tied_head(self)
-        # A placeholder in an answer would stand for no medium. What is saved with the checkpoint may say otherwise.
+        # A placeholder in an answer would stand for no media. What is saved with the checkpoint may say otherwise.
         self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
 
@@ -433,8 +609,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         return self.model.media_cache(max_items)
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
-        # Media go in with the prompt only: transformers drops pixel_values and input_features after the first step, but not
-        # what is encoded already, which not all of its models take in the place of pixels.
+        # Media go in with the prompt only. transformers drops pixel_values, input_features and mm_encoder_outputs after the first step,
+        # but not features under our own names.
         check_generation(self.config.text_config, input_ids, inputs_embeds, is_first_iteration)
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in EMBEDS.values():
@@ -443,9 +619,26 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
 
-    def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
-        """`transformers serve` gives the processor in the place of the tokenizer, which stop strings are looked up in."""
-        return super()._get_stopping_criteria(*args, tokenizer=getattr(tokenizer, "tokenizer", tokenizer), **kwargs)
+    def _supports_mm_encoder_outputs(self) -> bool:
+        """Whether `generate()` encodes images and videos before it reads the prompt (transformers 5.18 and later). It expects a placeholder
+        for each feature, which cross-attention does not have."""
+        return self.config.fusion == "interleave"
+
+    def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
+        """Where transformers encodes images and videos: audio, and features that came encoded, join them in `mm_encoder_outputs`."""
+        if self._supports_mm_encoder_outputs():
+            encoded = model_kwargs.setdefault("mm_encoder_outputs", {})
+            for kind, name in EMBEDS.items():
+                if (embeds := model_kwargs.pop(name, None)) is not None:
+                    is_one_piece = isinstance(embeds, torch.Tensor) and embeds.ndim == 2
+                    # As many pieces as vectors: transformers repeats whole pieces, each with its sample.
+                    embeds = embeds.split(1) if is_one_piece else list(embeds)
+                    encoded[kind] = BaseModelOutputWithPooling(pooler_output=embeds)
+            if model_kwargs.get("input_features") is not None and encoded.get("audio") is None:
+                names = (*MEDIA_INPUTS["audio"], CHUNK_COUNTS["audio"])
+                audio = {name: model_kwargs.pop(name) for name in names if name in model_kwargs}
+                encoded["audio"] = self.model.get_audio_features(**audio)
+        return super()._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """Beams and several answers for each prompt: media are repeated with the samples that they belong to."""
@@ -463,6 +656,30 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         )
         return input_ids, model_kwargs | media
 
+    def _get_candidate_generator(self, *, model_kwargs, **kwargs):
+        """Assisted decoding: an assistant drafts from the text alone, for it may have no encoders, or others than this model."""
+        text = {name: value for name, value in model_kwargs.items() if name not in MEDIA_ARGUMENTS}
+        return super()._get_candidate_generator(model_kwargs=text, **kwargs)
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
+        """Refuses `prefill_chunk_size` for a prompt with media where its chunks would not get theirs."""
+        reason = None
+        if self.config.fusion == "cross_attention":
+            reason = "fusion='cross_attention' keeps media beside the text"
+        elif self.config.bidirectional_images:
+            reason = "bidirectional_images needs whole images"
+        elif not CHUNKED_PREFILL_TAKES_MEDIA:
+            reason = "transformers before 5.23 loses media"
+        if generation_config.prefill_chunk_size is not None and reason is not None:
+            media = [model_kwargs.get(name) for name in MEDIA_ARGUMENTS]
+            if any(one is not None and len(one) for one in media):
+                raise ValueError(f"prefill_chunk_size cannot cut a prompt with media here: {reason}. Leave it out.")
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+
+    def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
+        """`transformers serve` passes the processor in place of the tokenizer, which stop strings are looked up in."""
+        return super()._get_stopping_criteria(*args, tokenizer=getattr(tokenizer, "tokenizer", tokenizer), **kwargs)
+
     @staticmethod
     def create_masks_for_generate(config, attention_mask, is_first_iteration=False, **kwargs):
         if config.bidirectional_images and is_first_iteration:
@@ -471,7 +688,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
 
     @takes_cache
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=FORWARD_ARGS + HEAD_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -493,32 +710,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMGPTCausalLMOutputWithPast:
-        r"""
-        past_key_values (`Cache`, *optional*):
-            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
-        tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
-            Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
-        spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
-            Rows and columns of patches, where `pixel_values` are patches of images of any shape.
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
-            The frames of all videos, one after the other.
-        num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Frames of each video. Not needed here; `get_video_features` tells videos apart by them.
-        input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
-            1 for frames of the sound, 0 for padding. `None`: every frame is sound.
-        audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
-            Windows of each sound. Not needed here; `get_audio_features` tells sounds apart by them.
-        image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
-            In the place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an
-            image encode it once.
-        audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each sound, *optional*):
-            In the place of `input_features`: the `pooler_output` of `get_audio_features`.
-        skip_logits (`bool`, *optional*, defaults to `False`):
-            With `labels`: work out the loss alone, from the logits of the tokens to be learnt, and return none. Prompts, media
-            and padding then cost no time or memory in the head.
-        """
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -534,6 +728,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             **{CACHE: past_key_values},
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
         text = self.config.text_config
@@ -542,13 +737,11 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         if skip_logits:
             hidden_states, kwargs["shift_labels"] = keep_labelled(hidden_states, labels, kwargs.get("shift_labels"))
         logits = finish_logits(self.lm_head(hidden_states), text)  # (B, L or kept, V), or (labelled tokens, V)
-        loss = aux_loss = None
+        loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=text.vocab_size, **kwargs)
-        if outputs.router_logits and text.model_type == "mmgpt_text":
-            aux_loss = balancing_loss(outputs.router_logits, text, attention_mask)
-            if loss is not None:
-                loss = add_balancing_loss(loss, aux_loss, text, labels, **kwargs)
+        router_logits = outputs.router_logits if text.model_type == "mmgpt_text" else None
+        loss, aux_loss = add_balancing_loss(loss, router_logits, text, attention_mask, labels, **kwargs)
         return MMGPTCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,

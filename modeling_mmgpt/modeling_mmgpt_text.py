@@ -3,7 +3,7 @@
 positions   sinusoidal | learned | rotary (partial, scaled) | none
 norms       layernorm | rmsnorm, before (pre) or after (post) each residual sum; norms on queries and keys
 attention   softmax(Q K^T / sqrt(d_k)) V: multi-head, grouped-query, multi-query; full and sliding layers
-mlp         two matrices with any activation, or gated; a mixture of experts (experts_mmgpt.py)
+mlp         two matrices with any activation, or gated; a mixture of experts (layers_mmgpt.py)
 residuals   one after the other, or in parallel
 media       gated cross-attention before every k-th layer, or none (cross_attention_mmgpt.py)
 head        softmax(W h + b), tied to the embeddings or not
@@ -29,22 +29,45 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mmgpt import MMGPTTextConfig
-from .cross_attention_mmgpt import MMGPTGatedCrossAttention, MMGPTMedia, MMGPTSight, look_up_media
-from .experts_mmgpt import MMGPTExperts, MMGPTMixture, MMGPTRouter, add_balancing_loss, balancing_loss
+from .cross_attention_mmgpt import (
+    MMGPTCrossAttentionMask,
+    MMGPTGatedCrossAttention,
+    MMGPTMedia,
+    make_cross_attention_mask,
+)
 from .layers_mmgpt import (
+    CACHE,
     MMGPTMLP,
     AttentionProjections,
+    MMGPTExperts,
+    MMGPTMixture,
+    MMGPTRouter,
+    add_balancing_loss,
     eager_attention_forward,
     make_norm,
     sinusoidal_positions,
+    takes_cache,
 )
-from .releases_mmgpt import CACHE, takes_cache
 from .requests_mmgpt import bad_request, check_length, longest_input
 from .saving_mmgpt import CompleteFolderMixin
 
 
+# Of every forward that takes a cache.
+CACHE_ARGS = r"""
+past_key_values (`Cache`, *optional*):
+    Keys and values of earlier tokens; also accepted as `cache`, its name from transformers 5.24 on.
+"""
+
+DECODER_ARGS = r"""
+block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
+    Tokens with the same number attend to one another in both directions, as the patches of an image do; -1: causally.
+media (`MMGPTMedia`, *optional*):
+    New media for the gated blocks; those of earlier calls are in the cache.
+"""
+
+
 def positions_from_mask(attention_mask: torch.Tensor, length: int) -> torch.Tensor:
-    """The ordinal of each of the last `length` tokens among the real ones: padding on either side does not move them."""
+    """The position of each of the last `length` tokens, counted without padding, on whichever side it stands."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]  # (B, L)
 
 
@@ -83,13 +106,13 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns the first `cos.shape[-1]` coordinates of each head by its position; the rest, if any, stay as they are."""
+    """Rotates the first `cos.shape[-1]` coordinates of each head by its position; the rest, if any, stay as they are."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, L, E_rot)
     rotary_dim = cos.shape[-1]
     if rotary_dim == x.shape[-1]:
         return x * cos + rotate_half(x) * sin
-    turned, kept = x[..., :rotary_dim], x[..., rotary_dim:]
-    return torch.cat((turned * cos + rotate_half(turned) * sin, kept), dim=-1)
+    rotated, kept = x[..., :rotary_dim], x[..., rotary_dim:]
+    return torch.cat((rotated * cos + rotate_half(rotated) * sin, kept), dim=-1)
 
 
 class MMGPTAttention(AttentionProjections):
@@ -142,13 +165,13 @@ class MMGPTAttention(AttentionProjections):
 
 
 class MMGPTDecoderLayer(GradientCheckpointingLayer):
-    """One block. The three ways of the residual stream x:
+    """One block, with the residual stream x in one of three arrangements:
 
     pre        x = x + attention(norm(x));  x = x + mlp(norm(x))
     post       x = norm(x + attention(x));  x = norm(x + mlp(x))
     parallel   x = x + attention(norm(x)) + mlp(norm'(x))
 
-    A gated block before it, where the config wants one, lets x look at the media.
+    Where the config asks for it, a gated cross-attention block stands before it, in which x attends to the media.
     """
 
     def __init__(self, config: MMGPTTextConfig, layer_idx: int):
@@ -171,11 +194,11 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         media_states: torch.Tensor | None = None,
-        sight: MMGPTSight | None = None,
+        media_mask: MMGPTCrossAttentionMask | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        if self.cross_block is not None and sight is not None:
-            hidden_states = self.cross_block(hidden_states, media_states, sight, kwargs["past_key_values"])
+        if self.cross_block is not None and media_mask is not None:
+            hidden_states = self.cross_block(hidden_states, media_states, media_mask, kwargs["past_key_values"])
         if self.norm_placement == "post":
             attended, _ = self.self_attn(hidden_states, **kwargs)
             hidden_states = self.input_layernorm(hidden_states + self.drop(attended))
@@ -212,12 +235,12 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Normal(0, initializer_range) matrices, zero biases, unit norms, and GPT-2's smaller residual projections."""
+        """Matrices from Normal(0, initializer_range), zero biases, unit norms, and GPT-2's smaller residual projections."""
         super()._init_weights(module)
         std = residual_std = self.config.initializer_range
         if self.config.scale_residual_init:
             residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
-        # Marked on the matrix itself: transformers passes over modules of remote code that own no parameters.
+        # The mark is on the matrix itself: in remote code transformers passes over modules that own no parameters.
         if isinstance(module, nn.Linear) and getattr(module, "writes_residual", False):
             init.normal_(module.weight, mean=0.0, std=residual_std)
         elif isinstance(module, MMGPTRouter):
@@ -248,7 +271,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
     @takes_cache
     @merge_with_config_defaults
     @capture_outputs
-    @auto_docstring
+    @auto_docstring(custom_args=CACHE_ARGS + DECODER_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -261,14 +284,6 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         media: MMGPTMedia | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeModelOutputWithPast:
-        r"""
-        past_key_values (`Cache`, *optional*):
-            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
-        block_sequence_ids (`torch.LongTensor` of shape `(batch_size, cached + new tokens)`, *optional*):
-            Tokens with the same number see one another in both directions, as the patches of an image do; -1: only backwards.
-        media (`MMGPTMedia`, *optional*):
-            New media for the gated blocks; those of earlier calls are in the cache.
-        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the decoder exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -280,14 +295,14 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
 
         masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids)
-        media_states, sight = self.prepare_media(media, past_key_values, inputs_embeds)
+        media_states, media_mask = self.prepare_media(media, past_key_values, inputs_embeds)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
                 media_states,
-                sight=sight,
+                media_mask=media_mask,
                 attention_mask=masks[layer_type],
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
@@ -297,20 +312,23 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             )  # (B, L, D)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: past_key_values})
 
-    def prepare_media(self, media, past_key_values, inputs_embeds) -> tuple[torch.Tensor | None, MMGPTSight | None]:
-        """New media as the gated blocks take them `(B, S, D)`, and what each new token sees of these and of earlier ones.
-
-        Places are added as in Vaswani et al. 2017: attention alone would hear a sound in any order."""
+    def prepare_media(
+        self, media, past_key_values, inputs_embeds
+    ) -> tuple[torch.Tensor | None, MMGPTCrossAttentionMask | None]:
+        """New media as the gated blocks take them `(B, S, D)`, and the cross-attention mask over these and earlier ones."""
         if self.media_norm is None:
             return None, None
-        sight = look_up_media(self.config, media, past_key_values, inputs_embeds.shape[1], inputs_embeds.dtype)
+        mask = make_cross_attention_mask(
+            self.config, media, past_key_values, inputs_embeds.shape[1], inputs_embeds.dtype
+        )
         if media is None:
-            return None, sight
+            return None, mask
         states = self.media_norm(media.states.to(inputs_embeds.dtype))
-        return states + sinusoidal_positions(media.positions, states.shape[-1], states.dtype), sight
+        # Attention alone knows no order: without positions, audio played backwards would be the same.
+        return states + sinusoidal_positions(media.positions, states.shape[-1], states.dtype), mask
 
     def default_positions(self, inputs_embeds, attention_mask, past_key_values) -> torch.Tensor:
-        """Positions when none are given: 0, 1, 2, ... over the tokens that are not padding."""
+        """The positions if none are given: 0, 1, 2, ... over the tokens that are not padding."""
         length = inputs_embeds.shape[1]
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
             return positions_from_mask(attention_mask, length)
@@ -345,7 +363,7 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
 
 
 def refuse_too_long(text_config, length: int) -> None:
-    """A learned position table has an end; every other kind of position goes on."""
+    """Only learned positions end: the table has `max_position_embeddings` of them."""
     if (
         getattr(text_config, "position_embedding_type", None) != "learned"
         or length <= text_config.max_position_embeddings
@@ -358,8 +376,8 @@ def refuse_too_long(text_config, length: int) -> None:
 
 
 def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: bool) -> None:
-    """Refuses a prompt without room for an answer, and every step beyond the positions that were learned. Servers and pipelines hand
-    some texts straight to `generate()`. For more than a decoder was made for, raise its `max_position_embeddings`."""
+    """Refuses a prompt that leaves no room for an answer, and every step beyond the learned positions. Servers and pipelines hand some
+    texts straight to `generate()`, so it is checked here. To read more than a decoder was made for, raise `max_position_embeddings`."""
     length = input_ids.shape[1]
     if is_first_iteration:
         prompt_length = length or (0 if inputs_embeds is None else inputs_embeds.shape[1])
@@ -389,7 +407,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
 
     @takes_cache
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=CACHE_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -402,10 +420,6 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeCausalLMOutputWithPast:
-        r"""
-        past_key_values (`Cache`, *optional*):
-            Keys and values of earlier tokens; also taken as `cache`, its name from transformers 5.24 on.
-        """
         outputs: MoeModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -419,11 +433,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        aux_loss = None
-        if outputs.router_logits:
-            aux_loss = balancing_loss(outputs.router_logits, self.config, attention_mask)
-            if loss is not None:
-                loss = add_balancing_loss(loss, aux_loss, self.config, labels, **kwargs)
+        loss, aux_loss = add_balancing_loss(loss, outputs.router_logits, self.config, attention_mask, labels, **kwargs)
         return MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
@@ -436,7 +446,7 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
 
 
 def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The positions whose logits are wanted: the last `logits_to_keep` (0: all), or those a 1-D tensor names."""
+    """The positions whose logits are asked for: the last `logits_to_keep` (0: all), or those that a 1-D tensor lists."""
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
     return hidden_states[:, logits_to_keep]
@@ -445,9 +455,9 @@ def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -
 def keep_labelled(
     hidden_states: torch.Tensor, labels: torch.Tensor, shift_labels: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The positions that predict something, `(N, D)`, and what: `(N,)`. The loss of all others is nothing, their logits no use.
+    """The positions that have a label, `(N, D)`, and their labels `(N,)`: all others add nothing to the loss.
 
-    How many they are, the host has to know: it waits for the device once, behind the decoder."""
+    Their number decides a shape, so the host waits for the device once, after the decoder."""
     if shift_labels is None:
         shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]  # (B, L)
     is_labelled = shift_labels != -100

@@ -4,10 +4,12 @@ summarization, translation     text                    -> [{"summary_text"}], [{
 question-answering             question and context    -> {"answer", "score", "start", "end"}
 visual-question-answering      image and question      -> [{"answer", "score"}]
 image-to-text                  image                   -> [{"generated_text"}]
-automatic-speech-recognition   sound of any length     -> {"text"}, with return_timestamps=True also {"chunks"}
+automatic-speech-recognition   audio of any length     -> {"text"}, with return_timestamps=True also {"chunks"}
 
-A task is a prompt (prompts_mmgpt.py), how its input is read, and how its answer is written. Of the tasks that transformers
-still has, any-to-any and image-text-to-text stand here because its own classes refuse batches of a model that hears.
+A task is a prompt (chat_templates_mmgpt.py), how its input is read, and how its answer is written. Of the tasks that transformers
+still has, any-to-any and image-text-to-text are here because its own classes refuse batches for models that take audio.
+
+Media are opened by the processor: text checkpoints carry this file too, but nothing that decodes media.
 """
 
 import copy
@@ -19,8 +21,7 @@ import torch
 from transformers import AnyToAnyPipeline, ImageTextToTextPipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from .media_loading_mmgpt import load_audio, load_image
-from .prompts_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
+from .chat_templates_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
 
 
 # An answer ends by itself; this bounds one that does not.
@@ -29,7 +30,7 @@ MAX_NEW_TOKENS = 256
 
 @dataclass
 class Request:
-    """One question to the model: its prompt, the media before it, and what writing the answer will need."""
+    """One request to the model: its prompt, the media before it, and what `postprocess` needs to know about it."""
 
     prompt: str
     media: list[dict] = field(default_factory=list)
@@ -42,14 +43,14 @@ class Request:
 
 
 class MMGPTTaskPipeline(ChunkPipeline):
-    """A task as questions to the model. A batch holds questions and becomes tensors in one go, by the processor, which knows
-    on which side text and on which side sounds are filled up.
+    """A task as requests to the model. A batch of requests becomes tensors at once, by the processor, which knows on which side text
+    and on which side audio is padded.
 
     Given at construction or at a call: `prompt` in place of the checkpoint's, the task's own options, and whatever
     `generate()` takes, as it is or in `generate_kwargs`.
     """
 
-    _load_processor = None  # a model that only reads has a tokenizer and no processor
+    _load_processor = None  # a text-only model has a tokenizer and no processor
     _load_tokenizer = True
     _load_feature_extractor = False
     _load_image_processor = False
@@ -70,6 +71,9 @@ class MMGPTTaskPipeline(ChunkPipeline):
     def ask(self, inputs, prompt: str | None = None, **options):
         """The requests that one input becomes."""
         raise NotImplementedError
+
+    def image_part(self, image) -> dict:
+        return {"type": "image", "image": self.processor.load_image(image, "the image")}
 
     def fill(self, prompt: str | None, task: str, **fields) -> str:
         prompts = DEFAULT_PROMPTS if self.processor is None else self.processor.prompts
@@ -135,7 +139,7 @@ class MMGPTTaskPipeline(ChunkPipeline):
 
 
 class MMGPTTextPipeline(MMGPTTaskPipeline):
-    """A text in, a text out. A text gives a list with its answer; a list of texts, a list with an answer for each."""
+    """A text in, a text out. For a text, a list with its answer; for a list of texts, a list with an answer for each."""
 
     kind: str  # the task
     key: str  # of the answer
@@ -167,7 +171,7 @@ class MMGPTTranslationPipeline(MMGPTTextPipeline):
 
 class MMGPTQuestionAnsweringPipeline(MMGPTTaskPipeline):
     """`question=` and `context=`, each a text or a list, or dictionaries of the two. `start` and `end` say where the answer
-    stands in the context; they are `None` where it does not, for the model answers in its own words."""
+    is in the context; they are `None` where it is not, since the model answers in its own words."""
 
     scored = True
 
@@ -203,7 +207,7 @@ class MMGPTVisualQuestionAnsweringPipeline(MMGPTTaskPipeline):
     def ask(self, inputs, prompt=None):
         require("visual-question-answering", inputs, "question", "image")
         text = self.fill(prompt, "visual-question-answering", question=inputs["question"])
-        yield Request(text, [image_part(inputs["image"])])
+        yield Request(text, [self.image_part(inputs["image"])])
 
     def postprocess(self, outputs):
         return [{"score": answer["score"], "answer": answer["text"]} for answer in outputs[0]["answers"]]
@@ -216,7 +220,7 @@ class MMGPTVisualQuestionAnsweringPipeline(MMGPTTaskPipeline):
 
 class MMGPTImageToTextPipeline(MMGPTTaskPipeline):
     def ask(self, inputs, prompt=None):
-        yield Request(self.fill(prompt, "image-to-text"), [image_part(inputs)])
+        yield Request(self.fill(prompt, "image-to-text"), [self.image_part(inputs)])
 
     def postprocess(self, outputs):
         return [{"generated_text": answer["text"]} for answer in outputs[0]["answers"]]
@@ -225,10 +229,10 @@ class MMGPTImageToTextPipeline(MMGPTTaskPipeline):
 class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
     """A path, a URL, bytes, a waveform at the model's rate, or `{"raw" or "array", "sampling_rate"}`.
 
-    A sound longer than `chunk_length_s` seconds (by default: than what the model hears at once, if that is bounded) is heard
+    Audio longer than `chunk_length_s` seconds (by default: than what the model takes at once, if that is bounded) is transcribed
     in pieces. It is cut where it is quietest within the last `stride_length_s` seconds of a piece (by default a sixth of it),
-    so that no word is heard twice and few are cut. With `return_timestamps=True`, `chunks` tells when what was said: phrase by
-    phrase if the checkpoint was trained for that, else piece by piece.
+    so that no word is transcribed twice and few are cut. With `return_timestamps=True`, `chunks` has the times: of each phrase if
+    the checkpoint was trained for that, else of each piece.
     """
 
     options = ("chunk_length_s", "stride_length_s", "return_timestamps")
@@ -238,7 +242,7 @@ class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
         rate = extractor.sampling_rate
         if isinstance(inputs, dict) and "raw" in inputs:
             inputs = {"array": inputs["raw"], "sampling_rate": inputs["sampling_rate"]}
-        waveform = load_audio(inputs, rate, "the sound")
+        waveform = self.processor.load_audio(inputs, "the audio")
         if chunk_length_s is None and self.processor.fixed_audio_window:
             chunk_length_s = extractor.chunk_length
         length = round(chunk_length_s * rate) if chunk_length_s else len(waveform)
@@ -272,12 +276,8 @@ def require(task: str, inputs, *names: str) -> None:
             raise ValueError(f"{task} takes {' and '.join(names)}, but {name} is {inputs.get(name)!r}.")
 
 
-def image_part(image) -> dict:
-    return {"type": "image", "image": load_image(image, "the image")}
-
-
 def paired(inputs, **named):
-    """Dictionaries of what is named: one, or a list of them where one or the other is a list. Given `inputs` are left as they are."""
+    """Dictionaries of what is named: one, or a list of them where one or the other is a list. Given `inputs` stay as they are."""
     if inputs is not None:
         return inputs
     lengths = {len(value) for value in named.values() if isinstance(value, list)}
@@ -287,7 +287,7 @@ def paired(inputs, **named):
         raise ValueError(f"{' and '.join(named)} are lists of different lengths: {sorted(lengths)}.")
     length = lengths.pop()
     columns = [value if isinstance(value, list) else [value] * length for value in named.values()]
-    return [dict(zip(named, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [dict(zip(named, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def pieces(waveform: np.ndarray, length: int, stride: int, window: int) -> list[tuple[int, int]]:
@@ -323,8 +323,8 @@ def timed_phrases(text: str, start: float, end: float) -> list[dict]:
 class ProcessorBatchingMixin:
     """Batches of transformers' own multimodal pipelines, made by the processor.
 
-    They fill up finished samples, and refuse when text goes on the left (as generation needs) and sounds on the right (as a
-    feature extractor does). Here a sample waits as it came, and the whole batch goes through their `preprocess` at once."""
+    They pad samples that are tensors already, and refuse when text is padded on the left (as generation needs) and audio on the
+    right (as a feature extractor does). Here a sample waits as it came, and the batch goes through their `preprocess` at once."""
 
     _load_tokenizer = True  # without one, transformers makes no batches; only its being there counts
 
@@ -360,12 +360,11 @@ class ProcessorBatchingMixin:
         return prepared
 
     def decoded(self, inputs):
-        """Sounds of `{"text", "audio"}`: transformers would have torchcodec open them."""
+        """Decodes the audio of `{"text", "audio"}`, for which transformers would need torchcodec."""
         if not isinstance(inputs, dict) or inputs.get("audio") is None:
             return inputs
-        sounds = inputs["audio"] if isinstance(inputs["audio"], (list, tuple)) else [inputs["audio"]]
-        rate = self.processor.feature_extractor.sampling_rate
-        return {**inputs, "audio": [load_audio(sound, rate, f"sound {i}") for i, sound in enumerate(sounds)]}
+        clips = inputs["audio"] if isinstance(inputs["audio"], (list, tuple)) else [inputs["audio"]]
+        return {**inputs, "audio": [self.processor.load_audio(clip, f"audio {i}") for i, clip in enumerate(clips)]}
 
     def merged(self, inputs: list):
         """Samples of text, or of text and media, as one sample with lists."""
@@ -387,7 +386,7 @@ class Waiting:
 
 class MMGPTAnyToAnyPipeline(ProcessorBatchingMixin, AnyToAnyPipeline):
     def __init__(self, *args, **kwargs):
-        # Past AnyToAnyPipeline's own, which (in transformers 5.17) demands librosa of all that hear: soundfile opens ours.
+        # Past AnyToAnyPipeline's own, which (in transformers 5.17) demands librosa of all models with audio: soundfile opens ours.
         super(AnyToAnyPipeline, self).__init__(*args, **kwargs)
 
 

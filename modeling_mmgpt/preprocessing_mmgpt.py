@@ -1,14 +1,25 @@
-"""Media to rows of a tower's input: images and their tiles, windows of sounds, frames of videos.
+"""Media to chunks, what an encoder takes one of: images and their tiles, windows of audio, frames of videos.
 
-Each function runs one of transformers' processors and gives what the model takes.
+Each function runs one of transformers' processors and returns what the model takes.
 """
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers.image_utils import get_image_size
 
-from .token_counts_mmgpt import NATIVE_TOWERS, audio_windows, most_tiles
-from .vllm_mmgpt import in_vllm
+from .token_counts_mmgpt import (
+    audio_windows,
+    most_tiles,
+    shortest_audio,
+    takes_fixed_window,
+    takes_only_patches,
+    window_frames,
+)
+from .tower_families_mmgpt import vision_family
+from .vllm_mmgpt import in_vllm, pad_end
 
 
 FPS, NUM_FRAMES = 1.0, 32  # of videos, where their processor names none
@@ -39,13 +50,13 @@ def cuts_tiles(image_processor) -> bool:
 
 
 def check_image_processor(config, image_processor) -> None:
-    """Refuses an image processor that makes another form of input than the vision tower takes."""
-    kind = config.vision_config.model_type
+    """Refuses an image processor that makes another form of input than the vision encoder takes."""
+    kind, family = config.vision_config.model_type, vision_family(config.vision_config)
     any_size, tiles = takes_any_size(image_processor), cuts_tiles(image_processor)
     name = type(image_processor).__name__
-    if any_size != (kind in NATIVE_TOWERS) and not (any_size and kind == "mmgpt_patch"):
-        takes = "images of any shape as patches" if kind in NATIVE_TOWERS else "images of one size"
-        raise ValueError(f"The model's {kind!r} tower takes {takes}, which {name} does not make: use another one.")
+    if not (family.patches if any_size else family.pixels):
+        takes = "images of any shape as patches" if takes_only_patches(config.vision_config) else "images of one size"
+        raise ValueError(f"The model's {kind!r} encoder takes {takes}, which {name} does not make: use another one.")
     if tiles != (config.vision_max_tiles is not None):
         raise ValueError(
             f"vision_max_tiles is {config.vision_max_tiles} but {name} cuts {'tiles' if tiles else 'none'}: tiles need both, "
@@ -57,11 +68,21 @@ def check_image_processor(config, image_processor) -> None:
         )
 
 
-def image_rows(image_processor, images: list, **kwargs) -> dict:
+def check_feature_extractor(config, feature_extractor) -> None:
+    """Refuses a feature extractor whose windows are not as long as those of the audio encoder."""
+    audio, longest = config.audio_config, framing(feature_extractor).longest
+    if takes_fixed_window(audio) and longest != window_frames(audio):
+        raise ValueError(
+            f"The model's {audio.model_type!r} encoder takes spectrograms of {window_frames(audio)} frames, but those of "
+            f"{type(feature_extractor).__name__} have {longest or 'any number'}: use the feature extractor of its checkpoint."
+        )
+
+
+def image_chunks(image_processor, images: list, **kwargs) -> dict:
     """`pixel_values`, with `tile_positions` of a processor that cuts tiles and `spatial_shapes` of one that takes any size."""
     if takes_any_size(image_processor):
         processed = image_processor(images, **{**kwargs, "return_tensors": "pt"})
-        # The processor fills up to its own maximum. In vLLM it stays so: an image must not depend on its neighbours there.
+        # The processor pads to its own maximum. In vLLM it stays so: an image must not depend on its neighbours there.
         longest = None if in_vllm() else int(processed["spatial_shapes"].prod(-1).max())
         return {
             "pixel_values": processed["pixel_values"][:, :longest],
@@ -72,7 +93,7 @@ def image_rows(image_processor, images: list, **kwargs) -> dict:
     pixel_values, positions = [], []
     for image in images:
         rows, columns = tile_grid(image_processor, *size_of(image), **kwargs)
-        # Asked for so many tiles and no fewer, the processor has one choice of the grid's shape: ours.
+        # Asked for exactly so many tiles, the processor has one choice of the grid's shape: ours.
         options = {**kwargs, "return_tensors": "pt", "min_patches": rows * columns, "max_patches": rows * columns}
         pixel_values.append(image_processor(image, **options)["pixel_values"])
         positions += tile_positions(rows, columns)
@@ -114,7 +135,7 @@ def patch_grid(
     return height // side, width // side
 
 
-def row_size(processor) -> tuple[int, int]:
+def chunk_size(processor) -> tuple[int, int]:
     """Height and width of what an image or video processor makes of each image, tile or frame."""
     size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
     return size["height"], size["width"]
@@ -125,8 +146,44 @@ def size_of(image) -> tuple[int, int]:
     return (image.height, image.width) if hasattr(image, "height") else get_image_size(image)
 
 
-def audio_rows(feature_extractor, waveforms: list, window: int | None, shortest: int, **kwargs) -> dict:
-    """`input_features` and `input_features_mask`; with a `window` also `audio_windows`, how many each sound was cut into.
+class Framing(NamedTuple):
+    """How a feature extractor makes frames of samples; of a waveform each sample is a frame."""
+
+    hop: int  # samples from one frame to the next
+    overlap: int  # samples by which a frame is longer than that
+    longest: int | None  # frames of the windows that it pads to; None: any number
+    least: int  # samples that it needs
+    counts_begun: bool  # whether a frame that padding completes counts as audio
+
+    def samples(self, num_frames: int) -> int:
+        return num_frames * self.hop + self.overlap
+
+    def frames(self, num_samples: int, in_window: bool) -> int:
+        """Frames that are audio and not padding."""
+        hops = (num_samples - self.overlap) / self.hop
+        return math.ceil(hops) if in_window and self.counts_begun else math.floor(hops)
+
+    @property
+    def window(self) -> int:
+        """Samples of the windows that it pads to."""
+        return self.samples(self.longest)
+
+    def shortest(self, convolutions: list) -> int:
+        """Samples that shorter audio is padded to: enough for a frame, and for one token."""
+        return max(self.least, self.samples(shortest_audio(convolutions)))
+
+
+def framing(feature_extractor) -> Framing:
+    if hop := getattr(feature_extractor, "hop_length", None):  # spectrograms as Whisper's
+        longest = getattr(feature_extractor, "nb_max_frames", None)
+        return Framing(hop, 0, longest, getattr(feature_extractor, "n_fft", 1), counts_begun=True)
+    if longest := getattr(feature_extractor, "max_length", None):  # Kaldi's, of 25 ms every 10 ms at 16 kHz (AST)
+        return Framing(160, 240, longest, 400, counts_begun=False)
+    return Framing(1, 0, None, 1, counts_begun=False)
+
+
+def audio_chunks(feature_extractor, waveforms: list, window: int | None, shortest: int, **kwargs) -> dict:
+    """`input_features` and `input_features_mask`; with a `window` also `audio_windows`, how many each audio was cut into.
 
     Each window goes through the extractor by itself, so that its spectrogram does not depend on its neighbours."""
     kwargs |= {"padding": "longest" if window is None else "max_length", "truncation": False}
@@ -138,18 +195,23 @@ def audio_rows(feature_extractor, waveforms: list, window: int | None, shortest:
         waveform = np.pad(waveform, (0, sum(sizes) - len(waveform)))
         for piece in np.split(waveform, np.cumsum(sizes)[:-1]):
             features = feature_extractor(piece, **kwargs)
-            spectrograms.append(features[name][0])  # (mel, frames), or (samples,)
-            lengths.append(int(features["attention_mask"][0].sum()))
+            mask = features.get("attention_mask")
+            if mask is None:  # Kaldi's: (frames, mel), of which the extractor does not say how many are padding
+                spectrograms.append(features[name][0].T)
+                lengths.append(framing(feature_extractor).frames(len(piece), window is not None))
+            else:
+                spectrograms.append(features[name][0])  # (mel, frames), or (samples,)
+                lengths.append(int(mask[0].sum()))
         counts.append(len(sizes))
     longest = max(spectrogram.shape[-1] for spectrogram in spectrograms)
-    padded = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, longest - one.shape[-1])]) for one in spectrograms]
+    padded = [pad_end(one, longest) for one in spectrograms]
     mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
-    rows = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
-    return rows if window is None else {**rows, "audio_windows": np.array(counts)}
+    chunks = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
+    return chunks if window is None else {**chunks, "audio_windows": np.array(counts)}
 
 
-def video_rows(video_processor, videos: list[dict], **kwargs) -> dict:
-    """`pixel_values_videos` of all frames and `num_frames_per_video`, how many are each video's, of videos that `load_video` gave."""
+def video_chunks(video_processor, videos: list[dict], **kwargs) -> dict:
+    """`pixel_values_videos` of all frames and `num_frames_per_video`, how many are each video's, of videos that `load_video` returned."""
     kwargs |= {"return_tensors": "pt", "do_sample_frames": False}
     frames = [video_processor([video["frames"]], **kwargs)["pixel_values_videos"][0] for video in videos]
     return {
@@ -159,7 +221,7 @@ def video_rows(video_processor, videos: list[dict], **kwargs) -> dict:
 
 
 def video_processor_like(image_processor, **choices):
-    """A video processor whose frames look to the tower as the images of `image_processor` do, each as a whole.
+    """A video processor that prepares frames as `image_processor` prepares images, each frame as a whole.
 
     `choices` are settings of its own, such as `fps` and `num_frames`, the most frames of a second and of a video."""
     from transformers import LlavaOnevisionVideoProcessor
@@ -177,7 +239,7 @@ def tiling_processor_like(image_processor, max_tiles: int):
     from transformers import GotOcr2ImageProcessor
 
     settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
-    height, width = row_size(image_processor)
+    height, width = chunk_size(image_processor)
     settings |= {"size": {"height": height, "width": width}, "crop_size": None, "do_center_crop": None}
     settings = {name: value for name, value in settings.items() if value is not None}
     return GotOcr2ImageProcessor(**settings, crop_to_patches=True, max_patches=max_tiles)
@@ -186,21 +248,3 @@ def tiling_processor_like(image_processor, max_tiles: int):
 def sampling(video_processor, fps: float | None = None, num_frames: int | None = None) -> tuple[float, int]:
     """Frames per second and the most frames of a video: what the caller says, or its processor."""
     return fps or video_processor.fps or FPS, num_frames or video_processor.num_frames or NUM_FRAMES
-
-
-__all__ = [
-    "audio_rows",
-    "check_image_processor",
-    "cuts_tiles",
-    "image_rows",
-    "patch_grid",
-    "row_size",
-    "sampling",
-    "size_of",
-    "takes_any_size",
-    "tile_grid",
-    "tile_positions",
-    "tiling_processor_like",
-    "video_processor_like",
-    "video_rows",
-]

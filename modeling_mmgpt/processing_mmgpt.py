@@ -1,4 +1,4 @@
-"""Text, images, sounds and videos to tensors. Only this file knows placeholder strings; how many stand for an item it asks
+"""Text, images, audio and videos to tensors. Placeholder strings are known here only; how many stand for a medium is computed in
 token_counts_mmgpt."""
 
 from functools import partial
@@ -8,39 +8,49 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring, is_torchvision_available
 
-from .chat_templates_mmgpt import CHAT_TEMPLATE, assistant_spans, flatten, locate, media_of, with_media, without_media
+from .chat_templates_mmgpt import (
+    CHAT_TEMPLATE,
+    DEFAULT_PROMPTS,
+    assistant_spans,
+    check_prompts,
+    flatten,
+    locate,
+    media_of,
+    with_media,
+    without_media,
+)
+from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import AUTO_MAP
-from .grids_mmgpt import tiles_per_image
 from .media_loading_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
 from .preprocessing_mmgpt import (
-    audio_rows,
+    audio_chunks,
+    check_feature_extractor,
     check_image_processor,
+    chunk_size,
     cuts_tiles,
-    image_rows,
+    framing,
+    image_chunks,
     patch_grid,
-    row_size,
     sampling,
     takes_any_size,
     tile_grid,
     tile_positions,
+    video_chunks,
     video_processor_like,
-    video_rows,
 )
-from .prompts_mmgpt import DEFAULT_PROMPTS, check_prompts
-from .requests_mmgpt import check_length, longest_input, mend_transcriptions, requests_refused
-from .saving_mmgpt import written_whole
+from .requests_mmgpt import check_length, longest_input, requests_refused
+from .saving_mmgpt import atomic_folder
 from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
     audio_windows,
-    frame_count,
     grid_token_count,
     image_geometry,
     image_token_count,
-    shortest_sound,
     takes_fixed_window,
+    tiles_per_image,
 )
-from .vllm_mmgpt import name_fields, one_row_each
+from .vllm_mmgpt import name_fields, one_entry_each
 
 
 # Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
@@ -71,26 +81,26 @@ class MMGPTProcessor(ProcessorMixin):
     ):
         r"""
         image_token (`str`, *optional*, defaults to `"<|image|>"`):
-            Stands for an image in text; the processor repeats it once for each token of the image.
+            Placeholder of an image in text; the processor repeats it once for each token of the image.
         audio_token (`str`, *optional*, defaults to `"<|audio|>"`):
-            The same for a sound.
+            The same for an audio clip.
         video_token (`str`, *optional*, defaults to `"<|video|>"`):
             The same for a video: it becomes, for each frame, the time of the frame as text and this token once for each of the
             frame's tokens.
         image_geometry (`dict`, *optional*):
             `patch_size` and `merge_size` of the model: how many tokens an image becomes.
         audio_geometry (`dict`, *optional*):
-            `convolutions` and `merge_size` of the model: how many tokens a sound becomes.
+            `convolutions` and `merge_size` of the model: how many tokens an audio clip becomes.
         fixed_audio_window (`bool`, *optional*, defaults to `False`):
-            Whether the audio tower takes only spectrograms of the extractor's full length (Whisper's 30 seconds). The
-            padding costs no tokens of the decoder, and a longer sound is cut into several.
+            Whether the audio encoder takes only spectrograms of the extractor's full length (Whisper's 30 seconds). The
+            padding costs no tokens of the decoder, and longer audio is cut into several windows.
         max_tiles (`int`, *optional*):
-            The most tiles that the model knows the places of; `max_patches`, which a caller may choose, must not be more.
+            The most tiles that the model has position vectors for; `max_patches`, which a caller may choose, must not be more.
         context_length (`int`, *optional*):
             The most tokens that the model reads, its answer counted. A conversation that leaves no room for an answer is refused.
         prompts (`dict`, *optional*):
-            For each task of prompts_mmgpt.py how this model is asked to do it, in the words it was trained on. Tasks that
-            are not named keep the default words.
+            The prompts of the pipelines' tasks, in the words that this model was trained on. Tasks that are not named keep the
+            words of `DEFAULT_PROMPTS`.
         """
         self.image_token, self.audio_token, self.video_token = image_token, audio_token, video_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
@@ -111,8 +121,7 @@ class MMGPTProcessor(ProcessorMixin):
         }
         present = {name: part for name, part in parts.items() if part is not None}
         name_fields(present)
-        mend_transcriptions()
-        # The mixin requires whatever the signature names; a model without eyes or ears has no processor for them.
+        # The mixin requires whatever the signature names; a model without a vision or audio encoder has no processor for it.
         self.get_attributes = partial(list, present)
         template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
         # A template that is given stays as it is: a saved one must come back the same.
@@ -122,7 +131,7 @@ class MMGPTProcessor(ProcessorMixin):
 
     @property
     def placeholders(self) -> dict[str, str]:
-        """What stands in the text for each kind of part of a message."""
+        """The placeholder of each kind of part of a message."""
         return {"image": self.image_token, "audio": self.audio_token, "video": self.video_token}
 
     def places_media(self, template) -> bool:
@@ -140,9 +149,11 @@ class MMGPTProcessor(ProcessorMixin):
             (config.audio_config, feature_extractor, "feature_extractor"),
         ):
             if tower is not None and part is None:
-                raise ValueError(f"The model has a {tower.model_type!r} tower: give the {name} that feeds it.")
+                raise ValueError(f"The model has a {tower.model_type!r} encoder: give the {name} that feeds it.")
         if config.vision_config is not None:
             check_image_processor(config, image_processor)
+        if config.audio_config is not None:
+            check_feature_extractor(config, feature_extractor)
         if config.vision_config is None or config.video_token_id is None:
             video_processor = None
         elif video_processor is None:
@@ -181,7 +192,7 @@ class MMGPTProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         if push_to_hub:
             return super().save_pretrained(save_directory, push_to_hub=True, **kwargs)
-        with written_whole(save_directory) as folder:
+        with atomic_folder(save_directory) as folder:
             written = super().save_pretrained(folder, **kwargs)
         return [path.replace(str(folder), str(save_directory)) for path in written]
 
@@ -199,23 +210,28 @@ class MMGPTProcessor(ProcessorMixin):
             images = self.decode_images(images)
         if audio is not None:
             if not hasattr(self, "feature_extractor"):
-                raise ValueError("Sounds were given but the model has no audio tower: leave them out.")
+                raise ValueError("Audio was given but the model has no audio encoder: leave it out.")
             audio = audio if isinstance(audio, (list, tuple)) else [audio]
             audio = [item for entry in audio for item in (entry if isinstance(entry, (list, tuple)) else [entry])]
-            rate = self.feature_extractor.sampling_rate
-            audio = [load_audio(item, rate, f"sound {index}") for index, item in enumerate(audio)]
+            audio = [self.load_audio(item, f"audio {index}") for index, item in enumerate(audio)]
         if videos is not None:
             if not hasattr(self, "video_processor"):
                 raise ValueError(
-                    "Videos were given but the model takes none (no vision tower, no video_token_id in its config, or torchvision "
+                    "Videos were given but the model takes none (no vision encoder, no video_token_id in its config, or torchvision "
                     "is not installed here): leave them out."
                 )
             videos = flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
 
+    load_image = staticmethod(load_image)
+
+    def load_audio(self, source, name: str = "audio") -> np.ndarray:
+        """As media_loading_mmgpt's, at the model's sampling rate."""
+        return load_audio(source, self.feature_extractor.sampling_rate, name)
+
     @property
     def speech_prompt(self) -> str:
-        """What the model is asked for a sound that comes alone."""
+        """The prompt for audio that comes alone."""
         parts = [{"type": "audio"}, {"type": "text", "text": self.prompts["automatic-speech-recognition"]}]
         text = self.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
         begin = self.tokenizer.bos_token
@@ -223,8 +239,7 @@ class MMGPTProcessor(ProcessorMixin):
         return text.removeprefix(begin) if tokenizer_begins else text
 
     def batch_decode(self, sequences, *args, **kwargs):
-        """As in transformers; of what `generate()` makes of a sound that came alone, only the answer, without the prompt that the
-        processor gave it."""
+        """As in transformers; where audio came alone, only the answer, without the prompt that the processor put before it."""
         if hasattr(self, "feature_extractor"):
             sequences = self.without_speech_prompt(sequences)
         return super().batch_decode(sequences, *args, **kwargs)
@@ -233,20 +248,20 @@ class MMGPTProcessor(ProcessorMixin):
         own = self.tokenizer(self.speech_prompt)["input_ids"]
         place = own.index(self.audio_token_id)
         before, behind = own[:place], own[place + 1 :]
-        rows = [sequence.tolist() if hasattr(sequence, "tolist") else sequence for sequence in sequences]
         answers = []
-        for row in rows:
+        for sequence in sequences:
+            tokens = sequence.tolist() if hasattr(sequence, "tolist") else sequence
             end = len(before)
-            while end < len(row) and row[end] == self.audio_token_id:
+            while end < len(tokens) and tokens[end] == self.audio_token_id:
                 end += 1
-            asked = end > len(before) and row[: len(before)] == before and row[end : end + len(behind)] == behind
-            answers.append(row[end + len(behind) :] if asked else row)
+            asked = end > len(before) and tokens[: len(before)] == before and tokens[end : end + len(behind)] == behind
+            answers.append(tokens[end + len(behind) :] if asked else tokens)
         return answers
 
     def decode_images(self, images):
         """Decoded images in the nesting they came in: one, a list, or a list for each sample."""
         if not hasattr(self, "image_processor"):
-            raise ValueError("Images were given but the model has no vision tower: leave them out.")
+            raise ValueError("Images were given but the model has no vision encoder: leave them out.")
         if not isinstance(images, (list, tuple)):
             return [load_image(images, "image 0")]
         return [
@@ -259,10 +274,10 @@ class MMGPTProcessor(ProcessorMixin):
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if text is not None:
             self.check_counts(text, images, self.image_token, "images")
-            self.check_counts(text, audio, self.audio_token, "sounds")
+            self.check_counts(text, audio, self.audio_token, "audio clips")
             places = None if videos is None else range(len(videos))  # a list of frames is one video
             self.check_counts(text, places, self.video_token, "videos")
-        # Counted already; transformers would count videos in a form that only its own reading of files gives.
+        # Counted already; transformers would count videos in a form that only its own reader of files returns.
         text = None if any(media is not None for media in (images, videos, audio)) else text
         super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
@@ -287,10 +302,10 @@ class MMGPTProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         if "spatial_shapes" in image_inputs:
             return self.image_token * self.grid_tokens(*image_inputs["spatial_shapes"][image_idx].tolist())
-        tiles, row = 1, image_idx
+        tiles, chunk = 1, image_idx
         if "tile_positions" in image_inputs:
-            tiles, row = int(tiles_per_image(image_inputs["tile_positions"])[image_idx]), 0
-        height, width = image_inputs["pixel_values"][row].shape[-2:]
+            tiles, chunk = int(tiles_per_image(image_inputs["tile_positions"])[image_idx]), 0
+        height, width = image_inputs["pixel_values"][chunk].shape[-2:]
         return self.image_token * (tiles * image_token_count(height, width, **self.image_geometry))
 
     def grid_tokens(self, rows: int, columns: int) -> int:
@@ -299,7 +314,7 @@ class MMGPTProcessor(ProcessorMixin):
         return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
 
     def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs) -> str:
-        frames = audio_inputs["input_features_mask"].sum(-1)  # (windows of all sounds,)
+        frames = audio_inputs["input_features_mask"].sum(-1)  # (windows of all audio clips,)
         windows = audio_inputs.get("audio_windows", np.ones(len(frames), dtype=int))
         first = int(windows[:audio_idx].sum())
         own = frames[first : first + int(windows[audio_idx])]
@@ -314,16 +329,16 @@ class MMGPTProcessor(ProcessorMixin):
     def _process_images(self, images, **kwargs):
         if self.max_tiles is not None and (kwargs.get("max_patches") or 0) > self.max_tiles:
             raise ValueError(
-                f"max_patches={kwargs['max_patches']}, but the model knows the places of {self.max_tiles} tiles: ask for fewer."
+                f"max_patches={kwargs['max_patches']}, but the model has positions for {self.max_tiles} tiles: ask for fewer."
             )
         images = make_flat_list_of_images(images)
-        processed = image_rows(self.image_processor, images, **kwargs)
+        processed = image_chunks(self.image_processor, images, **kwargs)
         return processed, [self.replace_image_token(processed, index) for index in range(len(images))]
 
     def _process_audio(self, audio, **kwargs):
-        processed = audio_rows(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
+        processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
         texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
-        return one_row_each(processed), texts
+        return one_entry_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, do_sample_frames=None, **kwargs):
         fps, num_frames = sampling(self.video_processor, fps, num_frames)
@@ -335,25 +350,20 @@ class MMGPTProcessor(ProcessorMixin):
                 'make a second: {"frames": [...], "fps": 2}.'
             )
         videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
-        processed = video_rows(self.video_processor, videos, **kwargs)
+        processed = video_chunks(self.video_processor, videos, **kwargs)
         processed["video_times"] = [video["times"] for video in videos]
         texts = [self.replace_video_token(processed, index) for index in range(len(videos))]
-        return one_row_each(processed), texts
+        return one_entry_each(processed), texts
 
     @property
     def audio_window(self) -> int | None:
-        """Samples that the audio tower hears at a time, where it takes no other number."""
-        return self.feature_extractor.n_samples if self.fixed_audio_window else None
+        """Samples that the audio encoder takes at a time, where it takes no other number."""
+        return framing(self.feature_extractor).window if self.fixed_audio_window else None
 
     @property
     def shortest_waveform(self) -> int:
-        """Samples that a shorter sound is filled up to: enough for a spectrogram, and for one token."""
-        extractor = self.feature_extractor
-        n_fft, hop_length = (
-            getattr(extractor, "n_fft", 1),
-            getattr(extractor, "hop_length", 1),
-        )  # none in raw waveforms
-        return max(n_fft, hop_length * shortest_sound(self.audio_geometry["convolutions"]))
+        """Samples that shorter audio is padded to: enough for a spectrogram, and for one token."""
+        return framing(self.feature_extractor).shortest(self.audio_geometry["convolutions"])
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
@@ -395,7 +405,7 @@ class MMGPTProcessor(ProcessorMixin):
         if self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token):
             arguments.setdefault("add_special_tokens", False)  # the template wrote it
         images = [media_of(messages, "image") for messages in conversations]
-        sounds = [sound for messages in conversations for sound in media_of(messages, "audio")]
+        clips = [clip for messages in conversations for clip in media_of(messages, "audio")]
         videos = [[open_frames(video) for video in media_of(messages, "video")] for messages in conversations]
         if return_assistant_tokens_mask:
             arguments |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
@@ -403,7 +413,7 @@ class MMGPTProcessor(ProcessorMixin):
             text=texts,
             images=images if any(images) else None,
             videos=videos if any(videos) else None,
-            audio=sounds or None,
+            audio=clips or None,
             return_tensors=return_tensors,
             **arguments,
         )
@@ -432,12 +442,12 @@ class MMGPTProcessor(ProcessorMixin):
         return processed_dict
 
     def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
-        """Sounds are decoded here, by soundfile, and may also come as base64; transformers' own road wants torchcodec."""
+        """Audio is decoded here, by soundfile, and may also come as base64; transformers would need torchcodec."""
         decoded = []
         for index, conversation in enumerate(conversations):
-            name = f"a sound of conversation {index}"
+            name = f"audio of conversation {index}"
             decoded.append([self.decode_message(message, audio_loading_params, name) for message in conversation])
-        # `transformers serve` wants the sound of each video for models that hear; videos have none here.
+        # `transformers serve` asks for the audio of each video where the model takes audio; here videos are frames alone.
         return super()._multimodal_inputs_from_conversations(decoded, audio_loading_params)
 
     @staticmethod
@@ -462,7 +472,7 @@ class MMGPTProcessor(ProcessorMixin):
 
         Args:
             image_sizes: `(height, width)` in pixels of each image.
-            audio_lengths: number of samples of each sound, at the extractor's rate.
+            audio_lengths: number of samples of each audio clip, at the extractor's rate.
             video_sizes: `(num_frames, height, width)` of each video, of the frames that are taken.
             kwargs: what the image processor would be called with, such as `max_patches`.
         """
@@ -470,31 +480,31 @@ class MMGPTProcessor(ProcessorMixin):
         if image_sizes is not None:
             sizes = [self.image_tokens(height, width, **kwargs) for height, width in image_sizes]
             counts["num_image_tokens"] = [tokens for tokens, _ in sizes]
-            counts["num_image_patches"] = [rows for _, rows in sizes]
+            counts["num_image_patches"] = [chunks for _, chunks in sizes]
         if audio_lengths is not None:
-            hop = getattr(self.feature_extractor, "hop_length", 1)
+            frames = framing(self.feature_extractor).frames
             counts["num_audio_tokens"] = [
                 sum(
-                    audio_token_count(frame_count(samples, hop, self.audio_window), **self.audio_geometry)
+                    audio_token_count(frames(samples, self.fixed_audio_window), **self.audio_geometry)
                     for samples in audio_windows(length, self.audio_window, self.shortest_waveform)
                 )
                 for length in audio_lengths
             ]
         if video_sizes is not None:
-            size = row_size(self.video_processor)
+            size = chunk_size(self.video_processor)
             frame = image_token_count(*size, **self.image_geometry)
             counts["num_video_tokens"] = [frame * num_frames for num_frames, _, _ in video_sizes]
         return MultiModalData(**counts)
 
     def image_tokens(self, height: int, width: int, **kwargs) -> tuple[int, int]:
-        """Tokens of an image of so many pixels, and rows of the tower's input that it becomes."""
+        """Tokens of an image of so many pixels, and the number of chunks that the vision encoder takes it in."""
         if takes_any_size(self.image_processor):
             return self.grid_tokens(*patch_grid(self.image_processor, height, width, **kwargs)), 1
-        rows = 1
+        chunks = 1
         if cuts_tiles(self.image_processor):
             grid = tile_grid(self.image_processor, height, width, **kwargs)
-            rows = len(tile_positions(*grid))
-        return rows * image_token_count(*row_size(self.image_processor), **self.image_geometry), rows
+            chunks = len(tile_positions(*grid))
+        return chunks * image_token_count(*chunk_size(self.image_processor), **self.image_geometry), chunks
 
     @property
     def unused_input_names(self) -> list[str]:
@@ -514,4 +524,4 @@ class MMGPTProcessor(ProcessorMixin):
         return names
 
 
-__all__ = ["MMGPTProcessor"]
+__all__ = ["MMGPTCollator", "MMGPTProcessor"]  # the collator travels with the processor: fine-tuning needs both

@@ -1,20 +1,31 @@
-"""Complete checkpoint folders, on the disk and on the Hub, and nothing half-written.
+"""Complete checkpoint folders, on the disk and on the Hub, written atomically.
 
-A folder that a stranger can load holds weights, configuration, generation configuration, all code files, the processor
-and a model card. transformers writes the first four; this module adds the rest and makes the writing all-or-nothing: on the
-disk by renaming, on the Hub by one commit.
+A folder that a stranger can load holds weights, configuration, generation configuration, the code that its Auto classes and
+pipelines reach, the processor and a model card. transformers writes the first three and the code of the classes in hand; this
+module adds the rest and makes the writing atomic: on the disk by renaming, on the Hub by one commit.
 """
 
+import filecmp
+import functools
+import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi, try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from transformers.dynamic_module_utils import get_relative_imports
 
 
+CODE = Path(__file__).parent  # the package, or the folder that transformers has copied the remote code to
+CONFIGURATION = "configuration_mmgpt.py"
+VERSION_MARK = "\n# Hash of the code saved beside this file: "
+PIPELINE = "pipeline_mmgpt.py"  # named by custom_pipelines, which config.json does not hold
 # What belongs to a checkpoint but is written by its processor, not by its model.
 COMPANIONS = (
     "processor_config.json",
@@ -31,7 +42,7 @@ RUN_FILES = {"optimizer.pt", "scheduler.pt", "scaler.pt", "training_args.bin", "
 
 
 @contextmanager
-def written_whole(folder: str | os.PathLike):
+def atomic_folder(folder: str | os.PathLike):
     """A temporary folder beside `folder` to write into. Only when the block succeeds does its content take its place:
     by one rename where `folder` is new, else file by file."""
     folder = Path(folder).absolute()
@@ -42,10 +53,13 @@ def written_whole(folder: str | os.PathLike):
     try:
         yield temporary
         temporary.chmod(0o777 & ~current_umask())
+        if folder.exists():
+            remove_stale_weights(temporary, folder)
+            remove_stale_code(temporary, folder)
+        mark_version(temporary, folder)
         if not folder.exists():
             temporary.rename(folder)
             return
-        remove_stale_weights(temporary, folder)
         for written in sorted(temporary.rglob("*")):
             if written.is_file():
                 place = folder / written.relative_to(temporary)
@@ -71,23 +85,82 @@ def remove_stale_weights(new: Path, old: Path) -> None:
             path.unlink()
 
 
-def find_companion(origin: str, name: str) -> Path | None:
-    """The file `name` of the folder or (already downloaded) Hub repository that a model was loaded from."""
+def named_code(auto_map: dict) -> set[str]:
+    """The files that `auto_map` and the pipelines name; what it takes from another repository is not ours to carry."""
+    references = [name for name in auto_map.values() if isinstance(name, str) and "--" not in name]
+    return {PIPELINE, *(f"{name.partition('.')[0]}.py" for name in references)}
+
+
+def reachable_code(names: Iterable[str], find: Callable[[str], Path | None]) -> dict[str, Path | None]:
+    """Where `find` finds the files `names` and all that they import relatively; `None`: nowhere."""
+    found, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found[name] = find(name)
+        if found[name] is not None:
+            waiting += [f"{module}.py" for module in get_relative_imports(found[name])]
+    return found
+
+
+def find_file(folder: Path | None, name: str) -> Path | None:
+    return folder / name if folder is not None and (folder / name).is_file() else None
+
+
+def remove_stale_code(new: Path, old: Path) -> None:
+    """Code that an earlier save needed and this one does not; any other file of the folder is its owner's."""
+    if not (new / "config.json").is_file() or not (old / "config.json").is_file():
+        return
+    auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")
+    code = reachable_code(named_code(auto_map), lambda name: find_file(old, name)) if auto_map else {}
+    for name, path in code.items():
+        if path is not None and not (new / name).exists():
+            path.unlink()
+
+
+def mark_version(new: Path, old: Path) -> None:
+    """Writes a hash of all code that will lie together into the configuration's file.
+
+    transformers runs local folders of one name by the content of that file and its imports: it keeps one configuration class for
+    all whose content is the same, and loads their models with the code of the first. With the hash it tells versions apart."""
+    entry = new / CONFIGURATION
+    if not entry.is_file():
+        return
+    code = {path.name: path for folder in (old, new) for path in folder.glob("*.py")}
+    del code[CONFIGURATION]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for _, path in sorted(code.items()))).hexdigest()
+    text = entry.read_text(encoding="utf-8").partition(VERSION_MARK)[0]
+    entry.write_text(f"{text}{VERSION_MARK}{digest[:16]}\n", encoding="utf-8")
+
+
+@functools.cache  # one look at the Hub for all saves of a run
+def download_companions(origin: str, commit: str | None) -> Path | None:
+    """The code and the processor of a Hub repository, in the cache; `None` where they cannot be had. Without a commit nothing is
+    downloaded: `origin` may be a folder that was removed, and a stranger's repository of that name would take its place."""
+    options = {"revision": commit, "local_files_only": commit is None, "allow_patterns": ["*.py", *COMPANIONS]}
+    try:
+        return Path(snapshot_download(origin, **options))
+    except Exception:  # no such repository, no connection, no right to read it: none of it may fail a save
+        return None
+
+
+def find_companion(origin: str, name: str, commit: str | None = None) -> Path | None:
+    """The file `name` of the folder or Hub repository that a model was loaded from."""
     if not origin:
         return None
-    if os.path.isdir(origin):
-        path = Path(origin) / name
-        return path if path.is_file() else None
-    try:
-        cached = try_to_load_from_cache(origin, name, cache_dir=HF_HUB_CACHE)
-    except ValueError:  # not a repository id
-        return None
-    return Path(cached) if isinstance(cached, str) else None
+    return find_file(Path(origin) if os.path.isdir(origin) else download_companions(origin, commit), name)
+
+
+def runs_code_of(folder: Path) -> bool:
+    """Whether `folder` still has the code that runs here, file by file."""
+    ours = [path for path in CODE.glob("*.py") if path.name != "__init__.py"]
+    return all(find_file(folder, path.name) and filecmp.cmp(path, folder / path.name, shallow=False) for path in ours)
 
 
 class CompleteFolderMixin:
-    """`save_pretrained` that leaves a complete folder: the processor's files and the card of the checkpoint the model
-    came from go with it, unless the folder has its own."""
+    """`save_pretrained` that leaves a complete folder: all code, and the processor's files and the card of the checkpoint that
+    the model came from, unless the folder has its own."""
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         destination = Path(save_directory).absolute()
@@ -96,20 +169,45 @@ class CompleteFolderMixin:
         if not is_main_process or kwargs.get("distributed_checkpoint"):
             # In sharded training every rank takes part: in gathering the weights, which only one then writes, or in writing
             # its share of a distributed checkpoint, for which all must have the same folder.
+            if is_main_process:
+                destination.mkdir(parents=True, exist_ok=True)
+                self.copy_companions(destination, destination)
             return super().save_pretrained(
                 save_directory, is_main_process=is_main_process, push_to_hub=push_to_hub, **kwargs
             )
-        with written_whole(destination) as folder:
-            missing = [name for name in COMPANIONS if not (destination / name).exists()]
-            for name in missing:
-                source = find_companion(self.name_or_path, name)
-                if source is not None:
-                    shutil.copyfile(source, folder / name)
+        with atomic_folder(destination) as folder:
+            self.copy_companions(folder, destination)
             return super().save_pretrained(folder, is_main_process=True, push_to_hub=push_to_hub, **kwargs)
 
+    def copy_companions(self, folder: Path, destination: Path) -> None:
+        """Puts into `folder` what transformers does not: the processor's files and the card that `destination` lacks, and the
+        code that the configuration names. transformers brings along only what the classes in hand import."""
+        commit = CODE.name if re.fullmatch("[0-9a-f]{40}", CODE.name) else None  # of remote code from the Hub
+        for name in COMPANIONS:
+            source = None if (destination / name).exists() else find_companion(self.name_or_path, name, commit)
+            if source is not None:
+                shutil.copyfile(source, folder / name)
+        origin = self.name_or_path
+        if os.path.isdir(origin) and not runs_code_of(Path(origin)):  # another version is there by now
+            origin = ""
+        code = reachable_code(
+            named_code(self.config.auto_map),
+            lambda name: find_file(CODE, name) or find_companion(origin, name, commit),
+        )
+        for name, source in code.items():
+            if source is not None and source != folder / name:
+                shutil.copyfile(source, folder / name)
+        missing = sorted(name for name, source in code.items() if source is None)
+        if missing:
+            warnings.warn(
+                f"{destination} lacks {', '.join(missing)}, which {self.name_or_path or 'the folder it came from'} no longer has or "
+                "cannot be asked for: copy them from there, or nobody can load the processor and the pipelines.",
+                stacklevel=3,
+            )
+
     def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **kwargs) -> CommitInfo:
-        """As in transformers, but with this model's own card; takes the arguments of [`push_folder`]. The processor goes with
-        it if the model was loaded with one beside it; [`push_checkpoint`] takes it from your hands."""
+        """As in transformers, but a complete folder in one commit; takes the arguments of [`push_folder`]. The processor and the
+        card are those of the folder or repository that the model came from; the package's `push_checkpoint` takes others."""
         max_shard_size = kwargs.pop("max_shard_size", "50GB")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / repo_id.rpartition("/")[2]

@@ -1,37 +1,14 @@
-"""How many tokens an image, a sound or a video becomes. Processor, model and collator ask here and nowhere else.
+"""How many tokens an image, an audio clip or a video becomes. Processor, model and collator ask here and nowhere else.
 
-One row of a tower's input is a whole image, a tile of one, a window of a sound or a frame of a video; a medium's tokens are
-those of its rows, one after the other. Where `tokens_per_row` is given, every row is so many tokens, whatever it holds: the queries
-of a resampler, or the one placeholder that stands for a row with cross-attention. The counts hold for Python integers and,
-element-wise, for integer tensors.
+A chunk is what an encoder takes one of: a whole image or a tile of one, a window of audio, a frame of a video. A medium's tokens are
+those of its chunks, one after the other. Where `tokens_per_row` is given (under this name in saved processors), every chunk is so many
+tokens, whatever it holds: the queries of a resampler, or the one placeholder that stands for a chunk with cross-attention. The counts
+hold for Python integers and, element-wise, for integer tensors.
 """
 
 import math
 
-
-# (kernel, stride, padding) of the convolutions at the entrance of Whisper's encoder (Radford et al. 2022, section 2.2).
-WHISPER_CONVOLUTIONS = [[3, 1, 1], [3, 2, 1]]
-
-# Everything between a spectrogram and an encoder's output that shortens time.
-SPECTROGRAM_TOWERS = {
-    "mmgpt_frame": [],
-    "whisper": WHISPER_CONVOLUTIONS,
-    "voxtral_encoder": WHISPER_CONVOLUTIONS,
-    "qwen2_audio_encoder": [*WHISPER_CONVOLUTIONS, [2, 2, 0]],  # and an average over pairs behind the last layer
-}
-
-# These hear the samples themselves, through convolutions that their configuration lists (Baevski et al. 2020).
-WAVEFORM_TOWERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-
-# Convolutional towers have no patches, but each of their vectors stands for a square of pixels. Not among them: towers with batch
-# norm, such as ResNet, whose output for one image depends on the others in training.
-CONVOLUTIONAL_TOWERS = ("bit", "dinov3_convnext")
-
-# Positions of these towers are turned, interpolated or absent: the image processor alone decides the size of the images.
-ANY_SIZE_TOWERS = ("dinov2", "dinov2_with_registers", "dinov3_vit", *CONVOLUTIONAL_TOWERS)
-
-# These take images of any shape, cut into patches by the image processor (NaFlex, Tschannen et al. 2025, arXiv:2502.14786).
-NATIVE_TOWERS = ("siglip2_vision_model",)
+from .tower_families_mmgpt import audio_family, vision_family
 
 
 def image_token_count(
@@ -42,7 +19,7 @@ def image_token_count(
 
 
 def grid_token_count(rows, columns, merge_size: int, tokens_per_row: int | None = None):
-    """Tokens of `rows` x `columns` patches, `merge_size` x `merge_size` of them to a token; the last ones may be partly filled."""
+    """Tokens of `rows` x `columns` patches, `merge_size` x `merge_size` to a token; the last ones may be partly filled."""
     if tokens_per_row is not None:
         return rows * 0 + tokens_per_row
     return ((rows + merge_size - 1) // merge_size) * ((columns + merge_size - 1) // merge_size)
@@ -53,33 +30,35 @@ def most_tiles(height: int, width: int, tile_size: tuple[int, int], max_tiles: i
     return min(max_tiles, math.ceil(height / tile_size[0]) * math.ceil(width / tile_size[1]))
 
 
-def audio_token_count(num_frames, convolutions: list, merge_size: int, tokens_per_row: int | None = None):
-    """Tokens of `num_frames` spectrogram frames, or samples of a waveform: through the tower's convolutions, then `merge_size` to a token.
+def tiles_per_image(tile_positions):
+    """Entries of the tensor `tile_positions` that belong to each image: its overview, at (0, 0), is the last one."""
+    ends = (tile_positions == 0).all(-1).nonzero().flatten() + 1
+    return ends.diff(prepend=ends.new_zeros(1))
 
-    The last token may stand for fewer frames than the others."""
+
+def audio_token_count(num_frames, convolutions: list, merge_size: int, tokens_per_row: int | None = None):
+    """Tokens of `num_frames` spectrogram frames, or samples of a waveform: through the encoder's convolutions, then `merge_size` to a token.
+
+    A convolution is (kernel, stride, padding) and, where it makes several vectors for each step of time, how many. The last token may
+    stand for fewer frames than the others."""
     if tokens_per_row is not None:
         return num_frames * 0 + tokens_per_row
-    for kernel, stride, padding in convolutions:
+    for kernel, stride, padding, *vectors in convolutions:
         num_frames = (num_frames + 2 * padding - kernel) // stride + 1
+        num_frames = num_frames * vectors[0] if vectors else num_frames
     return (num_frames + merge_size - 1) // merge_size
 
 
-def frame_count(num_samples: int, hop_length: int, window: int | None) -> int:
-    """Spectrogram frames that the extractor counts as sound. It leaves out a begun frame at the end, unless silence follows it in
-    a window."""
-    return num_samples // hop_length if window is None else math.ceil(num_samples / hop_length)
-
-
-def shortest_sound(convolutions: list) -> int:
+def shortest_audio(convolutions: list) -> int:
     """The fewest spectrogram frames, or samples, that become a token."""
     length = 1
-    for kernel, stride, padding in reversed(convolutions):
+    for kernel, stride, padding, *_ in reversed(convolutions):
         length = max(1, (length - 1) * stride + kernel - 2 * padding)
     return length
 
 
 def audio_windows(num_samples: int, window: int | None, shortest: int) -> list[int]:
-    """Samples of each window that a sound is cut into, the last one filled up to `shortest`. `None`: one of any length."""
+    """Samples of each window that an audio clip is cut into, the last one padded to `shortest`. `None`: one of any length."""
     if window is None:
         return [max(num_samples, shortest)]
     rest = num_samples % window
@@ -94,38 +73,24 @@ def video_frame_times(duration: float, fps: float, num_frames: int) -> list[floa
     return [index * step for index in range(count)]
 
 
-def side(size: int | list | tuple) -> int:
-    """One side of a square that some configurations write as a number and others as a pair."""
-    return size if isinstance(size, int) else size[0]
-
-
 def image_geometry(config) -> dict:
-    """The arguments of [`image_token_count`] that an MMGPTConfig fixes; empty without a vision tower."""
-    if config.vision_config is None:
+    """The arguments of [`image_token_count`] that an MMGPTConfig fixes; empty without a vision encoder."""
+    if (tower := config.vision_config) is None:
         return {}
-    tower = config.vision_config
-    is_convolutional = tower.model_type in CONVOLUTIONAL_TOWERS
-    patch_size = convolutional_stride(tower) if is_convolutional else side(tower.patch_size)
-    geometry = {"patch_size": patch_size, "merge_size": config.vision_merge_size}
+    geometry = {"patch_size": vision_family(tower).patch_size(tower), "merge_size": config.vision_merge_size}
     return geometry | fixed_tokens(config.fusion, config.vision_num_queries)
 
 
-def convolutional_stride(vision_config) -> int:
-    """Pixels on a side of the square that one vector of a convolutional tower stands for: the entrance takes squares of 4, and
-    each stage but the first halves the sides."""
-    stride = 4 * 2 ** (len(vision_config.hidden_sizes) - 1)
-    if vision_config.model_type == "bit":  # beyond its output_stride it dilates instead
-        return min(stride, max(4, vision_config.output_stride))
-    return stride
-
-
 def audio_geometry(config) -> dict:
-    """The arguments of [`audio_token_count`] that an MMGPTConfig fixes; empty without an audio tower."""
-    if config.audio_config is None:
+    """The arguments of [`audio_token_count`] that an MMGPTConfig fixes; empty without an audio encoder."""
+    if (tower := config.audio_config) is None:
         return {}
-    tower = config.audio_config
-    merge_size = config.audio_merge_size * (tower.frame_size if tower.model_type == "mmgpt_frame" else 1)
-    geometry = {"convolutions": tower_convolutions(tower), "merge_size": merge_size}
+    family = audio_family(tower)
+    merge_size = config.audio_merge_size * family.frames_per_vector(tower)
+    convolutions = family.convolutions(tower)
+    if family.bands is not None:
+        convolutions = [*convolutions[:-1], [*convolutions[-1], family.bands(tower)]]
+    geometry = {"convolutions": convolutions, "merge_size": merge_size}
     return geometry | fixed_tokens(config.fusion, config.audio_num_queries)
 
 
@@ -136,13 +101,13 @@ def fixed_tokens(fusion: str, num_queries: int | None) -> dict:
     return {} if num_queries is None else {"tokens_per_row": num_queries}
 
 
-def full_row_vectors(config, kind: str) -> int | None:
-    """Vectors behind the connector of a whole tile, or of a whole window of sound, where media are cut into such rows."""
+def full_chunk_vectors(config, kind: str) -> int | None:
+    """Vectors behind the connector of a whole tile, or of a whole window of audio, where media are cut into such chunks."""
     num_queries = {"image": config.vision_num_queries, "audio": config.audio_num_queries}[kind]
     if num_queries is not None:
         return num_queries
     if kind == "image" and config.vision_max_tiles is not None:
-        size, geometry = side(config.vision_config.image_size), image_geometry(config)
+        size, geometry = vision_family(config.vision_config).image_size(config.vision_config), image_geometry(config)
         return image_token_count(size, size, geometry["patch_size"], geometry["merge_size"])
     if kind == "audio" and takes_fixed_window(config.audio_config):
         geometry = audio_geometry(config)
@@ -150,31 +115,16 @@ def full_row_vectors(config, kind: str) -> int | None:
     return None
 
 
-def window_frames(audio_config) -> int:
-    """Spectrogram frames of the window that a tower of fixed length takes: two for each of Whisper's positions."""
-    return 2 * audio_config.max_source_positions
-
-
-def tower_convolutions(audio_config) -> list:
-    """(kernel, stride, padding) of each step of an audio tower that shortens time, from its input to its output."""
-    if audio_config.model_type in SPECTROGRAM_TOWERS:
-        return SPECTROGRAM_TOWERS[audio_config.model_type]
-    if audio_config.model_type not in WAVEFORM_TOWERS:
-        known = ", ".join(sorted([*SPECTROGRAM_TOWERS, *WAVEFORM_TOWERS]))
-        raise ValueError(
-            f"How many tokens a sound becomes in a {audio_config.model_type!r} tower is not known: use one of {known}."
-        )
-    convolutions = [[*step, 0] for step in zip(audio_config.conv_kernel, audio_config.conv_stride, strict=True)]
-    if getattr(audio_config, "add_adapter", False):
-        adapter = [audio_config.adapter_kernel_size, audio_config.adapter_stride, 1]
-        convolutions += [adapter] * audio_config.num_adapter_layers
-    return convolutions
-
-
-def takes_waveform(audio_config) -> bool:
-    return audio_config is not None and audio_config.model_type in WAVEFORM_TOWERS
+def takes_only_patches(vision_config) -> bool:
+    """Whether the encoder takes patches of images of any shape and no whole images (NaFlex)."""
+    return not vision_family(vision_config).pixels
 
 
 def takes_fixed_window(audio_config) -> bool:
-    """Whether the tower takes only spectrograms of one length (Whisper's 30 seconds, and its descendants')."""
-    return audio_config is not None and audio_config.model_type in SPECTROGRAM_TOWERS.keys() - {"mmgpt_frame"}
+    """Whether the encoder takes only spectrograms of one length (Whisper's 30 seconds)."""
+    return audio_config is not None and audio_family(audio_config).frames is not None
+
+
+def window_frames(audio_config) -> int:
+    """Spectrogram frames of the window that an encoder of fixed length takes."""
+    return audio_family(audio_config).frames(audio_config)

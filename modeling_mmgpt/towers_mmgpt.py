@@ -1,6 +1,9 @@
-"""The towers: transformers' own encoders, and two encoder-free ones that hand pixels and frames to the decoder as they are.
+"""Vision and audio encoders ("towers"): transformers' own, and two encoder-free ones, whose only layer embeds pixels or frames.
 
-Shapes: N media items, T vectors of an item, C tower width (hidden_size), p patch size, f frame size.
+What is known of each family stands in tower_families_mmgpt.py.
+
+Shapes: N chunks (images, tiles, frames of videos, windows of audio), L patches of the longest one, T vectors of one, C width of the
+encoder (hidden_size), p patch size, f frame size.
 """
 
 import torch
@@ -11,8 +14,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .configuration_mmgpt import MMGPTFrameConfig, MMGPTPatchConfig
-from .grids_mmgpt import patch_places
-from .token_counts_mmgpt import CONVOLUTIONAL_TOWERS, NATIVE_TOWERS, convolutional_stride, takes_waveform
+from .token_counts_mmgpt import image_geometry, shortest_audio
+from .tower_families_mmgpt import audio_family, tower_family, vision_family
 
 
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
@@ -21,9 +24,8 @@ class MMGPTPatchTower(PreTrainedModel):
     config_class = MMGPTPatchConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = (
-        True  # it attends to nothing
-    )
+    # It has no attention, and so supports every form of it.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: MMGPTPatchConfig):
         super().__init__(config)
@@ -62,11 +64,9 @@ class MMGPTPatchTower(PreTrainedModel):
         return embedded(self.config, self.norm(hidden_states.flatten(1, 2)), **kwargs)  # (N, T, C)
 
     def embed_patches(self, patches: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.Tensor:
-        """The same of `(N, T, p * p * channels)`. An image of more rows or columns than have a vector shares them out evenly."""
+        """The same of `(N, L, p * p * channels)`. An image of more rows or columns than have a vector shares them out evenly."""
         p = self.config.patch_size
-        pixels = (
-            patches.unflatten(-1, (p, p, -1)).movedim(-1, 2).flatten(2)
-        )  # channels first, as in images of one size
+        pixels = patches.unflatten(-1, (p, p, -1)).movedim(-1, 2).flatten(2)  # (N, L, channels * p * p), as above
         hidden_states = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype))
         places = patch_places(spatial_shapes, patches.shape[1])[:2]
         for place, size, embedding in zip(
@@ -84,9 +84,8 @@ class MMGPTFrameTower(PreTrainedModel):
     config_class = MMGPTFrameConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = (
-        True  # it attends to nothing
-    )
+    # It has no attention, and so supports every form of it.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: MMGPTFrameConfig):
         super().__init__(config)
@@ -105,7 +104,7 @@ class MMGPTFrameTower(PreTrainedModel):
 
 
 def embedded(config, hidden_states: torch.Tensor, output_hidden_states=None, output_attentions=None, **kwargs):
-    """What a tower without layers gives: its embedding is the only hidden state, and there is no attention to show."""
+    """The outputs of an encoder without layers: its embedding is the only hidden state, and there are no attentions."""
     if output_hidden_states is None:
         output_hidden_states = config.output_hidden_states
     if output_attentions is None:
@@ -117,100 +116,123 @@ def embedded(config, hidden_states: torch.Tensor, output_hidden_states=None, out
     )
 
 
-# Whisper's config describes an encoder and a decoder; only the encoder hears.
-TOWERS = {"mmgpt_patch": MMGPTPatchTower, "mmgpt_frame": MMGPTFrameTower, "whisper": WhisperEncoder}
+# Classes that a family names; Whisper's config describes an encoder and a decoder, of which only the encoder is used.
+TOWER_CLASSES = {cls.__name__: cls for cls in (MMGPTPatchTower, MMGPTFrameTower, WhisperEncoder)}
 
 
 def build_tower(config) -> PreTrainedModel:
-    tower_class = TOWERS.get(config.model_type)
+    tower_class = TOWER_CLASSES.get(tower_family(config).model_class)
     tower = AutoModel.from_config(config) if tower_class is None else tower_class._from_config(config)
-    return without_pooling(tower)
+    return without_unread(tower)
 
 
-def without_pooling(tower: PreTrainedModel) -> PreTrainedModel:
-    """CLIP's last norm serves only the pooled vector, which nobody reads: it would be a parameter without a gradient."""
-    if tower.config.model_type == "clip_vision_model":
-        tower.post_layernorm = nn.Identity()
+def without_unread(tower: PreTrainedModel) -> PreTrainedModel:
+    """Drops the modules whose output is not used."""
+    for name in tower_family(tower.config).unread:
+        setattr(tower, name, nn.Identity())
     return tower
 
 
 def tower_width(config) -> int:
-    """Width of a tower's output: its hidden_size, unless its stages differ or a wav2vec 2.0 adapter stands behind the last layer."""
-    if config.model_type in CONVOLUTIONAL_TOWERS:
-        return config.hidden_sizes[-1]
-    return config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size
+    """Width of an encoder's output."""
+    return tower_family(config).width(config)
 
 
 def run_vision_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, spatial_shapes, **kwargs):
-    """The outputs of a vision tower; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own."""
-    if tower.config.model_type in CONVOLUTIONAL_TOWERS:
+    """The outputs of a vision encoder; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own."""
+    if vision_family(tower.config).convolutional:
         return run_convolutional_tower(tower, pixel_values, **kwargs)
     if spatial_shapes is None:
         return tower(pixel_values, **kwargs)
-    if tower.config.model_type in NATIVE_TOWERS:
-        kwargs["pixel_attention_mask"] = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)
-    return tower(pixel_values, spatial_shapes=spatial_shapes, **kwargs)
+    mask = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)  # (N, L)
+    return tower(pixel_values, spatial_shapes=spatial_shapes, pixel_attention_mask=mask, **kwargs)
 
 
 def run_convolutional_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, **kwargs):
-    """The outputs of a tower of convolutions, its maps as rows of vectors, from the top left to the bottom right."""
-    stride = convolutional_stride(tower.config)
+    """The outputs of an encoder of convolutions, its map as a sequence of vectors, from the top left to the bottom right."""
+    stride = vision_family(tower.config).patch_size(tower.config)
     height, width = pixel_values.shape[-2:]
     if height % stride or width % stride:
         raise ValueError(
-            f"pixel_values are {height} x {width} pixels, but the tower takes multiples of {stride}: let the image processor "
-            "resize the images."
+            f"pixel_values are {height} x {width} pixels, but the vision encoder takes multiples of {stride}: let the image "
+            "processor resize the images."
         )
     outputs = tower(pixel_values, **kwargs)
-    if outputs.last_hidden_state.ndim == 4:  # DINOv3's ConvNeXt gives rows itself
-        outputs.last_hidden_state = outputs.last_hidden_state.flatten(2).transpose(
-            1, 2
-        )  # (N, C, rows, columns) -> (N, T, C)
+    if (features := outputs.last_hidden_state).ndim == 4:  # DINOv3's ConvNeXt returns a sequence itself
+        outputs.last_hidden_state = features.flatten(2).transpose(1, 2)  # (N, C, rows, columns) -> (N, T, C)
     return outputs
 
 
-def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, **kwargs):
-    """The outputs of an audio tower, such that padding does not change what is heard.
+def cut_patches(pixel_values: torch.Tensor, patch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of one size as encoders of any shape take them: patches `(N, L, p * p * channels)`, each pixel with its channels
+    together, and the rows and columns of patches `(N, 2)`."""
+    items, channels, height, width = pixel_values.shape
+    rows, columns = height // patch_size, width // patch_size
+    patches = pixel_values.view(items, channels, rows, patch_size, columns, patch_size).permute(0, 2, 4, 3, 5, 1)
+    shapes = torch.tensor([rows, columns], device=pixel_values.device).expand(items, 2)
+    return patches.reshape(items, rows * columns, -1), shapes
 
-    Spectrogram towers take silence for padding, as they were trained. Waveform towers take a mask; those with a norm over
-    all samples (`feat_extract_norm="group"`) were trained without one, and hear each sound by itself."""
-    if not takes_waveform(tower.config):
-        return tower(inputs, **kwargs)
+
+def patch_places(spatial_shapes: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row and column of each of `length` patches of images of `spatial_shapes` (rows, columns), and whether it is one or
+    padding: `(N, L)` each."""
+    index = torch.arange(length, device=spatial_shapes.device)
+    rows, columns = spatial_shapes[:, :1], spatial_shapes[:, 1:]
+    return index // columns, index % columns, index < rows * columns
+
+
+def smallest_image(config) -> tuple[int, ...]:
+    """Shape of the smallest `pixel_values` that an MMGPTConfig's vision encoder takes."""
+    tower, family = config.vision_config, vision_family(config.vision_config)
+    geometry = image_geometry(config)
+    size = family.image_size(tower) if family.sizes == "one" else geometry["patch_size"] * geometry["merge_size"]
+    return 1, tower.num_channels, size, size
+
+
+def smallest_audio(config) -> tuple[int, ...]:
+    """Shape of the smallest `input_features` that an MMGPTConfig's audio encoder takes in training."""
+    tower, family = config.audio_config, audio_family(config.audio_config)
+    if family.waveform:
+        return 1, max(family.smallest, shortest_audio(family.convolutions(tower)))
+    frames = family.frames_per_vector(tower) if family.frames is None else family.frames(tower)
+    return 1, tower.num_mel_bins, frames
+
+
+def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, **kwargs):
+    """The outputs of an audio encoder, such that padding does not change what comes of the audio, in the order of time.
+
+    Spectrogram encoders take silence for padding, as they were trained. Waveform encoders take a mask; those that were trained
+    without one encode each audio clip by itself."""
+    family = audio_family(tower.config)
+    if not family.waveform:
+        outputs = tower(inputs.transpose(1, 2) if family.time_first else inputs, **kwargs)
+        if family.bands is not None:
+            vectors = outputs.last_hidden_state[:, family.special_tokens :]
+            vectors = vectors.unflatten(1, (family.bands(tower.config), -1))  # (N, bands, steps, C)
+            outputs.last_hidden_state = vectors.transpose(1, 2).flatten(1, 2)  # (N, T, C)
+        return outputs
     if mask is None or mask.all():
         return tower(inputs, **kwargs)
-    if tower.config.feat_extract_norm != "group":
+    if family.takes_mask(tower.config):
         return tower(inputs, attention_mask=mask, **kwargs)
-    sounds = [
-        tower(sound[None, :length], **kwargs) for sound, length in zip(inputs, mask.sum(-1).tolist(), strict=True)
-    ]
+    clips = [tower(clip[None, :length], **kwargs) for clip, length in zip(inputs, mask.sum(-1).tolist(), strict=True)]
     return BaseModelOutput(
-        last_hidden_state=pad_together([sound.last_hidden_state for sound in sounds]),
-        hidden_states=pad_layers([sound.hidden_states for sound in sounds]),
-        attentions=pad_layers([sound.attentions for sound in sounds]),
+        last_hidden_state=pad_together([clip.last_hidden_state for clip in clips]),
+        hidden_states=pad_layers([clip.hidden_states for clip in clips]),
+        attentions=pad_layers([clip.attentions for clip in clips]),
     )
 
 
 def pad_layers(layers: list[tuple[torch.Tensor, ...] | None]) -> tuple[torch.Tensor, ...] | None:
-    """One tensor for each layer, of each sound's own layers; `None` if they were not asked for."""
+    """One tensor for each layer, of the layers of each audio clip; `None` if they were not asked for."""
     return None if layers[0] is None else tuple(map(pad_together, zip(*layers, strict=True)))
 
 
 def pad_together(states: list[torch.Tensor]) -> torch.Tensor:
-    """States of sounds of several lengths, `(1, T, C)`, or their attention, `(1, heads, T, T)`, with zeros behind the shorter ones."""
+    """States of audio clips of several lengths, `(1, T, C)`, or attentions, `(1, heads, T, T)`, with zeros behind the shorter ones."""
     longest = [max(sizes) for sizes in zip(*(one.shape for one in states), strict=True)]
     padded = []
     for one in states:
         missing = [(0, most - size) for most, size in zip(longest, one.shape, strict=True)]
         padded.append(nn.functional.pad(one, [side for pair in reversed(missing) for side in pair]))
     return torch.cat(padded)
-
-
-__all__ = [
-    "MMGPTFrameTower",
-    "MMGPTPatchTower",
-    "build_tower",
-    "run_audio_tower",
-    "run_vision_tower",
-    "tower_width",
-    "without_pooling",
-]

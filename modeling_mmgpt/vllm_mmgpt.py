@@ -1,11 +1,11 @@
 """What vLLM's Transformers backend (0.32) asks of a model and its processor, where it is another form than transformers'. Of SGLang's
 (0.5.23) only what it would compute wrongly.
 
-Its processes are told by the attention function that it registers. In them the processor gives one row for each sound, whatever its
-length, and says which fields belong to which modality; the model takes its windows apart again. What vLLM would compute wrongly is
-refused when it starts.
+Its processes are recognised by the attention function that it registers. In them the processor returns one entry for each audio clip,
+whatever its length, and says which fields belong to which modality; the model takes the windows apart again. What vLLM would compute
+wrongly is refused when it starts.
 
-Shapes: N sounds, M bands of a spectrogram, F frames of a window, W windows of the longest sound.
+Shapes: N audio clips, M bands of a spectrogram, F frames of a window, W windows of the longest clip.
 """
 
 import numpy as np
@@ -43,13 +43,13 @@ def refuse_in_engines(config) -> None:
         raise ValueError(f"fusion='cross_attention': {engine} keeps no media beside the text. Use {elsewhere}.")
     if engine == "SGLang":
         if config.bidirectional_images:
-            raise ValueError(f"bidirectional_images: SGLang lets images see only backwards. Use {elsewhere}.")
+            raise ValueError(f"bidirectional_images: SGLang attends from images only backwards. Use {elsewhere}.")
         if config.vision_max_tiles is not None:
             raise ValueError(f"vision_max_tiles: SGLang loses where tiles stand. Use vLLM, {elsewhere}.")
         return
     if config.bidirectional_images and not torch.cuda.is_available():
         raise ValueError(
-            "bidirectional_images: vLLM on a CPU lets images see only backwards, so the answers would be wrong. Use a GPU, "
+            "bidirectional_images: vLLM on a CPU attends from images only backwards, so the answers would be wrong. Use a GPU, "
             f"{elsewhere}."
         )
 
@@ -62,8 +62,8 @@ def name_fields(parts: dict) -> None:
             parts[name].model_input_names = [*known, *(field for field in fields if field not in known)]
 
 
-def one_row_each(processed: dict) -> dict:
-    """What the processor made of sounds or videos, so that vLLM can tell them apart; elsewhere as it is."""
+def one_entry_each(processed: dict) -> dict:
+    """What the processor made of audio or videos, so that vLLM can tell one from another; elsewhere as it is."""
     if not in_vllm():
         return processed
     if "audio_windows" in processed:
@@ -75,24 +75,25 @@ def one_row_each(processed: dict) -> dict:
 
 
 def join_windows(processed: dict) -> dict:
-    """The windows of each sound one behind the other, as one row `(M, W * F)` for each sound."""
+    """The windows of each audio clip one behind the other, as one entry `(M, W * F)`."""
     ends = np.cumsum(processed["audio_windows"])[:-1]
     longest = processed["audio_windows"].max() * processed["input_features"].shape[-1]
     joined = {}
     for name in ("input_features", "input_features_mask"):
-        rows = [np.concatenate(list(windows), axis=-1) for windows in np.split(processed[name], ends)]
-        joined[name] = np.stack([fill_up(row, longest) for row in rows])
+        clips = [np.concatenate(list(windows), axis=-1) for windows in np.split(processed[name], ends)]
+        joined[name] = np.stack([pad_end(clip, longest) for clip in clips])
     return {**processed, **joined}
 
 
-def fill_up(row: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(row, [(0, 0)] * (row.ndim - 1) + [(0, length - row.shape[-1])])
+def pad_end(values: np.ndarray, length: int) -> np.ndarray:
+    """Zeros at the end of the last axis."""
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, length - values.shape[-1])])
 
 
 def part_windows(config, input_features, input_features_mask, audio_windows):
-    """The windows of [`join_windows`] as rows `(sum of windows, M, F)`, with their mask and their number for each sound.
+    """The windows of [`join_windows`] again, `(sum of windows, M, F)`, with their mask and their number for each audio clip.
 
-    vLLM gives one sound among others of another length its mask and its number in a list."""
+    For one clip among others of another length vLLM passes its mask and its number in a list."""
     if isinstance(input_features_mask, list):
         input_features_mask = torch.stack(input_features_mask)
     if audio_windows is None:
@@ -100,10 +101,8 @@ def part_windows(config, input_features, input_features_mask, audio_windows):
     if isinstance(audio_windows, list):
         audio_windows = torch.stack(audio_windows)
     frames = window_frames(config.audio_config)
-    rows = input_features.unflatten(-1, (-1, frames)).transpose(1, 2)  # (N, W, M, F)
+    windows = input_features.unflatten(-1, (-1, frames)).transpose(1, 2)  # (N, W, M, F)
     mask = input_features_mask.unflatten(-1, (-1, frames))  # (N, W, F)
-    is_window = torch.arange(rows.shape[1], device=rows.device) < audio_windows.flatten().to(rows.device)[:, None]
-    return rows[is_window], mask[is_window], audio_windows.flatten()
-
-
-__all__ = ["in_vllm", "name_fields", "one_row_each", "part_windows", "refuse_in_engines", "runs_in_vllm"]
+    counts = audio_windows.flatten()  # (N,)
+    is_window = torch.arange(windows.shape[1], device=windows.device) < counts.to(windows.device)[:, None]  # (N, W)
+    return windows[is_window], mask[is_window], counts

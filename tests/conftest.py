@@ -119,7 +119,7 @@ def make_model(*args, **kwargs) -> MMGPTForConditionalGeneration:
 
 
 def open_gates(model: MMGPTForConditionalGeneration) -> MMGPTForConditionalGeneration:
-    """Gated blocks start closed, and nothing would be seen of what they do. Nothing happens to a model without any."""
+    """Opens the zero-initialised gates, which would hide what their blocks do. A model without any stays as it is."""
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
             torch.nn.init.constant_(parameter, 0.7)
@@ -127,7 +127,7 @@ def open_gates(model: MMGPTForConditionalGeneration) -> MMGPTForConditionalGener
 
 
 def real_features(media) -> torch.Tensor:
-    """The features that a model output carries of one modality, row after row, without their padding."""
+    """The features of one modality in a model output, one after the other, without their padding."""
     features, mask = media.pooler_output, media.attention_mask
     return features.flatten(0, 1) if mask is None else features[mask == 1]
 
@@ -163,7 +163,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def assistant(tmp_path_factory):
-    """Folder of a model that knows a dozen answers (tests/tiny_assistant.py), with pictures and sounds to ask about beside it."""
+    """Folder of a model that has memorised a dozen answers (tests/tiny_assistant.py), with images and audio to ask about beside it."""
     from tests.tiny_assistant import teach_assistant, write_media
 
     torch.manual_seed(0)
@@ -202,7 +202,7 @@ def make_video(seed: int, num_frames: int = 3) -> list[PIL.Image.Image]:
 
 
 def make_sample(question: str, answer: str, images=(), audios=(), videos=()) -> dict:
-    """A one-turn conversation: the images, the sounds, the videos, then the question."""
+    """A one-turn conversation: the images, the audio, the videos, then the question."""
     kinds = {"image": images, "audio": audios, "video": videos}
     media = [{"type": kind} for kind, items in kinds.items() for _ in items]
     content = [*media, {"type": "text", "text": question}]
@@ -211,7 +211,7 @@ def make_sample(question: str, answer: str, images=(), audios=(), videos=()) -> 
 
 
 def make_long_sample() -> dict:
-    """Several turns with media of every kind between the words: pictures of several shapes, sounds of several windows, videos."""
+    """Several turns with media of every kind between the words: images of several shapes, audio of several windows, videos."""
 
     def user(*content):
         parts = [
@@ -236,7 +236,7 @@ def make_long_sample() -> dict:
 
 
 @pytest.fixture
-def rows():
+def samples():
     return [
         make_sample("What is it?", "A cat.", images=[make_image(0)]),
         make_sample("Who speaks?", "Nobody at all.", audios=[make_audio(1)]),
@@ -251,6 +251,16 @@ def rows():
 
 
 @pytest.fixture
-def all_rows(rows):
-    """The same, and rows with videos, large pictures and long sounds."""
-    return [*rows, make_sample("And then?", "Nothing.", videos=[make_video(6)]), make_long_sample()]
+def all_samples(samples):
+    """The same, and samples with videos, large images and long audio."""
+    return [*samples, make_sample("And then?", "Nothing.", videos=[make_video(6)]), make_long_sample()]
+
+
+@pytest.fixture
+def rows(samples):
+    return samples
+
+
+@pytest.fixture
+def all_rows(all_samples):
+    return all_samples

@@ -6,10 +6,14 @@ Repositories live in memory. Every commit keeps all its files, so that a test ca
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -218,3 +222,23 @@ def publishing_to(hub: Hub):
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setenv("HF_TOKEN", "hf_test")
         yield
+
+
+def run_with_hub(hub: Hub, folder: Path, script: str, *arguments) -> str:
+    """Runs a script in a fresh process without the package, whose Hub is `hub`, with empty caches in `folder`; returns what it printed."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_test",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HOME": str(folder / "home"),
+        "HF_MODULES_CACHE": str(folder / "modules"),
+    }
+    script = f"import sys\nsys.modules['modeling_mmgpt'] = None  # cannot be imported\n{script}"
+    command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout

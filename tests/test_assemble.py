@@ -10,6 +10,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -20,6 +22,8 @@ from transformers import (
     Qwen2AudioForConditionalGeneration,
     Siglip2ImageProcessor,
     SiglipImageProcessor,
+    ViTForImageClassification,
+    ViTImageProcessor,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     WhisperFeatureExtractor,
@@ -27,6 +31,8 @@ from transformers import (
 )
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, assemble, save_checkpoint
+from modeling_mmgpt.tools.assemble import TOWER_NAMES
+from modeling_mmgpt.tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES
 
 
 LLAMA_LIKE = {
@@ -74,6 +80,7 @@ VISION_MODELS = {
         "vision_config": {key: VISION[key] for key in VISION if key != "image_size"} | {"num_patches": 16},
         "text_config": PAIR_TEXT,
     },
+    "vit": VISION,
     "dinov2": {**VISION, "image_size": 20},
     "dinov2_with_registers": {**VISION, "num_register_tokens": 3},
     "dinov3_vit": {**VISION, "num_register_tokens": 2},
@@ -109,6 +116,23 @@ WAVEFORM = {
     "num_feat_extract_layers": 3,
     "vocab_size": 32,
 }
+UNISPEECH = {
+    "feat_extract_norm": "layer",
+    "num_codevectors_per_group": 4,
+    "codevector_dim": 8,
+    "proj_codevector_dim": 8,
+}
+AST = {
+    "num_mel_bins": 20,
+    "max_length": 100,
+    "patch_size": 8,
+    "frequency_stride": 4,
+    "time_stride": 4,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 AUDIO_MODELS = {
     "whisper": WHISPER,
     "qwen2_audio_encoder": {
@@ -119,9 +143,13 @@ AUDIO_MODELS = {
         "encoder_ffn_dim": 32,
     },
     "voxtral_encoder": MEL_ENCODER,
+    "audio-spectrogram-transformer": AST,
     "wav2vec2": {**WAVEFORM, "feat_extract_norm": "layer", "do_stable_layer_norm": True},
-    "hubert": WAVEFORM,  # one norm over all samples: each sound by itself
+    "hubert": WAVEFORM,  # one norm over all samples: each audio clip by itself
     "wavlm": {**WAVEFORM, "feat_extract_norm": "layer"},
+    "data2vec-audio": {**WAVEFORM, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5},
+    "unispeech": WAVEFORM | UNISPEECH,
+    "unispeech-sat": WAVEFORM | UNISPEECH,
 }
 TEXT_TEMPLATE = (  # as text-only decoders have them: content is a string, and there is no generation mark
     "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"
@@ -177,6 +205,8 @@ def save_vision(folder, kind):
         image_processor = Siglip2ImageProcessor(patch_size=4, max_num_patches=16)
     elif kind.startswith("siglip"):
         image_processor = SiglipImageProcessor(size=size)
+    elif kind == "vit":
+        image_processor = ViTImageProcessor(size=size)
     else:
         processor_class = CLIPImageProcessor if kind == "clip" else BitImageProcessor
         image_processor = processor_class(size={"shortest_edge": 16}, crop_size=size)
@@ -186,29 +216,33 @@ def save_vision(folder, kind):
 
 def save_audio(folder, kind):
     fill(AutoModel.from_config(AutoConfig.for_model(kind, **AUDIO_MODELS[kind]))).save_pretrained(folder)
-    if "num_mel_bins" in AUDIO_MODELS[kind]:
+    if kind == "audio-spectrogram-transformer":
+        extractor = ASTFeatureExtractor(num_mel_bins=20, max_length=100)
+    elif "num_mel_bins" in AUDIO_MODELS[kind]:
         extractor = WhisperFeatureExtractor(feature_size=20, chunk_length=1, n_fft=400)
     else:
-        masks = AUDIO_MODELS[kind].get("feat_extract_norm") == "layer"
+        masks = AUDIO_MODELS[kind].get("feat_extract_norm") == "layer" or kind == "data2vec-audio"
         extractor = Wav2Vec2FeatureExtractor(sampling_rate=16000, return_attention_mask=masks)
     extractor.save_pretrained(folder)
     return folder
 
 
-def rows(vision, audio):
+def make_samples(vision, audio):
     """Two conversations with whatever media the model takes."""
     generator = np.random.default_rng(0)
     made = []
-    for answer, samples in (("a red square", 9000), ("blue", 5000)):
-        parts, row = [{"type": "text", "text": "What is it?"}], {}
+    for answer, length in (("a red square", 9000), ("blue", 5000)):
+        parts, sample = [{"type": "text", "text": "What is it?"}], {}
         if vision:
             parts.insert(0, {"type": "image"})
-            row["images"] = [PIL.Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8))]
+            sample["images"] = [PIL.Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8))]
         if audio:
             parts.append({"type": "audio"})
-            row["audios"] = [{"array": generator.normal(size=samples).astype(np.float32) / 9, "sampling_rate": 16000}]
-        row["messages"] = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
-        made.append(row)
+            sample["audios"] = [
+                {"array": generator.normal(size=length).astype(np.float32) / 9, "sampling_rate": 16000}
+            ]
+        sample["messages"] = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
+        made.append(sample)
     return made
 
 
@@ -237,6 +271,12 @@ TRIOS = {
     "llama + siglip in tiles": ("llama", "siglip", None, {"vision_connector": "pixel_shuffle", "vision_max_tiles": 3}),
     "gpt_neox + siglip2 of any size": ("gpt_neox", "siglip2", None, {"vision_connector": "pixel_shuffle"}),
     "gpt_neox + wav2vec2": ("gpt_neox", None, "wav2vec2", {"audio_connector": "linear"}),
+    "llama + vit + ast": (
+        "llama",
+        "vit",
+        "audio-spectrogram-transformer",
+        {"audio_connector": "frame_stack", "audio_merge_size": 4},  # the four bands of a step of time
+    ),
 }
 
 
@@ -272,7 +312,7 @@ def trained(tmp_path_factory):
         parts = save_parts(tmp_path_factory.mktemp("parts"), text, vision, audio)
         model, processor = assemble(**parts, connectors=connectors)
         assert_text_unchanged(model, parts["text"])
-        trios[name] = model, processor, train(model, MMGPTCollator(processor)(rows(vision, audio)))
+        trios[name] = model, processor, train(model, MMGPTCollator(processor)(make_samples(vision, audio)))
     return trios
 
 
@@ -301,7 +341,7 @@ def test_trio_leaves_the_decoder_as_it_is_and_learns(trained, name):
 @pytest.mark.parametrize("name", TRIOS)
 def test_batch_is_single_in_generation(trained, name):
     model, processor, _ = trained[name]
-    samples = rows(*TRIOS[name][1:3])
+    samples = make_samples(*TRIOS[name][1:3])
     samples[0]["messages"][0]["content"].insert(0, {"type": "text", "text": "A longer question. "})
     collator = MMGPTCollator(processor, add_generation_prompt=True)
     arguments = {
@@ -322,7 +362,7 @@ def test_batch_is_single_in_generation(trained, name):
 def test_trained_trios_load_where_the_package_is_not(trained, tmp_path):
     for name, (model, processor, _) in trained.items():
         folder = save_checkpoint(tmp_path / name, model, processor)
-        batch = MMGPTCollator(processor, add_generation_prompt=True)(rows(*TRIOS[name][1:3]))
+        batch = MMGPTCollator(processor, add_generation_prompt=True)(make_samples(*TRIOS[name][1:3]))
         with torch.no_grad():
             torch.save((batch, model(**batch).logits), folder / "batch.pt")
         assert "/parts" not in (folder / "config.json").read_text()
@@ -355,38 +395,58 @@ def test_vision_tower_is_unchanged(tmp_path, kind):
     parts = save_parts(tmp_path, "gpt2", kind, None)
     model, processor = assemble(**parts)
     whole = AutoModel.from_pretrained(parts["vision"])
-    processed = processor.image_processor([row["images"][0] for row in rows(True, False)], return_tensors="pt")
+    processed = processor.image_processor(
+        [sample["images"][0] for sample in make_samples(True, False)], return_tensors="pt"
+    )
     own = getattr(whole, "vision_model", whole)(**processed).last_hidden_state
     processed.pop("pixel_attention_mask", None)
     features = model.get_image_features(**processed, return_dict=True)
     assert torch.equal(features.last_hidden_state, own)
     patches = own[:, own.shape[1] - 16 :]  # 4 x 4, behind class and register tokens
     assert torch.equal(torch.stack(features.pooler_output), model.model.vision_connector(patches))
-    text = processor.apply_chat_template(rows(True, False)[0]["messages"])
-    batch = processor(text=[text], images=[rows(True, False)[0]["images"][0]], return_tensors="pt")
+    text = processor.apply_chat_template(make_samples(True, False)[0]["messages"])
+    batch = processor(text=[text], images=[make_samples(True, False)[0]["images"][0]], return_tensors="pt")
     assert (batch["input_ids"] == model.config.image_token_id).sum() == 16
     assert model(**batch).image_hidden_states.shape == (16, 32)
 
 
+def own_output(kind, whole, features):
+    """What the checkpoint's own class makes of one audio clip, its vectors in the order of time."""
+    if kind == "audio-spectrogram-transformer":
+        patches = whole(features.transpose(1, 2)).last_hidden_state[:, 2:]  # behind two special tokens, band by band
+        return patches.unflatten(1, (4, 24)).transpose(1, 2).flatten(1, 2)
+    return (whole.encoder if kind == "whisper" else whole)(features).last_hidden_state
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", AUDIO_MODELS)
-def test_audio_tower_is_unchanged_and_padding_is_not_heard(tmp_path, kind):
+def test_audio_tower_is_unchanged_and_padding_changes_nothing(tmp_path, kind):
     parts = save_parts(tmp_path, "gpt2", None, kind)
     model, processor = assemble(**parts)
     whole = AutoModel.from_pretrained(parts["audio"])
-    tower = whole.encoder if kind == "whisper" else whole
-    sounds = [row["audios"][0]["array"] for row in rows(False, True)]
-    batch = processor(text=["<|audio|> and <|audio|>"], audio=sounds, return_tensors="pt")
+    clips = [sample["audios"][0]["array"] for sample in make_samples(False, True)]
+    batch = processor(text=["<|audio|> and <|audio|>"], audio=clips, return_tensors="pt")
     features = model.get_audio_features(batch["input_features"], batch["input_features_mask"], return_dict=True)
     assert sum(map(len, features.pooler_output)) == (batch["input_ids"] == model.config.audio_token_id).sum()
-    for index, (sound, heard) in enumerate(zip(sounds, features.pooler_output, strict=True)):
-        alone = processor(text=["<|audio|>"], audio=[sound], return_tensors="pt")
-        own = tower(alone["input_features"]).last_hidden_state
+    for index, (clip, found) in enumerate(zip(clips, features.pooler_output, strict=True)):
+        alone = processor(text=["<|audio|>"], audio=[clip], return_tensors="pt")
+        own = own_output(kind, whole, alone["input_features"])
         assert torch.equal(model.get_audio_features(**only_audio(alone), return_dict=True).last_hidden_state, own)
-        expected = model.model.audio_connector(own[0, : len(heard)])
-        assert len(heard) == len(expected)
-        torch.testing.assert_close(heard, expected, atol=1e-5, rtol=1e-4, msg=f"sound {index}")
+        expected = model.model.audio_connector(own[0, : len(found)])
+        assert len(found) == len(expected)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4, msg=f"audio {index}")
     assert torch.isfinite(model(**batch).logits).all()
+
+
+def test_every_family_that_can_be_assembled_is_tried():
+    tried = {f"{kind}_vision_model" if kind in ("siglip", "siglip2", "clip") else kind for kind in VISION_MODELS}
+    for families, kinds in ((VISION_FAMILIES, tried), (AUDIO_FAMILIES, set(AUDIO_MODELS))):
+        assert kinds == {kind for kind, family in families.items() if family.label is not None}
+
+
+def test_names_for_people_come_from_the_table():
+    assert TOWER_NAMES["vision"].startswith("SigLIP, SigLIP 2 (of a fixed resolution or NaFlex), CLIP, ViT, DINOv2")
+    assert TOWER_NAMES["audio"].endswith("data2vec or UniSpeech")
 
 
 QWEN2_AUDIO = {
@@ -395,6 +455,8 @@ QWEN2_AUDIO = {
     "audio_token_index": 98,
 }
 WHOLE_MODELS = {
+    "vit": (ViTForImageClassification, VISION, "vit"),  # without the pooler that ViTModel has
+    "audio-spectrogram-transformer": (ASTForAudioClassification, AST, "audio_spectrogram_transformer"),
     "whisper": (WhisperForConditionalGeneration, WHISPER, "model.encoder"),
     "qwen2_audio": (Qwen2AudioForConditionalGeneration, QWEN2_AUDIO, "model.audio_tower"),
     "wav2vec2": (Wav2Vec2ForCTC, AUDIO_MODELS["wav2vec2"], "wav2vec2"),
@@ -402,16 +464,18 @@ WHOLE_MODELS = {
 
 
 @pytest.mark.parametrize("kind", WHOLE_MODELS)
-def test_whole_models_give_their_tower(tmp_path, kind):
-    """Speech recognisers and audio language models: the encoder is taken out, whatever it is called there."""
+def test_the_encoder_of_a_whole_model_is_taken(tmp_path, kind):
+    """Classifiers, speech recognisers and audio language models: the encoder is taken out, whatever it is called there."""
     model_class, config, place = WHOLE_MODELS[kind]
     whole = fill(model_class(AutoConfig.for_model(kind, **config)))
-    parts = save_parts(tmp_path, "gpt2", None, "qwen2_audio_encoder" if kind == "qwen2_audio" else kind)
-    whole.save_pretrained(parts["audio"])
+    part = "vision" if kind in VISION_MODELS else "audio"
+    encoder = "qwen2_audio_encoder" if kind == "qwen2_audio" else kind
+    parts = save_parts(tmp_path, "gpt2", *((encoder, None) if part == "vision" else (None, encoder)))
+    whole.save_pretrained(parts[part])
     model, _ = assemble(**parts)
     own = whole.get_submodule(place).state_dict()
     own.pop("masked_spec_embed", None)  # for its own pretraining
-    taken = model.model.audio_tower.state_dict()
+    taken = getattr(model.model, f"{part}_tower").state_dict()
     assert taken.keys() == own.keys()
     assert all(torch.equal(taken[name], own[name]) for name in own)
 
@@ -452,8 +516,8 @@ def test_new_tokens_are_the_mean_of_the_old(tmp_path):
     }
 
 
-def test_closed_gated_blocks_leave_a_decoder_as_it_is_and_look_at_media_when_they_open(tmp_path):
-    """A decoder that can write gets blocks, is assembled with a tower, and goes on writing what it wrote."""
+def test_zero_initialised_gates_leave_a_decoder_as_it_is_and_open_ones_attend_to_media(tmp_path):
+    """A decoder that can write gets blocks, is assembled with a vision encoder, and goes on writing what it wrote."""
     save_decoder(tmp_path / "text", "mmgpt_text")
     decoder = MMGPTForCausalLM.from_pretrained(tmp_path / "text", cross_attention_every=2)
     decoder.save_pretrained(tmp_path / "blocks")
@@ -498,41 +562,46 @@ class TestTextTemplate:
 
     def test_it_is_kept_and_places_media(self, processor):
         assert processor.chat_template.endswith(TEXT_TEMPLATE)
-        messages = rows(True, True)[0]["messages"]
+        messages = make_samples(True, True)[0]["messages"]
         assert processor.apply_chat_template(messages, add_generation_prompt=True) == (
             "<|turn|>user\n<|image|>What is it?<|audio|><|end|>\n<|turn|>assistant\na red square<|end|>\n<|turn|>assistant\n"
         )
 
     def test_it_places_media_also_where_only_the_template_is_known(self, processor):
         """Serving engines (vLLM) render the saved template with the tokenizer alone."""
-        messages = [{"role": "system", "content": "Look."}, *rows(True, True)[0]["messages"]]
+        messages = [{"role": "system", "content": "Look."}, *make_samples(True, True)[0]["messages"]]
         rendered = processor.tokenizer.apply_chat_template(
             messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
         )
         assert rendered == processor.apply_chat_template(messages, add_generation_prompt=True)
 
     def test_media_in_messages_become_inputs(self, processor):
-        row = rows(True, True)[0]
-        user = [{"type": "image", "image": row["images"][0]}, {"type": "audio", "audio": row["audios"][0]["array"]}]
+        sample = make_samples(True, True)[0]
+        user = [
+            {"type": "image", "image": sample["images"][0]},
+            {"type": "audio", "audio": sample["audios"][0]["array"]},
+        ]
         batch = processor.apply_chat_template(
             [{"role": "user", "content": user}], tokenize=True, return_dict=True, return_tensors="pt"
         )
         text = "<|turn|>user\n<|image|><|audio|><|end|>\n"
-        expected = processor(text=[text], images=row["images"], audio=[row["audios"][0]["array"]], return_tensors="pt")
+        expected = processor(
+            text=[text], images=sample["images"], audio=[sample["audios"][0]["array"]], return_tensors="pt"
+        )
         assert batch.keys() == expected.keys()
         assert all(torch.equal(batch[key], expected[key]) for key in expected)
 
     def test_what_the_assistant_says_is_learnt(self, processor):
-        row = rows(True, True)[0]
-        row["messages"] += [{"role": "user", "content": "assistant?"}, {"role": "assistant", "content": " a \n"}]
-        batch = MMGPTCollator(processor)([row])
+        sample = make_samples(True, True)[0]
+        sample["messages"] += [{"role": "user", "content": "assistant?"}, {"role": "assistant", "content": " a \n"}]
+        batch = MMGPTCollator(processor)([sample])
         learnt = batch["labels"][batch["labels"] != -100]
         assert processor.tokenizer.decode(learnt) == "a red square<|end|>a<|end|>"
 
     def test_a_template_that_rewrites_answers_needs_the_mark(self, processor):
         processor.chat_template = TEXT_TEMPLATE.replace("trim", "replace('red', 'blue')")
         with pytest.raises(ValueError, match="generation %} around the assistant's words"):
-            MMGPTCollator(processor)([rows(True, True)[0]])
+            MMGPTCollator(processor)([make_samples(True, True)[0]])
 
 
 def break_folder(folder, part):
@@ -566,10 +635,10 @@ class TestRefusals:
         with pytest.raises(ValueError, match="all that the 'mamba' family does, and cannot take it over unchanged"):
             assemble(tmp_path)
 
-    def test_an_unsupported_tower(self, parts):
-        with pytest.raises(ValueError, match="'whisper' model, which cannot be the vision tower: give SigLIP"):
+    def test_an_unsupported_encoder(self, parts):
+        with pytest.raises(ValueError, match="'whisper' model, which cannot be the vision encoder: give SigLIP"):
             assemble(parts["text"], vision=parts["audio"])
-        with pytest.raises(ValueError, match="'dinov2' model, which cannot be the audio tower: give Whisper"):
+        with pytest.raises(ValueError, match="'dinov2' model, which cannot be the audio encoder: give Whisper"):
             assemble(parts["text"], audio=parts["vision"])
 
     @pytest.mark.parametrize(
@@ -585,7 +654,7 @@ class TestRefusals:
         config = AutoConfig.from_pretrained(parts["vision"])
         config.num_hidden_layers = 3
         config.save_pretrained(parts["vision"])
-        with pytest.raises(ValueError, match=r"lacks \d+ of the tower's weights"):
+        with pytest.raises(ValueError, match=r"lacks \d+ of the encoder's weights"):
             assemble(**parts)
 
     def test_a_tokenizer_of_another_decoder(self, parts):
@@ -593,12 +662,24 @@ class TestRefusals:
         with pytest.raises(ValueError, match="tokenizer has 257 tokens but its decoder only 200"):
             assemble(parts["text"])
 
-    def test_images_that_the_tower_does_not_take(self, parts, tmp_path):
+    def test_images_that_the_encoder_does_not_take(self, parts, tmp_path):
         save_vision(tmp_path / "clip", "clip")
         size = {"height": 32, "width": 32}
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(tmp_path / "clip")
-        with pytest.raises(ValueError, match="images of 32 x 32 pixels, but its tower takes 16 x 16"):
+        with pytest.raises(ValueError, match="images of 32 x 32 pixels, but its encoder takes 16 x 16"):
             assemble(parts["text"], vision=tmp_path / "clip")
+
+    def test_windows_that_the_encoder_does_not_take(self, parts, tmp_path):
+        save_audio(tmp_path / "ast", "audio-spectrogram-transformer")
+        for extractor, length in (
+            (ASTFeatureExtractor(num_mel_bins=20), 1024),
+            (Wav2Vec2FeatureExtractor(), "any number"),
+        ):
+            extractor.save_pretrained(tmp_path / "ast")
+            with pytest.raises(
+                ValueError, match=f"of 100 frames, but those of {type(extractor).__name__} have {length}"
+            ):
+                assemble(parts["text"], audio=tmp_path / "ast")
 
     @pytest.mark.parametrize(
         ("connectors", "named"),

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from modeling_mmgpt.preprocessing_mmgpt import row_size, sampling
+from modeling_mmgpt.preprocessing_mmgpt import chunk_size, sampling
 from modeling_mmgpt.token_counts_mmgpt import image_token_count
 from training.checks import benchmark
 from training.model_building import build_model
@@ -79,7 +79,7 @@ def test_a_photograph_is_six_tiles_and_an_overview_where_the_preset_cuts_them(pr
         model, processor = build_model(ModelArguments(preset=preset), train_tokenizer(["?"], 320))
     tokens, tiles = processor.image_tokens(3000, 4000)
     assert tiles == 7 and tokens == 7 * image_token_count(
-        *row_size(processor.image_processor), **processor.image_geometry
+        *chunk_size(processor.image_processor), **processor.image_geometry
     )
     assert processor.image_tokens(3000, 4000, max_patches=12)[1] == 13 <= 1 + model.config.vision_max_tiles
 
@@ -92,6 +92,6 @@ def test_videos_leave_room_for_text_in_every_preset_with_a_vision_encoder():
             assert model.config.video_token_id is None
             continue
         frames = sampling(processor.video_processor)[1]
-        height, width = row_size(processor.video_processor)
+        height, width = chunk_size(processor.video_processor)
         (tokens,) = processor._get_num_multimodal_tokens(video_sizes=[(frames, height, width)])["num_video_tokens"]
         assert 0 < tokens <= 0.7 * model.config.text_config.max_position_embeddings, path.stem

@@ -1,4 +1,4 @@
-"""Image tokens that see one another in both directions, and text that does not."""
+"""Image tokens that attend to one another in both directions, and text that does not."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def with_other_last_patch(pixels: torch.Tensor, image: int) -> torch.Tensor:
     return pixels
 
 
-def test_the_first_patch_sees_the_last_and_text_sees_only_backwards(model, inputs):
+def test_the_first_patch_attends_to_the_last_and_text_stays_causal(model, inputs):
     first = with_other_last_patch(inputs["pixel_values"], 0)
     assert changed_at(model, inputs, first) == list(range(2, 40))
     second = with_other_last_patch(inputs["pixel_values"], 1)
@@ -60,7 +60,7 @@ def test_text_alone_is_as_without(model):
     assert torch.equal(model(ids).logits, expected)
 
 
-def test_sliding_layers_see_the_whole_image(inputs):
+def test_sliding_layers_attend_to_the_whole_image(inputs):
     sliding = {"layer_types": ["sliding_attention"] * 2, "sliding_window": 3, "initializer_range": 0.2}
     model = make_model(audio=None, bidirectional_images=True, text=sliding)
     assert {2, 3} <= set(changed_at(model, inputs, with_other_last_patch(inputs["pixel_values"], 0)))
@@ -118,8 +118,8 @@ def test_a_left_padded_batch_generates_what_each_prompt_does_alone(model, tokeni
 
 
 @pytest.mark.parametrize("kinds", [["full_attention"], ["sliding_attention", "full_attention"], ["sliding_attention"]])
-def test_an_image_of_a_later_turn_sees_itself_in_a_static_cache(inputs, kinds):
-    """The place where it begins is counted on the device there."""
+def test_an_image_of_a_later_turn_attends_to_itself_in_a_static_cache(inputs, kinds):
+    """The position where it begins is counted on the device there."""
     sliding = {"sliding_window": 24} if "sliding_attention" in kinds else {}
     model = make_model(
         audio=None, bidirectional_images=True, text={"initializer_range": 0.2, "layer_types": kinds, **sliding}

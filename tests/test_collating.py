@@ -1,4 +1,4 @@
-"""The collator: exact tensors, and errors that name the row."""
+"""The collator: exact tensors, and errors that name the sample."""
 
 import pickle
 
@@ -34,8 +34,8 @@ def test_labels_are_the_assistants_turns(collator, tokenizer):
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
-def test_media_are_those_of_the_whole_batch_in_order(collator, rows):
-    batch = collator(rows)
+def test_media_are_those_of_the_whole_batch_in_order(collator, samples):
+    batch = collator(samples)
     assert batch["pixel_values"].shape == (3, 3, 16, 16)
     assert batch["input_features"].shape == (3, 20, 37)
     assert batch["input_features_mask"].sum(-1).tolist() == [37, 21, 11]
@@ -84,7 +84,7 @@ def turns(*answers_and_media) -> dict:
 
 
 def test_a_medium_that_the_cut_would_go_through_is_dropped_whole(tokenizer):
-    """Tiles, windows and frames go with their medium, those of other rows stay; what is left is what was there before."""
+    """Tiles, windows and frames go with their medium, those of other samples stay; what is left is what was there before."""
     model = make_model(vision=SIGLIP, audio=WHISPER, vision_max_tiles=2)
     processor = make_processor(model.config, tokenizer)
     long = turns(
@@ -130,13 +130,13 @@ def test_a_medium_that_the_cut_would_go_through_is_dropped_whole(tokenizer):
 
 
 def test_a_batch_without_its_only_medium_has_no_pixels(processor):
-    rows = [turns(("audio", make_audio(0, 900)), ("image", make_image(0)))]
+    samples = [turns(("audio", make_audio(0, 900)), ("image", make_image(0)))]
     with pytest.warns(UserWarning, match="without 1 image behind the cut"):
-        cut = MMGPTCollator(processor, max_length=50)(rows)
+        cut = MMGPTCollator(processor, max_length=50)(samples)
     assert "pixel_values" not in cut and len(cut["input_features"]) == 1
 
 
-def test_a_row_that_is_cut_before_its_answer_is_refused(processor):
+def test_a_sample_that_is_cut_before_its_answer_is_refused(processor):
     with (
         pytest.warns(UserWarning, match="noon"),
         pytest.raises(ValueError, match=r"noon has nothing to learn.*max_length=20"),
@@ -171,19 +171,19 @@ def test_media_stand_anywhere_in_any_number_over_several_turns(collator, tokeniz
         ({"messages": [{"role": "user", "content": "alone"}], "images": []}, "noon has nothing to learn"),
     ],
 )
-def test_a_bad_row_is_named(collator, change, sentence):
+def test_a_bad_sample_is_named(collator, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         collator(
             [make_sample("fine", "yes"), {**make_sample("?", "!", images=[make_image(0)]), "id": "noon", **change}]
         )
 
 
-def test_media_without_a_tower_are_refused(tokenizer):
-    blind = MMGPTCollator(make_processor(make_config(vision=None), tokenizer))
-    with pytest.raises(ValueError, match="noon comes with image inputs, but the model has no tower for them"):
-        blind([{**make_sample("?", "!", images=[make_image(0)]), "id": "noon"}])
+def test_media_without_an_encoder_are_refused(tokenizer):
+    text_only = MMGPTCollator(make_processor(make_config(vision=None), tokenizer))
+    with pytest.raises(ValueError, match="noon comes with image inputs, but the model has no encoder for them"):
+        text_only([{**make_sample("?", "!", images=[make_image(0)]), "id": "noon"}])
 
 
-def test_it_can_be_pickled_for_data_workers(collator, rows):
+def test_it_can_be_pickled_for_data_workers(collator, samples):
     copy = pickle.loads(pickle.dumps(collator))
-    assert torch.equal(copy(rows)["input_ids"], collator(rows)["input_ids"])
+    assert torch.equal(copy(samples)["input_ids"], collator(samples)["input_ids"])

@@ -1,12 +1,25 @@
-"""Connectors keep every number and put neighbours together; the resampler asks for a fixed number of answers."""
+"""Connectors keep every number and put neighbours together; the resampler returns a fixed number of vectors."""
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modeling_mmgpt import MMGPTCollator
-from modeling_mmgpt.connectors_mmgpt import MMGPTConnector, MMGPTResampler, merge_frames, merge_patches
+from modeling_mmgpt.connectors_mmgpt import (
+    MMGPTConnector,
+    MMGPTResampler,
+    MMGPTTileEmbedding,
+    merge_frames,
+    merge_native_patches,
+    merge_patches,
+)
+from modeling_mmgpt.token_counts_mmgpt import grid_token_count
 from tests.conftest import WHISPER, make_audio, make_config, make_model, make_processor, make_sample
+
+
+FORMATS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4)
 
 
 def test_merged_patches_are_the_squares_of_the_grid():
@@ -20,6 +33,22 @@ def test_merged_patches_of_an_oblong_grid():
     assert merged[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
+@given(FORMATS, st.integers(2, 4))
+def test_merging_images_of_any_shape_is_merging_each_of_them(shapes, merge_size):
+    length = max(rows * columns for rows, columns in shapes)
+    features = torch.zeros(len(shapes), length, 2)
+    for image, (rows, columns) in zip(features, shapes, strict=True):
+        image[: rows * columns] = torch.randn(rows * columns, 2)
+    merged = merge_native_patches(features, torch.tensor(shapes), merge_size)
+    for one, image, (rows, columns) in zip(merged, features, shapes, strict=True):
+        grid = image[: rows * columns].view(rows, columns, 2)
+        filled = torch.nn.functional.pad(grid, (0, 0, 0, -columns % merge_size, 0, -rows % merge_size))
+        expected = merge_patches(filled.flatten(0, 1)[None], tuple(filled.shape[:2]), merge_size)[0]
+        assert len(expected) == grid_token_count(rows, columns, merge_size)
+        assert torch.equal(one[: len(expected)], expected)
+        assert not one[len(expected) :].any()
+
+
 def test_merged_frames_fill_up_the_end_with_zeros():
     merged = merge_frames(torch.arange(1.0, 6.0).view(1, 5, 1), 2)
     assert merged[0].tolist() == [[1, 2], [3, 4], [5, 0]]
@@ -29,6 +58,19 @@ def test_linear_is_one_matrix_and_the_others_two():
     assert len(list(MMGPTConnector("linear", 8, 4).parameters())) == 2
     assert len(list(MMGPTConnector("mlp", 8, 4).parameters())) == 4
     assert MMGPTConnector("pixel_shuffle", 8, 4)(torch.zeros(2, 3, 8)).shape == (2, 3, 4)
+
+
+def test_tile_positions_change_nothing_until_they_are_learned():
+    embedding = MMGPTTileEmbedding(4, 3)
+    features, places = torch.randn(3, 2, 3), torch.tensor([[1, 1], [1, 2], [0, 0]])
+    assert torch.equal(embedding(features, places), features)
+    with torch.no_grad():
+        embedding.row.copy_(torch.arange(5)[:, None])
+        embedding.column.copy_(10 * torch.arange(5)[:, None])
+    torch.testing.assert_close(
+        embedding(features, places) - features, torch.tensor([11.0, 21, 0])[:, None, None].expand(3, 2, 3)
+    )
+    torch.testing.assert_close(embedding(features, None), features)
 
 
 RESAMPLERS = {
@@ -46,12 +88,12 @@ def resampler() -> MMGPTResampler:
     return connector
 
 
-def test_a_resampler_gives_the_same_number_whatever_it_gets():
+def test_a_resampler_returns_the_same_number_of_any_length():
     connector = resampler()
     assert [connector(torch.randn(2, length, 8)).shape for length in (1, 7)] == [(2, 3, 4), (2, 3, 4)]
 
 
-def test_a_resampler_does_not_look_at_padding():
+def test_a_resampler_does_not_attend_to_padding():
     connector, features = resampler(), torch.randn(2, 6, 8)
     is_real = torch.arange(6) < torch.tensor([[6], [4]])
     padded = connector(features, is_real)
@@ -73,7 +115,7 @@ def test_placeholders_of_a_resampler_are_its_queries(tokenizer, rows):
 
 
 def test_silence_that_fills_a_window_changes_nothing_behind_a_resampler(tokenizer):
-    """In the batch the second sound is filled up to the length of the first."""
+    """In the batch the second audio clip is filled up to the length of the first."""
     model = make_model(**RESAMPLERS)
     batch = MMGPTCollator(make_processor(model.config, tokenizer))(
         [make_sample("?", "!", audios=[make_audio(0), make_audio(1, 2000)])]

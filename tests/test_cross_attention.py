@@ -1,4 +1,4 @@
-"""Gated cross-attention: what each token sees, what it computes of it, and what stays in the cache."""
+"""Gated cross-attention: what is visible to each token, what it computes of it, and what stays in the cache."""
 
 import copy
 
@@ -12,7 +12,7 @@ from modeling_mmgpt.cross_attention_mmgpt import (
     MMGPTCrossAttention,
     MMGPTMediaPart,
     gather_media,
-    look_up_media,
+    make_cross_attention_mask,
     media_layers,
 )
 from tests.conftest import (
@@ -28,9 +28,9 @@ from tests.conftest import (
 )
 
 
-SEES = torch.tensor(
+PLACEHOLDERS = torch.tensor(
     [
-        [0, 1, 0, 2, 0],  # text, image, text, sound, text
+        [0, 1, 0, 2, 0],  # text, image, text, audio, text
         [0, 0, 0, 0, 0],
         [0, 0, 1, 1, 0],  # two images with no text between them
     ]
@@ -38,11 +38,11 @@ SEES = torch.tensor(
 
 
 def two_modalities():
-    """Three images of 2 vectors and one sound of 3, the last of which is padding."""
+    """Three images of 2 vectors and one audio clip of 3, the last of which is padding."""
     images = torch.arange(1.0, 7).view(3, 2, 1)
-    sounds = torch.arange(10.0, 13).view(1, 3, 1)
+    clips = torch.arange(10.0, 13).view(1, 3, 1)
     is_real = torch.tensor([[True, True, False]])
-    return [MMGPTMediaPart(SEES == 1, images, None), MMGPTMediaPart(SEES == 2, sounds, is_real)]
+    return [MMGPTMediaPart(PLACEHOLDERS == 1, images, None), MMGPTMediaPart(PLACEHOLDERS == 2, clips, is_real)]
 
 
 def gather(scope="all", position_ids=None, cached=None, parts=None):
@@ -50,21 +50,21 @@ def gather(scope="all", position_ids=None, cached=None, parts=None):
 
 
 def visible(media) -> list[list[list[float]]]:
-    """The vectors that each token sees."""
+    """The vectors that each token attends to."""
     config = MMGPTTextConfig(**TEXT, cross_attention_every=1)
-    sight = look_up_media(config, media, None, media.first.shape[1], torch.float32)
-    mask = sight.mask[:, 0] & sight.sees_any
+    mask = make_cross_attention_mask(config, media, None, media.first.shape[1], torch.float32)
+    mask = mask.mask[:, 0] & mask.any_visible
     return [[media.states[b, mask[b, t], 0].tolist() for t in range(mask.shape[1])] for b in range(len(mask))]
 
 
-def test_rows_of_all_modalities_lie_sample_by_sample_in_the_order_of_the_text():
+def test_chunks_of_all_modalities_stand_sample_by_sample_in_the_order_of_the_text():
     media = gather()
     assert media.states[..., 0].tolist() == [[1, 2, 10, 11, 12], [0, 0, 0, 0, 0], [3, 4, 5, 6, 0]]
     assert media.order.tolist() == [[1, 1, 2, 2, 0], [0, 0, 0, 0, 0], [1, 1, 2, 2, 0]]
     assert media.positions[0, :4].tolist() == [0, 1, 2, 3]
 
 
-def test_a_token_sees_all_media_at_or_before_it():
+def test_a_token_attends_to_all_media_at_or_before_it():
     assert visible(gather("all")) == [
         [[], [1, 2], [1, 2], [1, 2, 10, 11], [1, 2, 10, 11]],
         [[]] * 5,
@@ -72,17 +72,17 @@ def test_a_token_sees_all_media_at_or_before_it():
     ]
 
 
-def test_a_token_sees_the_last_medium_before_it():
+def test_a_token_attends_to_the_last_chunk_before_it():
     media = gather("last")
     assert visible(media) == [
         [[], [1, 2], [1, 2], [10, 11], [10, 11]],
         [[]] * 5,
         [[], [], [3, 4], [3, 4, 5, 6], [3, 4, 5, 6]],
     ]
-    assert media.positions[0, :4].tolist() == [0, 1, 0, 1]  # places are counted in what is seen together
+    assert media.positions[0, :4].tolist() == [0, 1, 0, 1]  # positions are counted in what is visible together
 
 
-def test_packed_documents_do_not_see_one_another():
+def test_packed_documents_do_not_attend_to_one_another():
     positions = torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 0, 1]])
     for scope in ("all", "last"):
         media = gather(scope, positions)
@@ -93,32 +93,32 @@ def test_packed_documents_do_not_see_one_another():
 
 @pytest.mark.parametrize("scope", ["all", "last"])
 def test_new_media_join_those_in_the_cache(scope):
-    """Two calls, cut after the third token, see what one call sees."""
+    """Two calls, cut after the third token, attend to what they do in one call."""
     config = MMGPTTextConfig(**TEXT, cross_attention_every=1)
-    whole = look_up_media(config, gather(scope), None, 5, torch.float32)
-    images, sounds = two_modalities()
+    whole = make_cross_attention_mask(config, gather(scope), None, 5, torch.float32)
+    images, clips = two_modalities()
     cache = DynamicCache(config=config)
     first = gather(scope, parts=[MMGPTMediaPart(images.is_placeholder[:, :3], images.features[:2], None)])
-    look_up_media(config, first, cache, 3, torch.float32)
+    make_cross_attention_mask(config, first, cache, 3, torch.float32)
     second = gather(
         scope,
         cached=media_layers(cache)[0],
         parts=[
             MMGPTMediaPart(images.is_placeholder[:, 3:], images.features[2:], None),
-            MMGPTMediaPart(sounds.is_placeholder[:, 3:], *sounds[1:]),
+            MMGPTMediaPart(clips.is_placeholder[:, 3:], *clips[1:]),
         ],
     )
-    sight = look_up_media(config, second, cache, 2, torch.float32)
-    counts = (sight.mask[:, 0] & sight.sees_any).sum(-1)
-    expected = (whole.mask[:, 0] & whole.sees_any).sum(-1)[:, 3:]
+    mask = make_cross_attention_mask(config, second, cache, 2, torch.float32)
+    counts = (mask.mask[:, 0] & mask.any_visible).sum(-1)
+    expected = (whole.mask[:, 0] & whole.any_visible).sum(-1)[:, 3:]
     if scope == "last":  # where a call ends a run of media ends
         expected[2] = 2
     assert counts.tolist() == expected.tolist()
     assert second.positions[0, :2].tolist() == ([2, 3] if scope == "all" else [0, 1])
 
 
-def test_closed_gates_leave_the_decoder_as_it_was(tokenizer, rows):
-    """To the last bit, with media in the batch."""
+def test_zero_initialised_gates_are_identical_to_the_text_only_decoder(tokenizer, rows):
+    """Bit by bit, with media in the batch."""
     model = make_model(fusion="cross_attention")
     batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
     decoder = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)).eval()
@@ -129,7 +129,7 @@ def test_closed_gates_leave_the_decoder_as_it_was(tokenizer, rows):
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_tokens_that_see_nothing_get_exactly_zero(tokenizer, implementation):
+def test_tokens_without_visible_media_get_exactly_zero(tokenizer, implementation):
     """Text before the first image, and samples without one, are pure text; no NaN reaches a gradient."""
     model = open_gates(make_model(fusion="cross_attention"))
     model.set_attn_implementation({"text_config": implementation})
@@ -138,12 +138,12 @@ def test_tokens_that_see_nothing_get_exactly_zero(tokenizer, implementation):
     late = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "!"}]}
     batch = collator([{**late, "images": [make_image(0)]}, make_sample("Hi", "Hello")])
     text = {key: value for key, value in batch.items() if key != "pixel_values"}
-    seen, unseen = model(**batch), model(**text)
+    with_media, without = model(**batch), model(**text)
     image = int((batch["input_ids"][0] == 4).nonzero()[0])
-    assert torch.equal(seen.logits[0, :image], unseen.logits[0, :image])
-    assert torch.equal(seen.logits[1], unseen.logits[1])
-    assert not torch.allclose(seen.logits[0, image:], unseen.logits[0, image:], atol=1e-4)
-    seen.loss.backward()
+    assert torch.equal(with_media.logits[0, :image], without.logits[0, :image])
+    assert torch.equal(with_media.logits[1], without.logits[1])
+    assert not torch.allclose(with_media.logits[0, image:], without.logits[0, image:], atol=1e-4)
+    with_media.loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
@@ -169,13 +169,13 @@ def test_eager_is_sdpa_and_other_kernels_fall_back_to_it(tokenizer, rows):
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
-def test_the_order_of_what_is_heard_matters(tokenizer):
-    """Attention over keys without places would be the same for a sound played backwards, in blocks of whole frames."""
+def test_the_order_of_audio_matters(tokenizer):
+    """Attention over keys without positions would be the same for audio played backwards, in blocks of whole frames."""
     model = open_gates(make_model(fusion="cross_attention", text={"initializer_range": 0.3}))
     batch = MMGPTCollator(make_processor(model.config, tokenizer))(
         [make_sample("?", "!", audios=[make_audio(0, 6400)])]
     )
-    frames = batch["input_features"].unflatten(-1, (-1, 4)).flip(2).flatten(2)  # the tower takes 4 at a time
+    frames = batch["input_features"].unflatten(-1, (-1, 4)).flip(2).flatten(2)  # the encoder takes 4 at a time
     backwards = {**batch, "input_features": frames}
     assert not torch.allclose(model(**batch).logits[0, -1], model(**backwards).logits[0, -1], atol=1e-4)
 
@@ -270,7 +270,7 @@ def test_a_cache_made_without_a_config_takes_media_too(tokenizer, rows):
     assert torch.equal(after, model(**step, past_key_values=expected).logits)
 
 
-def test_an_emptied_cache_knows_no_media(tokenizer, rows):
+def test_a_cache_that_was_reset_has_no_media(tokenizer, rows):
     """generate() empties its static cache and takes it again."""
     model = open_gates(make_model(fusion="cross_attention"))
     batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
@@ -297,7 +297,7 @@ def test_gates_learn(tokenizer, rows):
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_gradient_checkpointing_reaches_the_towers(tokenizer, rows, use_reentrant):
+def test_gradient_checkpointing_reaches_the_encoders(tokenizer, rows, use_reentrant):
     model = open_gates(make_model(fusion="cross_attention")).train()
     batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
     model(**batch).loss.backward()
@@ -315,13 +315,13 @@ def test_blocks_stand_before_every_kth_layer():
     assert isinstance(decoder.layers[4].cross_block.cross_attn, MMGPTCrossAttention)
 
 
-def test_as_many_placeholders_as_rows(tokenizer, rows):
+def test_as_many_placeholders_as_chunks(tokenizer, rows):
     model = make_model(fusion="cross_attention")
     processor = make_processor(model.config, tokenizer)
     batch = MMGPTCollator(processor)(rows)
     assert [(batch["input_ids"] == token).sum() for token in (4, 5)] == [3, 3]
     assert processor._get_num_multimodal_tokens(image_sizes=[(9, 9)], audio_lengths=[9000]).num_image_tokens == [1]
-    with pytest.raises(ValueError, match="3 image tokens but the image inputs give 2 rows"):
+    with pytest.raises(ValueError, match="3 image tokens but the image inputs yield 2 chunks"):
         model(**{**batch, "pixel_values": batch["pixel_values"][:2]})
 
 

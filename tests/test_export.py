@@ -29,18 +29,18 @@ def test_the_decoder_exports(position):
         torch.testing.assert_close(exported(**given).logits, decoder(**given).logits, atol=1e-5, rtol=1e-4)
 
 
-def media_inputs(with_towers: bool, batch: int, words: int, heard: float = 1.0) -> dict:
-    """An image, a sound, words; `heard`: the part of the sound that is not padding."""
-    frames, sound_tokens = (100, 50) if with_towers else (20, 5)
-    sounded = int(heard * frames)
-    placeholders = torch.tensor([4] * 16 + [5] * int(heard * sound_tokens)).repeat(batch, 1)
+def media_inputs(with_towers: bool, batch: int, words: int, filled: float = 1.0) -> dict:
+    """An image, an audio clip, words; `filled`: the part of the clip that is not padding."""
+    frames, audio_tokens = (100, 50) if with_towers else (20, 5)
+    real_frames = int(filled * frames)
+    placeholders = torch.tensor([4] * 16 + [5] * int(filled * audio_tokens)).repeat(batch, 1)
     ids = torch.cat((placeholders, torch.randint(10, 320, (batch, words))), 1)
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.rand(batch, 3, 16, 16),
         "input_features": torch.rand(batch, 20, frames),
-        "input_features_mask": (torch.arange(frames) < sounded).long().repeat(batch, 1),
+        "input_features_mask": (torch.arange(frames) < real_frames).long().repeat(batch, 1),
     }
 
 
@@ -54,15 +54,15 @@ def test_the_whole_model_exports(towers):
     for name in ("input_ids", "attention_mask"):
         shapes[name] = {0: batch, 1: Dim("length", max=512)}
     exported = torch.export.export(model, (), given, dynamic_shapes=shapes).module()
-    for size, words, heard in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
-        given = media_inputs(bool(towers), size, words, heard) | {"use_cache": False}
+    for size, words, filled in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
+        given = media_inputs(bool(towers), size, words, filled) | {"use_cache": False}
         torch.testing.assert_close(exported(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-4)
 
 
 def to_onnx(model, inputs: dict):
     """The ONNX program of `model`, first axis open everywhere, second where there are tokens; it runs on ONNX Runtime."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"needs {package}: pip install 'mmgpt[dev]'")
+        pytest.importorskip(package, reason=f"needs {package}: pip install {package}")
     model.config.use_cache = model.config.get_text_config().use_cache = False
     shapes = {name: {0: Dim.DYNAMIC} for name in inputs}
     for name in ("input_ids", "attention_mask"):
@@ -97,6 +97,6 @@ def test_the_whole_model_goes_to_onnx(towers, monkeypatch):
     monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
     model = make_model(**towers)
     program = to_onnx(model, media_inputs(bool(towers), 2, 5))
-    for size, words, heard in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
-        given = media_inputs(bool(towers), size, words, heard)
+    for size, words, filled in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
+        given = media_inputs(bool(towers), size, words, filled)
         torch.testing.assert_close(program(**given)[0], model(**given).logits, atol=1e-5, rtol=1e-4)

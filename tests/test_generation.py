@@ -1,10 +1,11 @@
-"""generate(): every way of decoding with every cache gives what the same way gives without a cache."""
+"""generate(): every way of decoding returns with every cache what it returns without one."""
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GenerationMixin, StaticCache
 
-from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig
+from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig, modeling_mmgpt
+from modeling_mmgpt.layers_mmgpt import CHUNKED_PREFILL_TAKES_MEDIA
 from tests.conftest import (
     NAFLEX,
     SIGLIP,
@@ -87,7 +88,7 @@ def test_assisted_decoding_is_greedy_decoding(prompted, helper):
 
 
 def prompts_of_several_media() -> list[dict]:
-    """0, 1 and 2 images and sounds in a sample: repeated entry by entry, they would come to another's placeholders."""
+    """0, 1 and 2 images and audio clips in a sample: repeated entry by entry, they would come to another's placeholders."""
     return [
         make_sample("Compare.", "", images=[make_image(0), make_image(1)], audios=[make_audio(2)]),
         make_sample("Nothing?", ""),
@@ -108,14 +109,20 @@ SEVERAL = {
 }
 
 
+def model_that_shows_its_media(**choices):
+    """Media weigh as much as words in it: other media, another answer."""
+    model = open_gates(make_model(text={"initializer_range": 0.3}, **choices))
+    for part in (model.model.vision_connector, model.model.audio_connector):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter)
+    return model
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("form", ["tokens", "embeddings", "encoded"])
 def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
     """By their scores, which media change where a tiny model's words might be the same by chance."""
-    model = open_gates(make_model(**SEVERAL[name], text={"initializer_range": 0.3}))
-    for part in (model.model.vision_connector, model.model.audio_connector):
-        for parameter in part.parameters():
-            torch.nn.init.normal_(parameter)  # so that media weigh as much as words
+    model = model_that_shows_its_media(**SEVERAL[name])
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     options = {
         **LENGTH,
@@ -127,8 +134,8 @@ def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
     first_logits = []
     model.register_forward_hook(lambda module, args, output: first_logits.append(output.logits[:, -1]))
 
-    def beams(rows):
-        batch = collator(rows)
+    def beams(samples):
+        batch = collator(samples)
         length = batch["input_ids"].shape[1]
         if form == "embeddings":
             batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids"))
@@ -139,25 +146,25 @@ def test_beams_of_several_media_are_those_of_each_sample(tokenizer, name, form):
             batch["image_embeds"] = model.get_image_features(**images).pooler_output
         if form == "encoded" and "input_features" in batch:
             names = [name for name in ("input_features", "input_features_mask", "audio_windows") if name in batch]
-            sounds = {name: batch.pop(name) for name in names}
-            batch["audio_embeds"] = model.get_audio_features(**sounds).pooler_output
+            clips = {name: batch.pop(name) for name in names}
+            batch["audio_embeds"] = model.get_audio_features(**clips).pooler_output
         first_logits.clear()
         output = model.generate(**batch, **options)
-        # Every beam starts from what the whole prompt says.
+        # Every beam starts from the logits of its own prompt.
         expected = model(**batch).logits[:, -1].repeat_interleave(3, 0)
         torch.testing.assert_close(first_logits[0], expected, atol=1e-4, rtol=1e-4)
         return output.sequences[:, length:], output.sequences_scores
 
-    rows = prompts_of_several_media()
-    words, scores = beams(rows)
-    for index, one in enumerate(rows):
+    samples = prompts_of_several_media()
+    words, scores = beams(samples)
+    for index, one in enumerate(samples):
         place = slice(2 * index, 2 * index + 2)
         expected_words, expected_scores = beams([one])
         torch.testing.assert_close(scores[place], expected_scores, atol=1e-4, rtol=1e-4)
         assert words[place].tolist() == expected_words.tolist()
 
 
-def test_several_sampled_answers_see_their_own_media(tokenizer):
+def test_several_sampled_answers_are_about_their_own_media(tokenizer):
     """With the least temperature sampling is greedy, so every answer of a sample must be the same as alone."""
     model = make_model(text={"initializer_range": 0.3})
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
@@ -165,6 +172,116 @@ def test_several_sampled_answers_see_their_own_media(tokenizer):
     several = model.generate(**batch, **LENGTH, do_sample=True, top_k=1, num_return_sequences=3)
     assert several.view(5, 3, -1)[:, 0].tolist() == model.generate(**batch, **LENGTH, do_sample=False).tolist()
     assert (several.view(5, 3, -1) == several.view(5, 3, -1)[:, :1]).all()
+
+
+def media_prompts(tokenizer, **choices):
+    """A model, and left-padded prompts with media of every kind."""
+    model = model_that_shows_its_media(**choices)
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    return model, collator(prompts_of_several_media())
+
+
+def encoded(model, prompts) -> dict:
+    """The prompts with features in place of images and audio."""
+    names = {
+        "image": ("pixel_values", "tile_positions", "spatial_shapes"),
+        "audio": ("input_features", "input_features_mask", "audio_windows"),
+    }
+    rest = dict(prompts)
+    for kind, arguments in names.items():
+        inputs = {name: rest.pop(name) for name in arguments if name in rest}
+        rest[f"{kind}_embeds"] = getattr(model, f"get_{kind}_features")(**inputs).pooler_output
+    return rest
+
+
+def count_encoded(model) -> list[int]:
+    """Lengths of the batches that the encoders are called with from now on."""
+    lengths = []
+    for encoder in (model.model.vision_tower, model.model.audio_tower):
+        encoder.register_forward_hook(lambda module, args, output: lengths.append(len(args[0])))
+    return lengths
+
+
+@pytest.mark.skipif(not CHUNKED_PREFILL_TAKES_MEDIA, reason="transformers 5.23 and later split media with the prompt")
+@pytest.mark.parametrize("name", [name for name in SEVERAL if "cross-attention" not in name])
+@pytest.mark.parametrize("form", ["media", "features", "features in one piece"])
+def test_a_prompt_read_in_pieces_gets_the_same_answer(tokenizer, name, form):
+    """Pieces of 7 tokens end within images, videos and audio."""
+    model, prompts = media_prompts(tokenizer, **SEVERAL[name])
+    if form != "media":
+        prompts = encoded(model, prompts)
+    if form == "features in one piece":
+        prompts |= {kind: torch.cat(prompts[kind]) for kind in ("image_embeds", "audio_embeds")}
+    for method in ("greedy", "beams of a prompt"):
+        expected = generate(model, prompts, **METHODS[method])
+        assert generate(model, prompts, **METHODS[method], prefill_chunk_size=7) == expected
+    if form == "features":
+        others = {name: [one.flip(0) for one in prompts[name]] for name in ("image_embeds", "audio_embeds")}
+        assert generate(model, prompts | others, prefill_chunk_size=7) != generate(model, prompts)
+
+
+@pytest.mark.parametrize("name", ["cross-attention", "bidirectional", "older release"])
+def test_a_prompt_whose_media_cannot_be_read_in_pieces_is_refused(tokenizer, monkeypatch, name):
+    choices = {"cross-attention": {"fusion": "cross_attention"}, "bidirectional": {"bidirectional_images": True}}
+    reasons = {"cross-attention": "cross_attention", "bidirectional": "whole images", "older release": "loses media"}
+    if name == "older release":
+        monkeypatch.setattr(modeling_mmgpt, "CHUNKED_PREFILL_TAKES_MEDIA", False)
+    model, prompts = media_prompts(tokenizer, **choices.get(name, {}))
+    with pytest.raises(ValueError, match=f"prefill_chunk_size cannot cut a prompt with media here: .*{reasons[name]}"):
+        generate(model, prompts, prefill_chunk_size=7)
+    text = {key: prompts[key] for key in ("input_ids", "attention_mask")}
+    assert generate(model, text, prefill_chunk_size=7) == generate(model, text)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("form", ["media", "features"])
+def test_a_text_only_assistant_drafts_without_media(tokenizer, name, form):
+    model, prompts = media_prompts(tokenizer, **SEVERAL[name])
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    prompts = collator([make_long_sample()])  # transformers assists one prompt at a time
+    if form == "features":
+        prompts = encoded(model, prompts)
+    expected = generate(model, prompts, do_sample=False)
+    assert generate(model, prompts, do_sample=False, assistant_model=text_prompts()[0]) == expected
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("form", ["media", "features"])
+def test_media_encoded_before_the_prompt_are_those_encoded_with_it(tokenizer, monkeypatch, name, form):
+    """As on transformers 5.17, which hands the model pixels and spectrograms."""
+    model, prompts = media_prompts(tokenizer, **SEVERAL[name])
+    if form == "features":
+        prompts = encoded(model, prompts)
+    before = [generate(model, prompts, **METHODS[method]) for method in METHODS]
+    monkeypatch.setattr(type(model), "_supports_mm_encoder_outputs", lambda self: False)
+    assert [generate(model, prompts, **METHODS[method]) for method in METHODS] == before
+
+
+@pytest.mark.skipif(not hasattr(GenerationMixin, "_supports_mm_encoder_outputs"), reason="transformers 5.18 and later")
+def test_beams_encode_each_medium_once(tokenizer):
+    model, prompts = media_prompts(tokenizer, vision=SIGLIP, audio=WHISPER)
+    lengths = count_encoded(model)
+    generate(model, prompts, num_beams=3, use_cache=False)
+    once = [len(prompts[name]) for name in ("input_features", "pixel_values", "pixel_values_videos")]
+    assert lengths == once
+
+
+@pytest.mark.skipif(not hasattr(GenerationMixin, "_supports_mm_encoder_outputs"), reason="transformers 5.18 and later")
+def test_outputs_of_the_encoders_may_be_given(tokenizer):
+    model, prompts = media_prompts(tokenizer)
+    given = {key: prompts[key] for key in ("input_ids", "attention_mask")}
+    outputs = {
+        "image": model.get_image_features(prompts["pixel_values"]),
+        "video": model.get_video_features(prompts["pixel_values_videos"]),
+        "audio": model.get_audio_features(prompts["input_features"], prompts["input_features_mask"]),
+    }
+    assert torch.equal(model(**given, mm_encoder_outputs=outputs).logits, model(**prompts).logits)
+    with pytest.raises(ValueError, match="not both"):
+        model(**prompts, mm_encoder_outputs=outputs)
+    assert generate(model, given, mm_encoder_outputs=outputs) == generate(model, prompts)
+    beside = make_model(fusion="cross_attention")
+    with pytest.raises(ValueError, match="mm_encoder_outputs need fusion='interleave'"):
+        beside(**given, mm_encoder_outputs=outputs)
 
 
 def test_embeddings_generate_what_their_tokens_do(prompted):
@@ -228,8 +345,8 @@ def test_compiled_is_eager(kind, tokenizer, rows):
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
 
 
-def test_no_placeholder_is_said(tmp_path):
-    """It would stand for no medium: without a cache the model would ask for one, and so would the next turn of a conversation."""
+def test_no_placeholder_is_generated(tmp_path):
+    """It would stand for no media: without a cache the model would ask for one, and so would the next turn of a conversation."""
     model = make_model(lm_head_bias=True)
     placeholders = [model.config.image_token_id, model.config.audio_token_id, model.config.video_token_id]
     torch.nn.init.zeros_(model.lm_head.bias)

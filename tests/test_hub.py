@@ -1,11 +1,9 @@
 """Publishing over real HTTP, to a small Hub on this machine, from processes that know it as their Hub."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
+from functools import partial
 
 import huggingface_hub
 import pytest
@@ -19,7 +17,7 @@ from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, push_c
 from modeling_mmgpt.tools import cli
 from modeling_mmgpt.tools.checkpoints import push_folder
 from modeling_mmgpt.tools.model_card import record_results
-from tests.hub_server import problems_of_card, publishing_to, running_hub
+from tests.hub_server import problems_of_card, publishing_to, run_with_hub, running_hub
 from tests.test_saving import CODE, COMPLETE
 
 
@@ -65,27 +63,8 @@ def loaded(folder):
 
 @pytest.fixture
 def on_hub(hub, tmp_path):
-    """Runs a script in a fresh process without the package, whose Hub is the local one, with empty caches; returns what it printed."""
-
-    def run(script: str, *arguments) -> str:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": "hf_test",
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        }
-        script = f"import sys\nsys.modules['modeling_mmgpt'] = None  # cannot be imported\n{script}"
-        command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-        return done.stdout
-
-    return run
+    """Runs a script in a fresh process whose Hub is the local one; returns what it printed."""
+    return partial(run_with_hub, hub, tmp_path)
 
 
 ASK = """

@@ -1,4 +1,4 @@
-"""Two processes, one of which has no image in its batch (or no media at all): they learn what one process learns of both batches."""
+"""Two processes, one of which has no image in its batch (or no media at all): they learn what one process learns from both batches."""
 
 import os
 import subprocess
@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
-from modeling_mmgpt.idle_towers_mmgpt import smallest_image, smallest_sound, trains_with_others
+from modeling_mmgpt.modeling_mmgpt import trains_distributed
 from tests.conftest import (
-    FRAMES,
-    PATCHES,
     SIGLIP,
     WHISPER,
     make_audio,
@@ -28,28 +26,6 @@ MODELS = {
     "encoder-free": {},
     "towers": {"vision": SIGLIP, "audio": WHISPER, "vision_connector": "pixel_shuffle"},
     "cross-attention": {"fusion": "cross_attention", "vision_connector": "resampler"},
-}
-WAV2VEC2 = {
-    "model_type": "wav2vec2",
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": [8, 8, 8],
-    "conv_stride": [10, 8, 4],
-    "conv_kernel": [10, 8, 4],
-    "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-    "feat_extract_norm": "layer",
-}
-DINOV2 = {
-    "model_type": "dinov2",
-    "image_size": 16,
-    "patch_size": 4,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
 }
 # What each process trains on: the first has everything, the second only words.
 BATCHES = [
@@ -127,30 +103,20 @@ def test_two_processes_learn_what_one_does(tmp_path, tokenizer, name, way):
 
 
 def test_alone_nothing_is_added(model, collator, rows):
-    """One process: text goes past the towers, in training too."""
+    """One process: with text alone no encoder runs, in training either."""
     calls = []
-    for tower in (model.model.vision_tower, model.model.audio_tower):
-        tower.register_forward_hook(lambda *_: calls.append(1))
+    for encoder in (model.model.vision_tower, model.model.audio_tower):
+        encoder.register_forward_hook(lambda *_: calls.append(1))
     model.train()(**collator(rows[2:3])).loss.backward()
     assert not calls
 
 
 def test_only_training_of_the_part_with_others_needs_it(monkeypatch, model):
     part = model.model.vision_tower
-    assert not trains_with_others(part)
+    assert not trains_distributed(part)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    assert trains_with_others(part)
+    assert trains_distributed(part)
     with torch.no_grad():
-        assert not trains_with_others(part)
-    assert not trains_with_others(part.requires_grad_(False))
-
-
-@pytest.mark.parametrize("vision", [PATCHES, SIGLIP, DINOV2])
-@pytest.mark.parametrize("audio", [FRAMES, WHISPER, WAV2VEC2])
-def test_every_tower_takes_its_smallest_input(vision, audio):
-    model = make_model(vision=vision, audio=audio).train()
-    images = model.get_image_features(torch.zeros(smallest_image(model.config))).pooler_output
-    sounds = model.get_audio_features(torch.zeros(smallest_sound(model.config))).pooler_output
-    assert len(images) == len(sounds) == 1
-    assert images[0].isfinite().all() and sounds[0].isfinite().all()
+        assert not trains_distributed(part)
+    assert not trains_distributed(part.requires_grad_(False))

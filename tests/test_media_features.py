@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modeling_mmgpt import MMGPTCollator
+from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput, split_media
 from tests.conftest import (
     NAFLEX,
     SIGLIP,
@@ -36,27 +37,27 @@ def prompted(request, tokenizer, all_rows):
 
 
 def embedded(model, batch, form) -> dict:
-    """The batch with features in the place of pixels and spectrograms; videos stay as they are."""
+    """The batch with features in place of pixels and spectrograms; videos stay as they are."""
     images = {key: batch[key] for key in ("pixel_values", "tile_positions", "spatial_shapes") if key in batch}
-    sounds = {key: batch[key] for key in ("input_features", "input_features_mask", "audio_windows") if key in batch}
-    rest = {key: value for key, value in batch.items() if key not in images | sounds}
+    clips = {key: batch[key] for key in ("input_features", "input_features_mask", "audio_windows") if key in batch}
+    rest = {key: value for key, value in batch.items() if key not in images | clips}
     features = {
         "image_embeds": form(model.get_image_features(**images).pooler_output),
-        "audio_embeds": form(model.get_audio_features(**sounds).pooler_output),
+        "audio_embeds": form(model.get_audio_features(**clips).pooler_output),
     }
     return rest | features
 
 
 def count_calls(module) -> list:
-    rows = []
+    lengths = []
     module.register_forward_hook(
-        lambda module, args, kwargs, output: rows.append(len((args or (*kwargs.values(),))[0])), with_kwargs=True
+        lambda module, args, kwargs, output: lengths.append(len((args or (*kwargs.values(),))[0])), with_kwargs=True
     )
-    return rows
+    return lengths
 
 
 @pytest.mark.parametrize("form", [tuple, list])
-def test_features_in_the_place_of_pixels_give_the_same_bits(prompted, form):
+def test_features_in_place_of_pixels_have_the_same_bits(prompted, form):
     model, batch = prompted
     inputs = embedded(model, batch, form)
     assert torch.equal(model(**inputs).logits, model(**batch).logits)
@@ -68,7 +69,7 @@ def test_features_in_the_place_of_pixels_give_the_same_bits(prompted, form):
 
 
 @torch.no_grad()
-def test_outputs_carry_the_features_alone_where_no_tower_ran(prompted):
+def test_outputs_carry_the_features_alone_on_a_cache_hit(prompted):
     model, batch = prompted
     reference = model(**batch)
     with model.media_cache():
@@ -85,7 +86,7 @@ def test_interleaved_features_may_come_in_one_piece(model, collator, rows):
     assert torch.equal(model(**embedded(model, batch, torch.cat)).logits, model(**batch).logits)
 
 
-def test_several_questions_about_one_picture_encode_it_once(tokenizer):
+def test_several_questions_about_one_image_encode_it_once(tokenizer):
     model = make_model(vision=SIGLIP)
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     calls = count_calls(model.model.vision_tower)
@@ -108,30 +109,35 @@ def test_pixels_and_their_features_together_are_refused(model, collator, rows):
     features = model.get_image_features(batch["pixel_values"]).pooler_output
     with pytest.raises(ValueError, match="pixel_values or image_embeds"):
         model(**batch, image_embeds=features)
+    clips = model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output
+    batch.pop("labels")
+    for given in ({"image_embeds": features}, {"audio_embeds": clips}):
+        with pytest.raises(ValueError, match="both"):
+            model.generate(**batch, **given)
 
 
 @torch.no_grad()
-def test_each_distinct_row_goes_through_its_tower_once(prompted):
+def test_each_distinct_chunk_is_encoded_once(prompted):
     model, batch = prompted
     expected = model(**batch).logits
     images = len(batch["pixel_values"]) + len(batch["pixel_values_videos"])
-    sounds = len(batch["input_features"])
-    seen, heard = count_calls(model.model.vision_tower), count_calls(model.model.audio_tower)
+    clips = len(batch["input_features"])
+    images_run, clips_run = count_calls(model.model.vision_tower), count_calls(model.model.audio_tower)
     with model.media_cache(max_items=100):
         for _ in range(2):
             torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
-        assert (sum(seen), sum(heard)) == (images, sounds)
+        assert (sum(images_run), sum(clips_run)) == (images, clips)
         changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
-        changed["pixel_values"][0] += 1.0  # another picture
+        changed["pixel_values"][0] += 1.0  # another image
         assert not torch.allclose(model(**changed).logits, expected, atol=1e-6)
-        assert (sum(seen), sum(heard)) == (images + 1, sounds)
+        assert (sum(images_run), sum(clips_run)) == (images + 1, clips)
     model(**batch)
-    assert (sum(seen), sum(heard)) == (2 * images + 1, 2 * sounds)  # closed: nothing is kept
+    assert (sum(images_run), sum(clips_run)) == (2 * images + 1, 2 * clips)  # closed: nothing is kept
 
 
 @torch.no_grad()
-def test_a_conversation_encodes_its_pictures_once(tokenizer):
-    """As a chat does: all messages again at every turn, with one picture more."""
+def test_a_conversation_encodes_its_images_once(tokenizer):
+    """As a chat does: all messages again at every turn, with one image more."""
     model = make_model(vision=SIGLIP)
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     calls = count_calls(model.model.vision_tower)
@@ -143,7 +149,7 @@ def test_a_conversation_encodes_its_pictures_once(tokenizer):
 
 
 @torch.no_grad()
-def test_the_same_sound_is_found_whatever_it_is_padded_to(tokenizer):
+def test_the_same_audio_is_a_hit_whatever_it_is_padded_to(tokenizer):
     model = make_model()
     collator = MMGPTCollator(make_processor(model.config, tokenizer))
     calls = count_calls(model.model.audio_tower)
@@ -159,7 +165,7 @@ def test_the_same_sound_is_found_whatever_it_is_padded_to(tokenizer):
 
 
 @torch.no_grad()
-def test_the_same_picture_of_any_size_is_found_whatever_it_is_padded_to(tokenizer):
+def test_the_same_image_of_any_size_is_a_hit_whatever_it_is_padded_to(tokenizer):
     model = make_model(vision=NAFLEX)
     collator = MMGPTCollator(make_processor(model.config, tokenizer))
     calls = count_calls(model.model.vision_tower)
@@ -173,13 +179,13 @@ def test_the_same_picture_of_any_size_is_found_whatever_it_is_padded_to(tokenize
 
 
 @torch.no_grad()
-def test_the_cache_is_bounded_and_drops_what_was_used_last_long_ago(model, collator):
+def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(model, collator):
     calls = count_calls(model.model.vision_tower)
     batches = [collator([make_sample("?", "!", images=[make_image(seed)])]) for seed in range(3)]
     with model.media_cache(max_items=2) as cache:
         for seed in (0, 1, 0, 2, 0, 1):  # 2 drops 1, which then has to come again
             model(**batches[seed])
-        assert len(cache.rows) == 2
+        assert len(cache.chunks) == 2
     assert len(calls) == 4
     with pytest.raises(ValueError, match="at least 1"), model.media_cache(0):
         pass
@@ -191,5 +197,14 @@ def test_training_never_takes_from_the_cache(model, collator, rows):
     with model.media_cache() as cache:
         for _ in range(2):
             model.train()(**batch).loss.backward()
-            model.eval()(**batch).loss.backward()  # gradients were asked for, so the tower has to run
-        assert len(calls) == 4 and not cache.rows
+            model.eval()(**batch).loss.backward()  # gradients were asked for, so the encoder has to run
+        assert len(calls) == 4 and not cache.chunks
+
+
+def test_media_are_told_apart_by_their_chunks():
+    features = torch.arange(14.0).view(7, 2, 1)
+    media = MMGPTMediaOutput(pooler_output=features)
+    assert [len(one) for one in split_media(media, torch.tensor([3, 1, 3])).pooler_output] == [6, 2, 6]
+    assert [len(one) for one in split_media(media, None).pooler_output] == [2] * 7
+    with pytest.raises(ValueError, match=r"should have 8 chunks .* but 7 were given"):
+        split_media(media, torch.tensor([8]))

@@ -1,10 +1,10 @@
-"""Images and sounds from every source, and the sentence each bad one is refused with."""
+"""Images and audio from every source, and the sentence each bad one is refused with."""
 
 import base64
-import builtins
 import http.server
 import io
 import re
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,14 +51,7 @@ def without(monkeypatch):
     """Hides a package: importing it fails."""
 
     def hide(name: str):
-        real = builtins.__import__
-
-        def importing(wanted, *args, **kwargs):
-            if wanted == name:
-                raise ImportError(f"No module named {name!r}")
-            return real(wanted, *args, **kwargs)
-
-        monkeypatch.setattr(builtins, "__import__", importing)
+        monkeypatch.setitem(sys.modules, name, None)
 
     return hide
 
@@ -113,7 +106,7 @@ def test_an_image_is_the_same_from_every_source(tmp_path, served):
         assert (np.asarray(load_image(source)) == expected).all()
 
 
-def test_a_sound_is_the_same_from_every_source(tmp_path, served):
+def test_audio_is_the_same_from_every_source(tmp_path, served):
     (tmp_path / "a.wav").write_bytes(wav())
     encoded = base64.b64encode(wav()).decode()
     sources = [
@@ -133,29 +126,29 @@ def test_a_sound_is_the_same_from_every_source(tmp_path, served):
 
 @pytest.mark.parametrize("path", ["none.png", "cut", " no path"])
 def test_what_cannot_be_downloaded_is_named(served, path):
-    with pytest.raises(ValueError, match=f"picture 7: cannot download {served}/{path}: ."):
-        load_image(f"{served}/{path}", "picture 7")
+    with pytest.raises(ValueError, match=f"image 7: cannot download {served}/{path}: ."):
+        load_image(f"{served}/{path}", "image 7")
 
 
 @pytest.mark.parametrize("address", ["http://", "http://[::1", "http://host:port/a.png", "http://no host/a.png"])
 def test_what_is_no_address_is_named(address):
-    with pytest.raises(ValueError, match=re.escape(f"picture 7: cannot download {address}: ")):
-        load_image(address, "picture 7")
+    with pytest.raises(ValueError, match=re.escape(f"image 7: cannot download {address}: ")):
+        load_image(address, "image 7")
 
 
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        (png()[:200], "picture 7 is damaged"),
-        (b"this is a text file, whatever its name says", "picture 7 is not an image"),
-        (None, "picture 7 is None"),
+        (png()[:200], "image 7 is damaged"),
+        (b"this is a text file, whatever its name says", "image 7 is not an image"),
+        (None, "image 7 is None"),
         ("ftp://example.org/a.png", "cannot open"),
-        ("data:image/png;base64,!!!", "picture 7"),
+        ("data:image/png;base64,!!!", "image 7"),
     ],
 )
 def test_a_bad_image_is_named(source, sentence):
     with pytest.raises(ValueError, match=sentence):
-        load_image(source, "picture 7")
+        load_image(source, "image 7")
 
 
 @pytest.mark.parametrize(
@@ -164,20 +157,20 @@ def test_a_bad_image_is_named(source, sentence):
         (np.zeros(0, dtype=np.float32), "clip 7 is empty"),
         (np.array([0.0, np.nan, np.inf]), "clip 7 has 2 samples that are NaN or infinite"),
         (np.zeros(3600 * 16000 + 1, dtype=np.float32), "clip 7 is longer than 3600 s"),
-        (wav()[:30], "clip 7 is not a sound"),
-        (b"no sound at all", "clip 7 is not a sound"),
+        (wav()[:30], "clip 7 is not audio"),
+        (b"no sound at all", "clip 7 is not audio"),
         (np.zeros((2, 3, 4)), r"clip 7 has shape \(2, 3, 4\)"),
         (None, "clip 7 is None"),
     ],
 )
-def test_a_bad_sound_is_named(source, sentence):
+def test_bad_audio_is_named(source, sentence):
     with pytest.raises(ValueError, match=sentence):
         load_audio(source, 16000, "clip 7")
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match=r"picture 7: there is no file .*nowhere\.png"):
-        load_image("nowhere.png", "picture 7")
+    with pytest.raises(FileNotFoundError, match=r"image 7: there is no file .*nowhere\.png"):
+        load_image("nowhere.png", "image 7")
 
 
 def test_a_failing_download_is_named(served):
@@ -195,12 +188,12 @@ def test_a_jpeg_of_too_many_pixels_is_read_smaller_and_other_files_are_refused(m
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 70_000)
     image = load_image(files["JPEG"])
     assert image.size == (200, 150) and abs(int(np.asarray(image)[9, 9, 0]) - 200) < 5
-    with pytest.raises(ValueError, match="picture 7 has 400 x 300 pixels, more than the 70,000 that are decoded"):
-        load_image(files["PNG"], "picture 7")
+    with pytest.raises(ValueError, match="image 7 has 400 x 300 pixels, more than the 70,000 that are decoded"):
+        load_image(files["PNG"], "image 7")
     assert load_image(large).size == (400, 300)  # it is in memory already
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 50_000)
-    with pytest.raises(ValueError, match=r"picture 7 is too large: .*120000 pixels"):
-        load_image(files["PNG"], "picture 7")
+    with pytest.raises(ValueError, match=r"image 7 is too large: .*120000 pixels"):
+        load_image(files["PNG"], "image 7")
 
 
 def test_a_bomb_of_100_megapixels_is_not_decoded():
@@ -212,16 +205,16 @@ def test_a_bomb_of_100_megapixels_is_not_decoded():
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_a_sound_of_any_rate_is_resampled(rate):
+def test_audio_of_any_rate_is_resampled(rate):
     seconds = np.arange(rate) / rate
     tone = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
     buffer = io.BytesIO()
     soundfile.write(buffer, tone, rate, format="WAV", subtype="FLOAT")
     expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     for source in ({"array": tone, "sampling_rate": rate}, buffer.getvalue()):
-        heard = load_audio(source, 16000)
-        assert heard.dtype == np.float32 and abs(len(heard) - 16000) <= 1
-        np.testing.assert_allclose(heard[200:-200], expected[200 : len(heard) - 200], atol=2e-3)
+        resampled = load_audio(source, 16000)
+        assert resampled.dtype == np.float32 and abs(len(resampled) - 16000) <= 1
+        np.testing.assert_allclose(resampled[200:-200], expected[200 : len(resampled) - 200], atol=2e-3)
 
 
 def test_channels_are_mixed_whichever_axis_holds_them():
@@ -230,13 +223,20 @@ def test_channels_are_mixed_whichever_axis_holds_them():
         np.testing.assert_allclose(load_audio(both, 16000), (left + right) / 2, atol=1e-7)
 
 
-def test_without_soxr_a_sound_of_another_rate_is_refused_and_says_what_to_install(without):
+def test_without_soxr_audio_of_another_rate_is_refused_and_says_what_to_install(without):
     without("soxr")
     assert len(load_audio(make_audio(0), 16000)) == 6000
     with pytest.raises(
-        ValueError, match=r"clip 7 has 8000 samples a second but the model hears 16000: .*mmgpt\[media\]"
+        ValueError, match=r"clip 7 has 8000 samples a second but the model takes 16000: .*`pip install soxr`"
     ):
         load_audio(wav(rate=8000), 16000, "clip 7")
+
+
+def test_without_soundfile_an_audio_file_is_refused_and_says_what_to_install(without):
+    without("soundfile")
+    assert len(load_audio(make_audio(0), 16000)) == 6000
+    with pytest.raises(ImportError, match=r"Reading clip 7 needs soundfile.*: `pip install soundfile`"):
+        load_audio(wav(), 16000, "clip 7")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_frames_may_be_files(tmp_path):
     [
         (b"no video", "film 7 is not a video"),
         (clip()[:200], "film 7 is not a video"),
-        (wav(), "film 7 has no pictures"),
+        (wav(), "film 7 has no frames: it holds audio"),
         ([], "film 7 has no frames"),
         (None, "film 7 is None"),
         ([make_image(0, 9, 9), make_image(0, 9, 8)], "film 7 has frames of different sizes"),
@@ -298,7 +298,7 @@ def test_a_bad_video_is_named(source, sentence):
 def test_without_pyav_a_video_file_is_refused_and_says_what_to_install(without):
     data = clip()
     without("av")
-    with pytest.raises(ImportError, match=r"film 7 is a video file, .*mmgpt\[media\].*list of its frames"):
+    with pytest.raises(ImportError, match=r"film 7 is a video file, .*`pip install av`.*list of its frames"):
         load_video(data, 1.0, 8, "film 7")
 
 
@@ -309,8 +309,8 @@ def test_frames_of_too_many_pixels_are_not_decoded(monkeypatch):
         load_video(data, 1.0, 8, "film 7")
 
 
-def test_the_longest_sound_is_not_decoded_to_its_end(monkeypatch):
-    monkeypatch.setattr(media_loading_mmgpt, "LONGEST_SOUND", 0.1)
+def test_the_longest_audio_is_not_decoded_to_its_end(monkeypatch):
+    monkeypatch.setattr(media_loading_mmgpt, "LONGEST_AUDIO", 0.1)
     with pytest.raises(ValueError, match=r"clip 7 is longer than 0\.1 s"):
         load_audio(wav(), 16000, "clip 7")
 

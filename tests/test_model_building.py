@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from modeling_mmgpt.preprocessing_mmgpt import row_size, sampling
+from modeling_mmgpt.preprocessing_mmgpt import chunk_size, sampling
 from training.data.samples import assistant_turn, make_dataset, user_turn
 from training.model_building import build_model, build_model_and_processor, load_checkpoint
 from training.recipe import CONFIGURATION, ModelArguments, build_recipe, load_recipe
@@ -58,7 +58,7 @@ def test_how_many_frames_of_a_video_are_taken_is_the_recipes_choice(tokenizer):
     model, processor = build_model(arguments, tokenizer)
     assert model.config.video_token_id == tokenizer.video_token_id
     assert sampling(processor.video_processor) == (0.5, 2)
-    assert row_size(processor.video_processor) == row_size(processor.image_processor)
+    assert chunk_size(processor.video_processor) == chunk_size(processor.image_processor)
 
 
 def test_missing_checkpoint_is_named(tmp_path):

@@ -6,6 +6,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
+from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput
+from modeling_mmgpt.modeling_mmgpt import real_first
 from modeling_mmgpt.token_counts_mmgpt import image_geometry
 from tests.conftest import (
     CONVOLUTIONS,
@@ -136,16 +138,16 @@ def test_media_change_the_answer(variant):
 
 def test_features_stand_in_the_places_of_their_placeholders(model, collator, rows):
     batch = collator(rows)
-    seen = {}
+    taken = {}
     model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+        lambda module, args, kwargs: taken.update(kwargs), with_kwargs=True
     )
     model(**batch)
-    embeds, ids = seen["inputs_embeds"], batch["input_ids"]
+    embeds, ids = taken["inputs_embeds"], batch["input_ids"]
     images = torch.cat(model.get_image_features(batch["pixel_values"]).pooler_output)
-    sounds = torch.cat(model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output)
+    clips = torch.cat(model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output)
     torch.testing.assert_close(embeds[ids == 4], images)
-    torch.testing.assert_close(embeds[ids == 5], sounds)
+    torch.testing.assert_close(embeds[ids == 5], clips)
     text = (ids != 4) & (ids != 5)
     torch.testing.assert_close(embeds[text], model.get_input_embeddings()(ids[text]))
 
@@ -154,22 +156,22 @@ def test_one_tensor_of_features_for_each_item(model, collator, rows):
     batch = collator(rows)
     images = model.get_image_features(batch["pixel_values"])
     assert [tuple(image.shape) for image in images.pooler_output] == [(16, 32)] * 3
-    sounds = model.get_audio_features(batch["input_features"], batch["input_features_mask"])
-    assert [len(one) for one in sounds.pooler_output] == [10, 6, 3]  # 6000, 3400, 1800 samples / 160 / 4, rounded up
+    clips = model.get_audio_features(batch["input_features"], batch["input_features_mask"])
+    assert [len(one) for one in clips.pooler_output] == [10, 6, 3]  # 6000, 3400, 1800 samples / 160 / 4, rounded up
 
 
 @torch.no_grad()
-def test_outputs_carry_what_the_towers_made_of_the_media(variant, all_rows):
-    """Of each row of them; and what went on inside the towers when that is asked for, and only then."""
+def test_outputs_carry_what_the_encoders_made_of_the_media(variant, all_rows):
+    """For each chunk of them; and the hidden states and attentions of the encoders when these are asked for, and only then."""
     model, processor = variant
     model.set_attn_implementation("eager")
     batch = MMGPTCollator(processor)(all_rows)
     inside = {"output_hidden_states": True, "output_attentions": True}
-    images, sounds = ("pixel_values", "tile_positions", "spatial_shapes"), ("input_features", "input_features_mask")
+    images, clips = ("pixel_values", "tile_positions", "spatial_shapes"), ("input_features", "input_features_mask")
     features = {
         "image": model.get_image_features(**{name: batch[name] for name in images if name in batch}, **inside),
         "video": model.get_video_features(batch["pixel_values_videos"], **inside),
-        "audio": model.get_audio_features(**{name: batch[name] for name in sounds}, **inside),
+        "audio": model.get_audio_features(**{name: batch[name] for name in clips}, **inside),
     }
     outputs, outputs_with_inside = model(**batch), model(**batch, **inside)
     for kind, expected in features.items():
@@ -183,7 +185,7 @@ def test_outputs_carry_what_the_towers_made_of_the_media(variant, all_rows):
         torch.testing.assert_close(shown.attentions or (), expected.attentions or (), atol=0, rtol=0)
 
 
-def test_tower_features_are_the_towers_own(rows, tokenizer):
+def test_features_of_an_encoder_are_its_own(rows, tokenizer):
     model = make_model(vision=SIGLIP)
     tower = SiglipVisionModel(model.config.vision_config).eval()
     tower.load_state_dict(model.model.vision_tower.state_dict())
@@ -193,18 +195,18 @@ def test_tower_features_are_the_towers_own(rows, tokenizer):
 
 
 @torch.no_grad()
-def test_sounds_heard_one_by_one_show_what_went_on_inside():
-    """A tower with a norm over all samples hears no padding; its states are filled up behind the shorter sounds."""
+def test_audio_encoded_one_by_one_shows_states_and_attentions():
+    """An encoder with a norm over the whole clip gets no padding; its states are padded after the shorter clips."""
     layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     convolutions = {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3]}
     model = make_model(audio={"model_type": "hubert", **layers, **convolutions, "num_conv_pos_embeddings": 16})
     model.set_attn_implementation("eager")
-    sounds, lengths = torch.rand(2, 4000), torch.tensor([4000, 2500])
+    clips, lengths = torch.rand(2, 4000), torch.tensor([4000, 2500])
     inside = {"output_hidden_states": True, "output_attentions": True}
     mask = (torch.arange(4000) < lengths[:, None]).long()
-    together = model.get_audio_features(sounds, mask, **inside)
+    together = model.get_audio_features(clips, mask, **inside)
     for index, length in enumerate(lengths):
-        alone = model.get_audio_features(sounds[index : index + 1, :length], **inside)
+        alone = model.get_audio_features(clips[index : index + 1, :length], **inside)
         for name, own_layers in (("hidden_states", 3), ("attentions", 2)):
             assert len(together[name]) == own_layers
             for shown, own in zip(together[name], alone[name], strict=True):
@@ -255,7 +257,7 @@ def test_loss_without_logits_is_the_same(variant, all_rows):
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_beam_search_repeats_no_media(model, processor, rows):
+def test_beam_search_takes_media(model, processor, rows):
     prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
     assert model.generate(**prompts, num_beams=3, max_new_tokens=4, min_new_tokens=4).shape[0] == len(rows)
 
@@ -305,21 +307,28 @@ def test_gradient_checkpointing_gives_the_same_loss(variant, all_rows):
     torch.testing.assert_close(checkpointed, plain)
 
 
+def test_features_of_media_come_before_padding_in_their_order():
+    features, mask = torch.arange(6).view(2, 3, 1), torch.tensor([[1, 0, 1], [0, 1, 0]])
+    first, count = real_first(MMGPTMediaOutput(pooler_output=features, attention_mask=mask))
+    assert first.flatten().tolist() == [0, 2, 4, 1, 3, 5] and count == 3
+    assert real_first(MMGPTMediaOutput(pooler_output=features))[1] == 6
+
+
 def test_mismatch_names_both_counts(model, collator, rows):
     batch = collator(rows[:1])
-    with pytest.raises(ValueError, match="16 image tokens but the image inputs give 32 features"):
+    with pytest.raises(ValueError, match="16 image tokens but the image inputs yield 32 features"):
         model(**{**batch, "pixel_values": batch["pixel_values"].repeat(2, 1, 1, 1)})
     batch = collator(rows[1:2])
-    with pytest.raises(ValueError, match="10 audio tokens but the audio inputs give 20 features"):
+    with pytest.raises(ValueError, match="10 audio tokens but the audio inputs yield 20 features"):
         model(**{**batch, **{k: batch[k].repeat(2, 1, 1) for k in ("input_features",)}, "input_features_mask": None})
 
 
-def test_media_without_a_tower_are_refused(rows):
-    deaf_and_blind = make_model(vision=None, audio=None)
-    with pytest.raises(ValueError, match="no vision tower"):
-        deaf_and_blind(torch.tensor([[4]]), pixel_values=torch.zeros(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="no audio tower"):
-        deaf_and_blind(torch.tensor([[5]]), input_features=torch.zeros(1, 20, 4))
+def test_media_without_an_encoder_are_refused(rows):
+    text_only = make_model(vision=None, audio=None)
+    with pytest.raises(ValueError, match="no vision encoder"):
+        text_only(torch.tensor([[4]]), pixel_values=torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="no audio encoder"):
+        text_only(torch.tensor([[5]]), input_features=torch.zeros(1, 20, 4))
 
 
 def test_embeddings_can_stand_for_tokens(model, collator, rows):
@@ -329,21 +338,21 @@ def test_embeddings_can_stand_for_tokens(model, collator, rows):
     torch.testing.assert_close(logits, model(**batch).logits)
 
 
-def test_a_model_may_only_see_or_only_hear(tokenizer, rows):
+def test_a_model_may_have_one_encoder_or_none(tokenizer, rows):
     for vision, audio, wanted in ((PATCHES, None, rows[:1]), (None, FRAMES, rows[1:2]), (None, None, rows[2:3])):
         model = make_model(vision=vision, audio=audio)
         batch = MMGPTCollator(make_processor(model.config, tokenizer))(wanted)
         assert model(**batch).loss.isfinite()
 
 
-def test_maps_of_convolutions_become_rows_from_the_top_left():
+def test_maps_of_convolutions_become_vectors_from_the_top_left():
     model = make_model(vision=CONVOLUTIONS, audio=None)
     tower = model.model.vision_tower
     images = torch.rand(1, 3, 32, 48)
     vectors = model.get_image_features(images).last_hidden_state
     assert vectors.shape == (1, 4 * 6, 64)
     torch.testing.assert_close(vectors[0].unflatten(0, (4, 6)), tower(images).last_hidden_state[0].permute(1, 2, 0))
-    with pytest.raises(ValueError, match="36 x 48 pixels, but the tower takes multiples of 8"):
+    with pytest.raises(ValueError, match="36 x 48 pixels, but the vision encoder takes multiples of 8"):
         model.get_image_features(torch.rand(1, 3, 36, 48))
 
 

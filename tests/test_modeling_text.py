@@ -60,7 +60,7 @@ def tokens(batch: int = 2, length: int = 9, seed: int = 1) -> torch.Tensor:
     return torch.randint(10, 320, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_future_is_not_seen(decoder):
+def test_no_token_attends_to_later_ones(decoder):
     ids = tokens()
     changed = ids.clone()
     changed[:, 6:] = 7
@@ -68,14 +68,14 @@ def test_the_future_is_not_seen(decoder):
     assert not torch.allclose(decoder(ids).logits[:, 6:], decoder(changed).logits[:, 6:])
 
 
-def test_order_is_seen():
-    """Without positions a single layer sees a bag of earlier tokens; every kind of position tells them apart."""
+def test_order_matters():
+    """Without positions a single layer attends to a bag of earlier tokens; every kind of position tells them apart."""
     ids, swapped = torch.tensor([[10, 20, 30, 40]]), torch.tensor([[20, 10, 30, 40]])
     for kind in ("sinusoidal", "learned", "rope"):
         decoder = make_decoder(position_embedding_type=kind, num_hidden_layers=1)
         assert not torch.allclose(decoder(ids).logits[:, -1], decoder(swapped).logits[:, -1])
-    blind = make_decoder(position_embedding_type="none", num_hidden_layers=1)
-    torch.testing.assert_close(blind(ids).logits[:, -1], blind(swapped).logits[:, -1])
+    unordered = make_decoder(position_embedding_type="none", num_hidden_layers=1)
+    torch.testing.assert_close(unordered(ids).logits[:, -1], unordered(swapped).logits[:, -1])
 
 
 def test_batch_is_single(decoder):

@@ -31,9 +31,9 @@ VARIANTS = {
 
 
 @pytest.fixture
-def samples(rows):
+def samples(samples):
     return [
-        *rows,
+        *samples,
         make_sample("And this?", "Yes.", images=[make_image(6)]),
         make_sample("So?", "No.", audios=[make_audio(7, 2500)]),
     ]
@@ -55,7 +55,7 @@ class TestPackedIsUnpacked:
         processor = make_processor(model.config, tokenizer)
         loss, gradients = loss_and_gradients(model, MMGPTCollator(processor)(samples))
         packed = MMGPTPackingCollator(processor, pack_to=150)(samples)
-        assert 1 < len(packed["input_ids"]) < len(samples), "some samples share a row, and there is more than one row"
+        assert 1 < len(packed["input_ids"]) < len(samples), "some samples share a sequence, and there is more than one"
         packed_loss, packed_gradients = loss_and_gradients(model, packed)
         torch.testing.assert_close(packed_loss, loss, atol=1e-6, rtol=1e-5)
         assert packed_gradients.keys() == gradients.keys()
@@ -80,7 +80,7 @@ class TestPackedIsUnpacked:
         torch.testing.assert_close(model(**one).logits[0, -rest:], model(**other).logits[0, -rest:])
 
     def test_borders_for_flash_attention(self, model, processor, samples, monkeypatch):
-        """Attention that knows nothing but the borders flash attention is told computes the same, over all rows at once."""
+        """Attention that knows nothing but the borders flash attention is told computes the same, over all samples at once."""
         packed = MMGPTPackingCollator(processor, pack_to=150)(samples)
         assert packed["cu_seq_lens_q"].dtype == torch.int32
         expected = model(**packed).logits
@@ -102,10 +102,10 @@ class TestPackedIsUnpacked:
 
 
 def test_exact_tensors(processor, tokenizer):
-    rows = [make_sample("a", "b"), make_sample("cc", "dd"), make_sample("e", "f")]
-    alone = [MMGPTCollator(processor)([one]) for one in rows]
+    samples = [make_sample("a", "b"), make_sample("cc", "dd"), make_sample("e", "f")]
+    alone = [MMGPTCollator(processor)([one]) for one in samples]
     first, second, third = (len(one["input_ids"][0]) for one in alone)
-    batch = MMGPTPackingCollator(processor, pack_to=first + second)(rows)
+    batch = MMGPTPackingCollator(processor, pack_to=first + second)(samples)
     padding = first + second - third
     ids = [one["input_ids"][0].tolist() for one in alone]
     labels = [one["labels"][0].tolist() for one in alone]
@@ -145,23 +145,23 @@ def test_first_fit_loses_nothing_and_keeps_the_budget(lengths, budget, window):
 
 class TestPackedDataset:
     def test_packs_are_full_and_always_the_same(self, processor):
-        rows = [make_sample("?" * (1 + index % 17), "!" * (1 + index % 5)) for index in range(100)]
-        lengths = count_tokens(MMGPTCollator(processor), rows)
-        packs, again = PackedDataset(rows, lengths, pack_to=300), PackedDataset(rows, lengths, pack_to=300)
-        assert packs.packs == again.packs != PackedDataset(rows, lengths, pack_to=300, seed=1).packs
+        samples = [make_sample("?" * (1 + index % 17), "!" * (1 + index % 5)) for index in range(100)]
+        lengths = count_tokens(MMGPTCollator(processor), samples)
+        packs, again = PackedDataset(samples, lengths, pack_to=300), PackedDataset(samples, lengths, pack_to=300)
+        assert packs.packs == again.packs != PackedDataset(samples, lengths, pack_to=300, seed=1).packs
         assert sum(lengths) / (300 * len(packs)) > 0.9
         assert sorted(index for pack in packs.packs for index in pack) == list(range(100))
 
-    def test_every_pack_is_one_row_of_the_batch(self, processor, samples):
+    def test_every_pack_is_one_sequence_of_the_batch(self, processor, samples):
         lengths = count_tokens(MMGPTCollator(processor), samples)
         packs = PackedDataset(samples, lengths, pack_to=150)
         batch = MMGPTPackingCollator(processor, pack_to=150)([packs[index] for index in range(len(packs))])
         assert len(batch["input_ids"]) == len(packs) and batch["input_ids"].shape[1] <= 150
 
     def test_without_a_seed_the_order_is_kept(self, processor):
-        rows = [make_sample("?", "!") for _ in range(6)]
-        lengths = count_tokens(MMGPTCollator(processor), rows)
-        assert PackedDataset(rows, lengths, pack_to=2 * lengths[0], seed=None).packs == [[0, 1], [2, 3], [4, 5]]
+        samples = [make_sample("?", "!") for _ in range(6)]
+        lengths = count_tokens(MMGPTCollator(processor), samples)
+        assert PackedDataset(samples, lengths, pack_to=2 * lengths[0], seed=None).packs == [[0, 1], [2, 3], [4, 5]]
 
 
 class TestDocuments:

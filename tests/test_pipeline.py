@@ -9,8 +9,8 @@ import soundfile
 import torch
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
+from modeling_mmgpt.chat_templates_mmgpt import DEFAULT_PROMPTS, check_prompts, fill_prompt
 from modeling_mmgpt.pipeline_mmgpt import pieces, timed_phrases
-from modeling_mmgpt.prompts_mmgpt import DEFAULT_PROMPTS, check_prompts, fill_prompt
 from tests.conftest import TEXT, byte_tokenizer, make_model, make_processor
 from tests.test_saving import in_a_fresh_process
 from tests.tiny_assistant import RATE, tone

@@ -62,7 +62,7 @@ def test_token_types_tell_the_modality(processor):
     assert inputs["mm_token_type_ids"] == [[1] * 16 + [0] + [3] * 3]
 
 
-def test_the_spectrogram_of_a_sound_does_not_depend_on_its_neighbours(processor):
+def test_the_spectrogram_of_an_audio_clip_does_not_depend_on_its_neighbours(processor):
     together = processor(text=["<|audio|><|audio|>"], audio=[make_audio(0), make_audio(1, 1800)], return_tensors="pt")
     alone = processor(text=["<|audio|>"], audio=[make_audio(1, 1800)], return_tensors="pt")
     assert torch.equal(together["input_features"][1, :, :11], alone["input_features"][0])
@@ -76,7 +76,7 @@ def test_a_fixed_window_costs_no_tokens_for_its_padding(tokenizer):
     assert (inputs["input_ids"] == 5).sum() == 19  # 38 of its 100 frames, halved by the encoder
 
 
-def test_a_sound_longer_than_the_window_is_cut_into_several(tokenizer):
+def test_audio_longer_than_the_window_is_cut_into_several(tokenizer):
     processor = make_processor(make_config(audio=WHISPER), tokenizer)
     whole = make_audio(0, 40000)["array"]  # 2.5 seconds
     inputs = processor(text=["<|audio|><|audio|>"], audio=[whole, make_audio(1)], return_tensors="pt")
@@ -91,7 +91,7 @@ def test_media_of_a_conversation_come_from_every_source(processor, tmp_path):
     make_image(0).save(tmp_path / "a.png")
     soundfile.write(tmp_path / "a.wav", make_audio(0)["array"], 16000, subtype="FLOAT")
     encoded_image = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
-    encoded_sound = base64.b64encode((tmp_path / "a.wav").read_bytes()).decode()
+    encoded_audio = base64.b64encode((tmp_path / "a.wav").read_bytes()).decode()
     images = [
         {"type": "image", "image": make_image(0)},
         {"type": "image", "path": str(tmp_path / "a.png")},
@@ -99,14 +99,14 @@ def test_media_of_a_conversation_come_from_every_source(processor, tmp_path):
         {"type": "image", "base64": encoded_image},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded_image}"}},
     ]
-    sounds = [
+    clips = [
         {"type": "audio", "audio": make_audio(0)["array"]},
         {"type": "audio", "path": str(tmp_path / "a.wav")},
-        {"type": "audio", "url": f"data:audio/wav;base64,{encoded_sound}"},
-        {"type": "audio", "base64": encoded_sound},
+        {"type": "audio", "url": f"data:audio/wav;base64,{encoded_audio}"},
+        {"type": "audio", "base64": encoded_audio},
     ]
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
-    inputs = processor.apply_chat_template(ask(*images, *sounds, {"type": "text", "text": "Same?"}), **options)
+    inputs = processor.apply_chat_template(ask(*images, *clips, {"type": "text", "text": "Same?"}), **options)
     assert len(inputs["pixel_values"]) == 5 and len(inputs["input_features"]) == 4
     assert all(torch.equal(one, inputs["pixel_values"][0]) for one in inputs["pixel_values"])
     assert all(torch.equal(one, inputs["input_features"][0]) for one in inputs["input_features"])
@@ -168,8 +168,11 @@ def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processo
         ),
         ({"text": ["<|image|>"]}, r"number of images, but there are 1 tokens .*\[1\]\) and 0 images"),
         ({"text": ["<|image|>", "x"], "images": [make_image(0)] * 3}, r"number of images, .*\[1, 0\]\) and 3 images"),
-        ({"text": ["<|audio|>", "x"], "audio": [make_audio(0)] * 2}, r"number of sounds, .*\[1, 0\]\) and 2 sounds"),
-        ({"text": ["<|audio|>"], "audio": [np.zeros(0)]}, "sound 0 is empty"),
+        (
+            {"text": ["<|audio|>", "x"], "audio": [make_audio(0)] * 2},
+            r"number of audio clips, .*\[1, 0\]\) and 2 audio clips",
+        ),
+        ({"text": ["<|audio|>"], "audio": [np.zeros(0)]}, "audio 0 is empty"),
         (
             {"text": ["<|video|>", "x"], "videos": [make_video(0), make_video(1)]},
             r"number of videos, .*\[1, 0\]\) and 2 videos",
@@ -251,7 +254,7 @@ def test_placeholders_are_features_for_images_of_any_size(kind, sizes, tokenizer
 @pytest.mark.parametrize("kind", HEARING)
 @given(lengths=st.lists(st.one_of(st.integers(1, 3000), st.integers(1, 80000)), min_size=1, max_size=3))
 @FEW
-def test_placeholders_are_features_for_sounds_of_any_length(kind, lengths, tokenizer):
+def test_placeholders_are_features_for_audio_of_any_length(kind, lengths, tokenizer):
     model = make_model(**HEARING[kind], text={"max_position_embeddings": 4096})
     processor = make_processor(model.config, tokenizer)
     waveforms = [np.sin(np.arange(length, dtype=np.float32)) for length in lengths]
@@ -365,7 +368,7 @@ def test_a_large_image_becomes_tiles_and_an_overview(tokenizer):
     torch.testing.assert_close(torch.cat(rows, -2), resized)  # side by side, the tiles are the image
     fewer = processor(text=["<|image|>"], images=[large], return_tensors="pt", max_patches=2)
     assert fewer["tile_positions"].tolist() == [[1, 1], [1, 2], [0, 0]]
-    with pytest.raises(ValueError, match="max_patches=7, but the model knows the places of 6 tiles"):
+    with pytest.raises(ValueError, match="max_patches=7, but the model has positions for 6 tiles"):
         processor(text=["<|image|>"], images=[large], max_patches=7)
 
 
@@ -402,7 +405,7 @@ def test_a_caller_may_ask_for_more_patches_of_an_image_of_any_size(tokenizer):
         ),
     ],
 )
-def test_an_image_processor_that_does_not_fit_the_tower_is_refused(choices, image_processor, sentence, tokenizer):
+def test_an_image_processor_that_does_not_fit_the_encoder_is_refused(choices, image_processor, sentence, tokenizer):
     with pytest.raises(ValueError, match=sentence):
         MMGPTProcessor.from_config(make_config(audio=None, **choices), tokenizer, image_processor=image_processor)
 
@@ -460,13 +463,13 @@ def test_a_processor_survives_a_folder_with_the_parts_it_has(tmp_path, tokenizer
 
 def test_media_for_a_missing_part_are_refused(tokenizer):
     processor = make_processor(make_config(vision=None, audio=None), tokenizer)
-    with pytest.raises(ValueError, match="no vision tower"):
+    with pytest.raises(ValueError, match="no vision encoder"):
         processor(text=["<|image|>"], images=[make_image(0)])
-    with pytest.raises(ValueError, match="no audio tower"):
+    with pytest.raises(ValueError, match="no audio encoder"):
         processor(text=["<|audio|>"], audio=[make_audio(0)])
 
 
-def test_a_tower_without_its_processor_is_refused(tokenizer):
+def test_an_encoder_without_its_processor_is_refused(tokenizer):
     with pytest.raises(ValueError, match="give the image_processor"):
         MMGPTProcessor.from_config(make_config(), tokenizer)
 
@@ -520,23 +523,23 @@ class TestWhatIsRefused:
     def test_in_a_server_it_is_also_an_answer_to_the_client(self, processor):
         exceptions = pytest.importorskip("starlette.exceptions")
         with pytest.raises(exceptions.HTTPException) as error:
-            processor(images=b"no picture", text="<|image|>")
+            processor(images=b"no image", text="<|image|>")
         assert isinstance(error.value, ValueError) and error.value.status_code == 400
         assert str(error.value) == error.value.detail and "is not an image that can be read" in error.value.detail
 
 
 def test_what_serving_engines_read(processor):
     """The contract with vLLM's Transformers backend (multimodal.py of vLLM 0.32), which makes its inputs from these."""
-    images, sounds = [make_image(0), make_image(1, 40, 9)], [make_audio(0)["array"], make_audio(1, 1800)["array"]]
+    images, clips = [make_image(0), make_image(1, 40, 9)], [make_audio(0)["array"], make_audio(1, 1800)["array"]]
     inputs = processor(
         text="<|image|><|audio|> <|audio|><|image|>",
         images=images,
-        audio=sounds,
+        audio=clips,
         return_tensors="pt",
         return_text_replacement_offsets=True,
     )
     counts = processor._get_num_multimodal_tokens(
-        image_sizes=[(image.height, image.width) for image in images], audio_lengths=[len(one) for one in sounds]
+        image_sizes=[(image.height, image.width) for image in images], audio_lengths=[len(one) for one in clips]
     )
     replaced = [(entry["type"], entry["replacement"]) for entry in inputs["text_replacement_offsets"][0]]
     assert [text for kind, text in replaced if kind == "image"] == [
@@ -546,8 +549,8 @@ def test_what_serving_engines_read(processor):
         processor.audio_token * count for count in counts["num_audio_tokens"]
     ]
     assert len(inputs["pixel_values"]) == sum(counts["num_image_patches"])  # rows, split among the images
-    assert len(inputs["input_features"]) == len(inputs["input_features_mask"]) == len(sounds)  # a row for each
+    assert len(inputs["input_features"]) == len(inputs["input_features_mask"]) == len(clips)  # a row for each
     assert processor.image_processor.size == {"height": 16, "width": 16}
     assert processor.feature_extractor.sampling_rate == 16000
-    assert make_config().audio_config.max_source_positions == 512  # no sound is longer than what the decoder takes
+    assert make_config().audio_config.max_source_positions == 512  # no audio is longer than what the decoder takes
     assert make_config(audio=WHISPER).audio_config.max_source_positions == 50

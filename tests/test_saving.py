@@ -1,4 +1,4 @@
-"""Complete folders: what is saved loads anywhere, whole or not at all."""
+"""Complete folders: what is saved loads anywhere, and is written atomically."""
 
 import json
 import os
@@ -11,11 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig, save_checkpoint
-from modeling_mmgpt.saving_mmgpt import written_whole
+from modeling_mmgpt.configuration_mmgpt import AUTO_MAP, TEXT_AUTO_MAP
+from modeling_mmgpt.saving_mmgpt import atomic_folder, named_code, reachable_code
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
 
 
-CODE = {path.name for path in Path("modeling_mmgpt").glob("*_*.py") if path.name != "__init__.py"}
+CODE = set(
+    reachable_code(named_code(AUTO_MAP), lambda name: Path("modeling_mmgpt") / name)
+)  # see tests/test_remote_code.py
 COMPLETE = {
     "config.json",
     "generation_config.json",
@@ -71,12 +74,12 @@ def train_one_step(model, batch) -> None:
 
 
 @pytest.mark.parametrize("parts", [{}, {"vision": SIGLIP, "audio": WHISPER}], ids=["encoder-free", "towers"])
-def test_a_fresh_process_gives_the_same_logits_and_saves_a_complete_folder_again(tmp_path, tokenizer, rows, parts):
+def test_a_fresh_process_gives_the_same_logits_and_saves_a_complete_folder_again(tmp_path, tokenizer, samples, parts):
     from modeling_mmgpt import MMGPTCollator
 
     model = make_model(**parts)
     processor = make_processor(model.config, tokenizer)
-    batch = MMGPTCollator(processor)(rows)
+    batch = MMGPTCollator(processor)(samples)
     train_one_step(model, batch)
     save_checkpoint(tmp_path / "model", model, processor)
     with torch.no_grad():
@@ -100,7 +103,8 @@ def test_a_text_model_loads_as_one(tmp_path, tokenizer):
     assert type(loaded).__name__ == "MMGPTForCausalLM"
     ids = torch.randint(10, 320, (1, 5))
     assert torch.equal(loaded.eval()(ids).logits, decoder(ids).logits)
-    assert set(os.listdir(tmp_path / "text")) >= CODE
+    code = reachable_code(named_code(TEXT_AUTO_MAP), lambda name: Path("modeling_mmgpt") / name)
+    assert {path.name for path in (tmp_path / "text").glob("*.py")} == set(code)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -121,7 +125,7 @@ def test_buffers_are_intact_after_reload(tmp_path, dtype, position, options):
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
 
 
-def test_trainer_checkpoints_are_complete(tmp_path, model, processor, collator, rows):
+def test_trainer_checkpoints_are_complete(tmp_path, model, processor, collator, samples):
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"),
         max_steps=2,
@@ -133,12 +137,13 @@ def test_trainer_checkpoints_are_complete(tmp_path, model, processor, collator, 
         disable_tqdm=True,
     )
     trainer = Trainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=collator, processing_class=processor
+        model=model, args=arguments, train_dataset=samples, data_collator=collator, processing_class=processor
     )
     trainer.train()
     for step in (1, 2):
         files = set(os.listdir(tmp_path / "run" / f"checkpoint-{step}"))
-        assert files >= (COMPLETE | CODE), (COMPLETE | CODE) - files
+        complete = CODE | COMPLETE - {"README.md"}  # only the package writes cards, see tests/test_model_card.py
+        assert files >= complete, complete - files
 
 
 def test_tied_weights_are_stored_once_and_tied_again(tmp_path, model):
@@ -152,8 +157,22 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path, model):
     assert not torch.equal(loaded.lm_head.weight, loaded.get_input_embeddings().weight)
 
 
+def test_a_processors_and_a_models_saves_into_one_folder_agree_on_its_version(tmp_path, model, processor):
+    """The configuration's file ends with a hash of the code beside it, whichever of the two was saved last."""
+    marks = []
+    for order in ((model, processor), (processor, model)):
+        folder = tmp_path / str(len(marks))
+        for one in order:
+            one.save_pretrained(folder)
+        marks.append((folder / "configuration_mmgpt.py").read_text().partition("\n# Hash of the code")[2])
+    assert marks[0] == marks[1] and marks[0].count("\n") == 1
+    (folder / "handler.py").write_text("# the owner's")
+    model.save_pretrained(folder)
+    assert not (folder / "configuration_mmgpt.py").read_text().endswith(marks[0])
+
+
 def test_a_failed_save_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "model") as folder:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model") as folder:
         (folder / "half").write_text("half")
         raise RuntimeError("the disk is full")
     assert os.listdir(tmp_path) == []
@@ -187,7 +206,7 @@ def test_importing_is_silent_and_needs_no_optional_package():
     script = (  # transformers 5.17 itself imports sklearn where it is installed
         "import sys; from transformers import GenerationMixin, ProcessorMixin; before = set(sys.modules); "
         "import modeling_mmgpt; added = set(sys.modules) - before; "
-        "print(sorted({'datasets', 'peft', 'trl', 'evaluate', 'sklearn', 'matplotlib', 'soxr'} & added))"
+        "print(sorted({'datasets', 'peft', 'trl', 'evaluate', 'sklearn', 'matplotlib', 'soxr', 'soundfile', 'av'} & added))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, "[]", "")

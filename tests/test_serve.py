@@ -27,9 +27,13 @@ from tests.test_media_loading import clip, web_server
 from tests.tiny_assistant import RATE
 
 
-openai = pytest.importorskip("openai", reason="the server needs the extra: pip install mmgpt[serve]")
+openai = pytest.importorskip(
+    "openai", reason="the server needs packages: pip install transformers[serving] openai python-multipart"
+)
 for name in ("fastapi", "uvicorn", "python_multipart"):
-    pytest.importorskip(name, reason="the server needs the extra: pip install mmgpt[serve]")
+    pytest.importorskip(
+        name, reason="the server needs packages: pip install transformers[serving] openai python-multipart"
+    )
 
 transcribes = pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.23") and not is_librosa_available(),  # tried: 5.17 and 5.23
@@ -130,7 +134,7 @@ def text(words: str) -> dict:
 
 @pytest.fixture
 def requests(assistant):
-    """(content of a message, the answer) for text, an image and a sound."""
+    """(content of a message, the answer) for text, an image and audio."""
     media = assistant.parent
     return {
         "text": ("In French: the dog", "le chien"),
@@ -152,7 +156,7 @@ class TestChatCompletions:
         assert "".join(pieces) == answer and len(pieces) > 1
 
     @pytest.mark.parametrize(("first", "second"), [("red", "blue"), ("blue", "red")])
-    def test_several_turns_with_pictures(self, client, assistant, first, second):
+    def test_several_turns_with_images(self, client, assistant, first, second):
         messages = [
             {"role": "user", "content": [image(assistant.parent / f"{first}.png"), text("Colour?")]},
             {"role": "assistant", "content": first},
@@ -160,12 +164,12 @@ class TestChatCompletions:
         ]
         answer = client.chat.completions.create(model=str(assistant), messages=messages, max_tokens=8)
         assert answer.choices[0].message.content == second
-        assert answer.usage.prompt_tokens > 2 * 16  # both pictures
+        assert answer.usage.prompt_tokens > 2 * 16  # both images
 
     @pytest.mark.parametrize("colours", [("red", "blue"), ("blue", "red")])
-    def test_several_pictures_in_a_turn(self, ask, assistant, colours):
-        pictures = [image(assistant.parent / f"{colour}.png") for colour in colours]
-        assert ask([*pictures, text("Colours?")]) == " ".join(colours)
+    def test_several_images_in_a_turn(self, ask, assistant, colours):
+        images = [image(assistant.parent / f"{colour}.png") for colour in colours]
+        assert ask([*images, text("Colours?")]) == " ".join(colours)
 
     def test_media_from_the_web(self, ask, assistant):
         with web_server(assistant.parent) as web:
@@ -173,7 +177,7 @@ class TestChatCompletions:
             assert ask([{"type": "audio_url", "audio_url": {"url": f"{web}/low.wav"}}, text("Heard?")]) == "low"
 
     def test_a_video(self, client, assistant, tmp_path):
-        """An extension of transformers' server, which wants the sound of a video too where the model hears."""
+        """An extension of transformers' server, which asks for a video's audio too where the model takes audio."""
         (tmp_path / "film.mp4").write_bytes(clip(num_frames=20))
         content = [{"type": "video_url", "video_url": {"url": str(tmp_path / "film.mp4")}}, text("?")]
         messages = [{"role": "user", "content": content}]
@@ -188,7 +192,7 @@ class TestChatCompletions:
             content, answer = list(requests.values())[number % 3]
             if number % 4 == 3:
                 with pytest.raises(openai.BadRequestError):
-                    ask([image(b"no picture"), text("?")], stream=number % 8 == 7)
+                    ask([image(b"no image"), text("?")], stream=number % 8 == 7)
             return "".join(ask(content, stream=number % 2 == 1)) == answer
 
         with ThreadPoolExecutor(8) as threads:
@@ -215,8 +219,9 @@ def test_completions_continue_text(client, assistant):
 
 @transcribes
 class TestTranscriptions:
+    # The last is longer than the 20 tokens that the server stops at where generation_config.json sets no max_new_tokens.
     @pytest.mark.parametrize("word", ["low", "high", "neither low nor high but between"])
-    def test_only_what_was_heard(self, client, assistant, word):
+    def test_only_what_was_said(self, client, assistant, word):
         with (assistant.parent / f"{word}.wav").open("rb") as file:
             assert client.audio.transcriptions.create(model=str(assistant), file=file).text == word
 
@@ -242,7 +247,7 @@ class TestBadRequests:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([image(b"no picture at all")], "is not an image that can be read"),
+            ([image(b"no image at all")], "is not an image that can be read"),
             ([image(b"\x89PNG\r\n\x1a\n" + bytes(40))], "image 0"),
             ([{"type": "image_url", "image_url": {"url": "ftp://example.org/a.png"}}], "http"),
             (
@@ -250,7 +255,7 @@ class TestBadRequests:
                 "cannot download http://no host/a.png",
             ),
             ([{"type": "image_url", "image_url": {"url": "/no/such/file.png"}}], "/no/such/file.png"),
-            ([audio(b"no sound at all")], "is not a sound that can be read"),
+            ([audio(b"no audio at all")], "is not audio that can be read"),
             ("word " * 200, "reads at most 256"),
         ],
         ids=["text as png", "broken png", "scheme", "no url", "no file", "text as wav", "too long"],
@@ -260,7 +265,7 @@ class TestBadRequests:
             ask(content if isinstance(content, str) else [*content, text("?")], stream=stream)
         assert message in error.value.body["detail"]
 
-    def test_a_picture_of_100_megapixels(self, ask, assistant):
+    def test_an_image_of_100_megapixels(self, ask, assistant):
         with pytest.raises(openai.BadRequestError) as error:
             ask([image(assistant.parent / "bomb.png"), text("Colour?")])
         assert "10000 x 10000 pixels, more than the 89,478,485 that are decoded" in error.value.body["detail"]
@@ -292,29 +297,26 @@ class TestBadRequests:
             client.audio.transcriptions.create(model=str(assistant), file=file)
         assert message in error.value.body["detail"]
 
-    @transcribes
-    @pytest.mark.parametrize("kept", [0, 30, 200], ids=["nothing", "half a header", "a part"])
-    def test_a_damaged_recording(self, server, client, assistant, tmp_path, kept):
-        import httpx2  # comes with huggingface_hub
-
-        sound, _ = soundfile.read(assistant.parent / "low.wav")
-        soundfile.write(tmp_path / "low.flac", sound, RATE)
-        damaged = (tmp_path / "low.flac").read_bytes()[:kept]
-        with pytest.raises(openai.BadRequestError) as error:
-            client.audio.transcriptions.create(model=str(assistant), file=("low.flac", damaged))
-        assert "The recording is not a sound that can be read" in error.value.body["detail"]
-        answer = httpx2.post(
-            f"{server}/v1/audio/transcriptions",
-            files={"file": ("low.flac", damaged)},
-            data={"model": str(assistant), "stream": "true"},
-        )
-        assert answer.status_code == 400 and "0x" not in answer.text
-
-    def test_an_empty_sound(self, ask, tmp_path):
+    def test_empty_audio(self, ask, tmp_path):
         soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), RATE)
         with pytest.raises(openai.BadRequestError) as error:
             ask([audio(tmp_path / "empty.wav"), text("Heard?")])
         assert "it has no samples" in error.value.body["detail"]
+
+
+@transcribes
+@pytest.mark.parametrize("kept", [0, 30, 200], ids=["nothing", "half a header", "a part"])
+def test_a_damaged_recording_gets_no_reason(client, assistant, tmp_path, kept):
+    """The server opens recordings itself, before any code of ours. It goes on answering."""
+    waveform, _ = soundfile.read(assistant.parent / "low.wav")
+    soundfile.write(tmp_path / "low.flac", waveform, RATE)
+    damaged = (tmp_path / "low.flac").read_bytes()[:kept]
+    with pytest.raises(openai.InternalServerError) as error:
+        client.audio.transcriptions.create(model=str(assistant), file=("low.flac", damaged))
+    assert error.value.body == "Internal Server Error"
+    with (assistant.parent / "low.wav").open("rb") as file:
+        again = client.with_options(max_retries=3)  # after such an error the server closes the connection
+        assert again.audio.transcriptions.create(model=str(assistant), file=file).text == "low"
 
 
 @transcribes
@@ -329,7 +331,7 @@ def test_the_readmes_snippet_runs(server, assistant, tmp_path, monkeypatch, caps
     assert capsys.readouterr().out.endswith("low\n")
 
 
-def test_a_model_that_only_reads_continues_text(tmp_path):
+def test_a_text_only_model_continues_text(tmp_path):
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "text", MMGPTForCausalLM(MMGPTTextConfig(**TEXT)), byte_tokenizer())
     with serving(tmp_path / "text", tmp_path) as address:

@@ -7,21 +7,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ClapAudioConfig, Wav2Vec2Config, Wav2Vec2Model
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from modeling_mmgpt.token_counts_mmgpt import (
-    WHISPER_CONVOLUTIONS,
+    audio_geometry,
     audio_token_count,
     audio_windows,
-    frame_count,
+    full_chunk_vectors,
     grid_token_count,
     image_token_count,
     most_tiles,
-    shortest_sound,
-    tower_convolutions,
+    shortest_audio,
+    tiles_per_image,
     video_frame_times,
 )
-from tests.conftest import WHISPER, make_config
+from tests.conftest import SIGLIP, WHISPER, make_config
 
 
 def test_image_tokens_are_merged_patches():
@@ -46,15 +45,11 @@ def test_no_more_tiles_than_cover_an_image(height, width, max_tiles):
 
 
 @given(st.integers(0, 10**7), st.integers(400, 10**6))
-def test_windows_hold_the_whole_sound_and_no_empty_one(num_samples, window):
+def test_windows_hold_the_whole_audio_and_none_is_empty(num_samples, window):
     windows = audio_windows(num_samples, window, shortest=400)
     assert all(400 <= length <= window for length in windows)
     assert num_samples <= sum(windows) < num_samples + 400 + (num_samples == 0)
     assert audio_windows(num_samples, None, shortest=400) == [max(num_samples, 400)]
-
-
-def test_a_begun_frame_counts_where_silence_follows_it():
-    assert [frame_count(6000, 160, window) for window in (None, 16000)] == [37, 38]
 
 
 @given(st.floats(0, 10**5), st.floats(0.1, 60), st.integers(1, 100))
@@ -71,22 +66,24 @@ def test_the_last_audio_token_may_be_partly_filled(frames, tokens):
     assert audio_token_count(frames, [], merge_size=4) == tokens
 
 
-def test_whisper_convolutions_are_those_of_the_encoder():
-    encoder = WhisperEncoder(make_config(audio=WHISPER).audio_config)
-    length = encoder(torch.zeros(1, 20, 100)).last_hidden_state.shape[1]
-    assert audio_token_count(100, WHISPER_CONVOLUTIONS, merge_size=1) == length
-
-
 def test_tensors_count_element_wise():
-    counts = audio_token_count(torch.tensor([7, 100]), WHISPER_CONVOLUTIONS, merge_size=3)
-    assert counts.tolist() == [audio_token_count(n, WHISPER_CONVOLUTIONS, merge_size=3) for n in (7, 100)]
+    for convolutions in ([[3, 1, 1], [3, 2, 1]], [[4, 3, 0, 5]]):
+        counts = audio_token_count(torch.tensor([7, 100]), convolutions, merge_size=3)
+        assert counts.tolist() == [audio_token_count(n, convolutions, merge_size=3) for n in (7, 100)]
+
+
+def test_a_convolution_of_several_bands_makes_a_vector_for_each():
+    assert audio_token_count(100, [[16, 10, 0]], merge_size=1) == 9
+    assert audio_token_count(100, [[16, 10, 0, 12]], merge_size=1) == 9 * 12
+    assert audio_token_count(100, [[16, 10, 0, 12]], merge_size=24) == 5  # ceil(4.5)
 
 
 @pytest.mark.parametrize(
-    "convolutions", [[], [[3, 1, 1], [3, 2, 1]], [[3, 1, 1], [3, 2, 1], [2, 2, 0]], [[10, 5, 0], [3, 2, 0]]]
+    "convolutions",
+    [[], [[3, 1, 1], [3, 2, 1]], [[3, 1, 1], [3, 2, 1], [2, 2, 0]], [[10, 5, 0], [3, 2, 0]], [[16, 10, 0, 1]]],
 )
-def test_the_shortest_sound_is_one_token_and_a_shorter_one_none(convolutions):
-    shortest = shortest_sound(convolutions)
+def test_the_shortest_audio_is_one_token_and_a_shorter_one_none(convolutions):
+    shortest = shortest_audio(convolutions)
     assert audio_token_count(shortest, convolutions, merge_size=1) == 1
     assert shortest == 1 or audio_token_count(shortest - 1, convolutions, merge_size=1) < 1
 
@@ -95,7 +92,7 @@ def test_wav2vec2_counts_as_the_library_does():
     config = Wav2Vec2Config(
         add_adapter=True, num_hidden_layers=1, hidden_size=32, intermediate_size=32, num_attention_heads=2
     )
-    convolutions = tower_convolutions(config)
+    convolutions = audio_geometry(make_config(audio=config))["convolutions"]
     with torch.device("meta"):
         model = Wav2Vec2Model(config)
     for samples in (400, 401, 9999, 16000):
@@ -103,8 +100,24 @@ def test_wav2vec2_counts_as_the_library_does():
         assert audio_token_count(samples, convolutions, merge_size=1) == int(expected)
 
 
-def test_an_unknown_audio_tower_is_named():
-    with pytest.raises(
-        ValueError, match="in a 'clap_audio_model' tower is not known: use one of data2vec-audio, hubert"
-    ):
-        tower_convolutions(ClapAudioConfig())
+def test_an_unknown_audio_encoder_is_named():
+    with pytest.raises(ValueError, match="a 'clap_audio_model' encoder is not known: use one of audio-spectrogram"):
+        audio_geometry(make_config(audio=ClapAudioConfig()))
+
+
+def test_tiles_belong_to_the_image_whose_overview_ends_them():
+    places = torch.tensor([[1, 1], [1, 2], [0, 0], [0, 0], [1, 1], [2, 1], [0, 0]])
+    assert tiles_per_image(places).tolist() == [3, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "image", "audio"),
+    [
+        ({}, None, 50),
+        ({"vision_connector": "pixel_shuffle", "vision_max_tiles": 2, "audio_connector": "frame_stack"}, 4, 25),
+        ({"vision_connector": "resampler", "audio_connector": "resampler", "audio_num_queries": 3}, 64, 3),
+    ],
+)
+def test_whole_tiles_and_windows_have_so_many_vectors(options, image, audio):
+    config = make_config(vision=SIGLIP, audio=WHISPER, **options)
+    assert (full_chunk_vectors(config, "image"), full_chunk_vectors(config, "audio")) == (image, audio)

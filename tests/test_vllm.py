@@ -5,10 +5,22 @@
 import numpy as np
 import pytest
 import torch
+from transformers import ASTFeatureExtractor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from modeling_mmgpt import MMGPTProcessor
 from modeling_mmgpt.vllm_mmgpt import in_vllm
-from tests.conftest import SIGLIP, WHISPER, make_audio, make_config, make_image, make_model, make_processor
+from tests.conftest import (
+    SIGLIP,
+    WHISPER,
+    make_audio,
+    make_config,
+    make_image,
+    make_image_processor,
+    make_model,
+    make_processor,
+)
+from tests.test_assemble import AUDIO_MODELS
 
 
 @pytest.fixture
@@ -24,18 +36,29 @@ def served(model):
     return model.model
 
 
-def test_sounds_of_several_windows_are_one_row_each_and_the_same_features(vllm, monkeypatch, tokenizer):
-    model = make_model(audio=WHISPER)
-    sounds = [make_audio(0, 36000)["array"], make_audio(1, 9000)["array"]]  # 3 windows of a second and 1
+def windowed(kind, tokenizer):
+    """A model whose audio encoder takes windows of a second, and what makes its processor."""
+    model = make_model(audio=WHISPER if kind == "whisper" else {"model_type": kind, **AUDIO_MODELS[kind]})
+    if kind == "whisper":
+        return model, lambda: make_processor(model.config, tokenizer)
+    parts = {"image_processor": make_image_processor(model.config)}
+    extractor = ASTFeatureExtractor(num_mel_bins=20, max_length=100)
+    return model, lambda: MMGPTProcessor.from_config(model.config, tokenizer, feature_extractor=extractor, **parts)
+
+
+@pytest.mark.parametrize("kind", ["whisper", "audio-spectrogram-transformer"])
+def test_audio_of_several_windows_is_one_entry_each_and_the_same_features(vllm, monkeypatch, tokenizer, kind):
+    model, build_processor = windowed(kind, tokenizer)
+    clips = [make_audio(0, 36000)["array"], make_audio(1, 9000)["array"]]  # 3 windows of a second and 1
     with monkeypatch.context() as outside:
         outside.delitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "vllm")
-        plain = make_processor(model.config, tokenizer)(text="<|audio|><|audio|>", audio=sounds, return_tensors="pt")
+        plain = build_processor()(text="<|audio|><|audio|>", audio=clips, return_tensors="pt")
         names = ("input_features", "input_features_mask", "audio_windows")
         expected = model.get_audio_features(**{name: plain[name] for name in names}).pooler_output
         assert plain["input_features"].shape == (4, 20, 100)
 
-    processor = make_processor(model.config, tokenizer)
-    joined = processor(text="<|audio|><|audio|>", audio=sounds, return_tensors="pt")
+    processor = build_processor()
+    joined = processor(text="<|audio|><|audio|>", audio=clips, return_tensors="pt")
     assert joined["input_ids"].tolist() == plain["input_ids"].tolist()
     assert joined["input_features"].shape == (2, 20, 300) and joined["input_features_mask"].shape == (2, 300)
     assert joined["audio_windows"].tolist() == [3, 1]
@@ -43,13 +66,13 @@ def test_sounds_of_several_windows_are_one_row_each_and_the_same_features(vllm, 
     found = base.get_audio_features(*(joined[name] for name in names), return_dict=True).pooler_output
     torch.testing.assert_close(found, torch.cat(expected))  # one tensor, which vLLM splits
 
-    alone = processor(text="<|audio|>", audio=sounds[1:], return_tensors="pt")
+    alone = processor(text="<|audio|>", audio=clips[1:], return_tensors="pt")
     lists = {name: [alone[name][0]] for name in names[1:]}  # one of several lengths
     found = base.get_audio_features(alone["input_features"], return_dict=True, **lists).pooler_output
     torch.testing.assert_close(found, expected[1])
 
 
-def test_sounds_without_windows_are_taken_one_by_one_too(processor, model):
+def test_audio_without_windows_is_taken_one_by_one_too(processor, model):
     batch = processor(text="<|audio|>", audio=[make_audio(0)], return_tensors="pt")
     expected = model.get_audio_features(batch["input_features"], batch["input_features_mask"]).pooler_output
     mask = [batch["input_features_mask"][0]]
@@ -57,7 +80,7 @@ def test_sounds_without_windows_are_taken_one_by_one_too(processor, model):
     torch.testing.assert_close(found, expected[0])
 
 
-def test_videos_have_a_row_for_each_frame_and_say_so(vllm, tokenizer):
+def test_videos_have_a_grid_cell_for_each_frame_and_say_so(vllm, tokenizer):
     config = make_config()
     processor = make_processor(config, tokenizer)
     videos = [np.zeros((frames, 20, 30, 3), dtype=np.uint8) for frames in (3, 2)]
@@ -92,9 +115,9 @@ def test_every_field_belongs_to_a_part_of_the_processor(vllm, tokenizer):
     ("engine", "options", "sentence"),
     [
         ("vllm", {"fusion": "cross_attention"}, "vLLM keeps no media beside the text"),
-        ("vllm", {"bidirectional_images": True}, "vLLM on a CPU lets images see only backwards"),
+        ("vllm", {"bidirectional_images": True}, "vLLM on a CPU attends from images only backwards"),
         ("sglang", {"fusion": "cross_attention"}, "SGLang keeps no media beside the text"),
-        ("sglang", {"bidirectional_images": True}, "SGLang lets images see only backwards"),
+        ("sglang", {"bidirectional_images": True}, "SGLang attends from images only backwards"),
         ("sglang", {"vision_max_tiles": 4}, "SGLang loses where tiles stand"),
     ],
 )

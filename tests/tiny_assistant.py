@@ -1,4 +1,4 @@
-"""A tiny model that has learnt a dozen answers by heart, so that what comes out of a pipeline or a server can be right or wrong."""
+"""A tiny model that has memorised a dozen answers, so that what a pipeline or a server returns can be right or wrong."""
 
 from pathlib import Path
 
@@ -39,22 +39,22 @@ def tone(word: str, seconds: float = 0.3) -> np.ndarray:
 
 
 def lessons() -> list[dict]:
-    rows = [make_sample(question, answer) for question, answer in TEXTS.items()]
+    samples = [make_sample(question, answer) for question, answer in TEXTS.items()]
     for colour in COLOURS:
-        rows.append(make_sample("Colour?", colour, images=[square(colour)]))
-        rows.append(make_sample("Describe the picture.", f"a {colour} one", images=[square(colour)]))
+        samples.append(make_sample("Colour?", colour, images=[square(colour)]))
+        samples.append(make_sample("Describe the picture.", f"a {colour} one", images=[square(colour)]))
     for first, second in (("red", "blue"), ("blue", "red")):
-        pictures = [square(first), square(second)]
-        rows.append(make_sample("Colours?", f"{first} {second}", images=pictures))
+        images = [square(first), square(second)]
+        samples.append(make_sample("Colours?", f"{first} {second}", images=images))
         turns = [make_sample("Colour?", colour, images=[square(colour)])["messages"] for colour in (first, second)]
-        rows.append({"messages": turns[0] + turns[1], "images": pictures, "audios": [], "videos": []})
+        samples.append({"messages": turns[0] + turns[1], "images": images, "audios": [], "videos": []})
     for word in PITCHES:
         for before, after in ((0.0, 0.0), (0.0, 0.1), (0.01, 0.08), (0.02, 0.1)):
             silence = (int(before * RATE), int(after * RATE))
             audio = {"array": np.pad(tone(word), silence), "sampling_rate": RATE}
-            rows.append(make_sample("Heard?", word, audios=[audio]))
-            rows.append(make_sample("Heard when?", f"<|0.00|> {word}<|0.30|>", audios=[audio]))
-    return rows
+            samples.append(make_sample("Heard?", word, audios=[audio]))
+            samples.append(make_sample("Heard when?", f"<|0.00|> {word}<|0.30|>", audios=[audio]))
+    return samples
 
 
 def teach_assistant(folder: Path) -> Path:
@@ -68,7 +68,8 @@ def teach_assistant(folder: Path) -> Path:
         feature_extractor=built.feature_extractor,
         prompts=PROMPTS,
     )
-    model.generation_config.update(eos_token_id=3, pad_token_id=1)
+    # The bound of transcripts, which `transformers serve` would set to 20 tokens.
+    model.generation_config.update(eos_token_id=3, pad_token_id=1, max_new_tokens=48)
     batch = MMGPTCollator(processor)(lessons())
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     model.train()

@@ -20,7 +20,7 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm import tqdm
 
-from modeling_mmgpt.saving_mmgpt import written_whole
+from modeling_mmgpt.saving_mmgpt import atomic_folder
 from training.data.cleaning.contamination import EvaluationIndex
 from training.data.cleaning.duplicates import DuplicateFinder, Fingerprint, take_fingerprint
 from training.data.cleaning.filters import Rejection, find_rejection
@@ -66,7 +66,7 @@ def prepare(recipe: Recipe, output: Path, processes: int | None = None) -> dict:
         "compared_with": evaluation,
         **count(rejections, ids, tasks),
     }
-    with written_whole(output) as folder:
+    with atomic_folder(output) as folder:
         write_samples(samples.select(kept).remove_columns(PROBLEM), folder)
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(as_text(report), encoding="utf-8")

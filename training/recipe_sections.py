@@ -36,7 +36,7 @@ class ModelArguments:
     image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
     video_processor (`dict`, *optional*): laid over the preset's; `fps` and `num_frames`, how many frames of a video are taken at
         most. What is not set is as of images.
-    prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/prompts_mmgpt.py, for pipeline().
+    prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/chat_templates_mmgpt.py, for pipeline().
     """
 
     preset: str | None = None

@@ -87,11 +87,8 @@ def facts_of_origin(checkpoint: str) -> dict:
         return facts
     name = Path(checkpoint).name if is_folder else checkpoint
     licences = {name: earlier["license"]} if earlier.get("license") else {}
-    return facts | {
-        "licences": licences | licences_of(earlier),
-        "history": f"Before that, as `{name}`:\n\n{training_text(earlier)}",
-        "data": None,  # `history` tells of the data
-    }
+    history = f"Before that, as `{name}`:\n\n{training_text(earlier)}"  # it tells of the data, too
+    return facts | {"licences": licences | licences_of(earlier), "history": history, "data": None}
 
 
 def write_curves(log: list[dict], path: Path) -> None:

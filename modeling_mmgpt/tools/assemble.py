@@ -1,9 +1,9 @@
 """Parts that people have to one model: a causal decoder, a vision model and an audio model, each kept as it is.
 
-decoder folder  -> decoder, head, tokenizer (grown by the media tokens), chat template, generation configuration
-vision folder   -> vision tower, image processor
-audio folder    -> audio tower, feature extractor
-new             -> the connectors between them, which are to be trained
+text    -> decoder, head, tokenizer (with the media tokens added), chat template, generation configuration
+vision  -> vision encoder, image processor
+audio   -> audio encoder, feature extractor
+new     -> the connectors between them, which are to be trained
 
 No weight is copied: the parts' own modules become the model's, so that memory holds the parts and nothing else.
 """
@@ -34,32 +34,21 @@ from transformers.utils import logging
 
 from ..configuration_mmgpt import MMGPTConfig
 from ..modeling_mmgpt import MMGPTForConditionalGeneration, media_tokens
-from ..preprocessing_mmgpt import image_rows, tiling_processor_like
+from ..preprocessing_mmgpt import image_chunks, tiling_processor_like
 from ..processing_mmgpt import MMGPTProcessor
-from ..token_counts_mmgpt import ANY_SIZE_TOWERS, NATIVE_TOWERS, SPECTROGRAM_TOWERS, WAVEFORM_TOWERS, side
-from ..towers_mmgpt import TOWERS, without_pooling
+from ..token_counts_mmgpt import takes_only_patches
+from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names, vision_family
+from ..towers_mmgpt import TOWER_CLASSES, without_unread
 
 
 MEDIA_TOKENS = {"image": "<|image|>", "audio": "<|audio|>", "video": "<|video|>"}
 PAD_TOKEN = "<|pad|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # those of our own template
 VOCABULARY_MULTIPLE = 64
+PROBE_SIZES = ((64, 48), (40, 120))  # width and height of two images that an image processor is tried with
 
-KNOWN_TOWERS = {
-    "vision": (
-        "siglip_vision_model",
-        *NATIVE_TOWERS,
-        "clip_vision_model",
-        "dinov2",
-        "dinov2_with_registers",
-        "dinov3_vit",
-    ),
-    "audio": (*sorted(SPECTROGRAM_TOWERS.keys() - {"mmgpt_frame"}), *WAVEFORM_TOWERS),
-}
-TOWER_NAMES = {
-    "vision": "SigLIP, SigLIP 2 (of a fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT)",
-    "audio": "Whisper, Qwen2-Audio, Voxtral, wav2vec 2.0, HuBERT, WavLM, data2vec or UniSpeech",
-}
+# What can be given as `vision` and `audio`, for error messages and help texts.
+TOWER_NAMES = {"vision": family_names(VISION_FAMILIES), "audio": family_names(AUDIO_FAMILIES)}
 CONNECTOR_FIELDS = (
     "vision_connector",
     "vision_merge_size",
@@ -79,31 +68,23 @@ def assemble(
     connectors: dict | None = None,
     dtype: str | torch.dtype = "auto",
 ) -> tuple[MMGPTForConditionalGeneration, MMGPTProcessor]:
-    """One model that sees and hears, and its processor, from parts; `save_checkpoint` makes a folder of them.
+    """One multimodal model and its processor from parts; `save_checkpoint` makes a folder of them.
 
-    Until its connectors are trained it continues texts exactly as the decoder did, and sees and hears noise.
+    Until its connectors are trained it continues texts exactly as the decoder did, and makes nothing of images and audio.
 
     Args:
         text: folder or Hub id of a causal decoder with its tokenizer: ours or any other that `AutoModelForCausalLM` loads. One of
-            ours with gated blocks (`from_pretrained(..., cross_attention_every=4)` puts closed ones into any) looks at media
-            through them.
-        vision: folder or Hub id of SigLIP, SigLIP 2 (of a fixed resolution or NaFlex), CLIP, DINOv2 or DINOv3 (ViT); of a model with a text
-            half the vision half is taken.
-        audio: folder or Hub id of Whisper (its encoder is taken), Qwen2-Audio or Voxtral (their audio tower is taken),
-            wav2vec 2.0, HuBERT, WavLM or one built like them.
-        connectors: fields of [`MMGPTConfig`] that choose them: `vision_connector`, `vision_merge_size`, `vision_num_queries`,
-            `vision_feature_layer`, `vision_max_tiles`, `audio_connector`, `audio_merge_size`, `audio_num_queries`.
+            ours with gated blocks (`from_pretrained(..., cross_attention_every=4)` puts zero-initialised ones into any) attends to
+            media through them.
+        vision: folder or Hub id of a vision encoder of one of the families `TOWER_NAMES["vision"]`, such as SigLIP; of a model with
+            a text half the vision half is taken.
+        audio: folder or Hub id of an audio encoder of one of the families `TOWER_NAMES["audio"]`, such as Whisper; of a model with a
+            decoder its encoder is taken.
+        connectors: fields of [`MMGPTConfig`] that choose them, of `CONNECTOR_FIELDS`.
         dtype: of the whole model; `"auto"`: that of the decoder's checkpoint.
     """
     connectors = connectors or {}
-    if unknown := sorted(set(connectors) - set(CONNECTOR_FIELDS)):
-        raise ValueError(f"connectors has {', '.join(unknown)}, but only {', '.join(CONNECTOR_FIELDS)} can be chosen.")
-    for part, source in (("vision", vision), ("audio", audio)):
-        if source is None and (useless := [name for name in connectors if name.startswith(part)]):
-            raise ValueError(
-                f"connectors has {', '.join(useless)}, but no {part}= is given: give it, or leave them out."
-            )
-
+    check_connectors(connectors, vision, audio)
     decoder, tokenizer = load_decoder(text, dtype)
     probe = torch.arange(min(8, len(tokenizer)))[None]
     with torch.no_grad():
@@ -124,9 +105,20 @@ def assemble(
         feature_extractor=load_companion(AutoFeatureExtractor, audio, "feature extractor"),
     )
     if vision is not None:
-        check_images(model, processor, vision)
+        check_image_sizes(model.config.vision_config, processor.image_processor, vision)
+        check_image_tokens(model, processor, vision)
     carry_generation(model, decoder, tokenizer)
     return model, processor
+
+
+def check_connectors(connectors: dict, vision, audio) -> None:
+    if unknown := sorted(set(connectors) - set(CONNECTOR_FIELDS)):
+        raise ValueError(f"connectors has {', '.join(unknown)}, but only {', '.join(CONNECTOR_FIELDS)} can be chosen.")
+    for part, source in (("vision", vision), ("audio", audio)):
+        if source is None and (useless := [name for name in connectors if name.startswith(part)]):
+            raise ValueError(
+                f"connectors has {', '.join(useless)}, but no {part}= is given: give it, or leave them out."
+            )
 
 
 def load_config(source: str | os.PathLike, part: str):
@@ -166,14 +158,14 @@ def load_decoder(source: str | os.PathLike, dtype: str | torch.dtype) -> tuple[P
 
 
 def grow_vocabulary(decoder: PreTrainedModel, tokenizer, source: str | os.PathLike) -> None:
-    """Adds the tokens that are missing, each with the mean of the old rows in embeddings and head: a token of which nothing
-    is known, and which greedy decoding never prefers to all others."""
+    """Adds the tokens that are missing, each with the mean of the old ones' rows in embeddings and head: a token of which
+    nothing is known, and which greedy decoding never prefers to all others."""
     known = max(tokenizer.get_vocab().values()) + 1
     embeddings, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
-    old_rows = len(embeddings.weight)
-    if known > old_rows:
+    old_size = len(embeddings.weight)
+    if known > old_size:
         raise ValueError(
-            f"text={str(source)!r}: its tokenizer has {known} tokens but its decoder only {old_rows}: they do not belong together."
+            f"text={str(source)!r}: its tokenizer has {known} tokens but its decoder only {old_size}: they do not belong together."
         )
     wanted = list(MEDIA_TOKENS.values())
     wanted += [PAD_TOKEN] if tokenizer.pad_token is None else []
@@ -182,12 +174,12 @@ def grow_vocabulary(decoder: PreTrainedModel, tokenizer, source: str | os.PathLi
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in added], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
-    rows = max(old_rows, max(tokenizer.get_vocab().values()) + 1)
-    rows += -rows % VOCABULARY_MULTIPLE
-    if rows != old_rows:
-        decoder.resize_token_embeddings(rows, mean_resizing=False)
+    size = max(old_size, max(tokenizer.get_vocab().values()) + 1)
+    size += -size % VOCABULARY_MULTIPLE
+    if size != old_size:
+        decoder.resize_token_embeddings(size, mean_resizing=False)
     embeddings, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
-    new = sorted({*tokenizer.convert_tokens_to_ids(added), *range(old_rows, rows)})
+    new = sorted({*tokenizer.convert_tokens_to_ids(added), *range(old_size, size)})
     with torch.no_grad():
         for parameter in (embeddings.weight, head.weight, head.bias):
             if parameter is not None:
@@ -198,38 +190,27 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
     """The vision or audio encoder of a checkpoint, without its other halves and heads."""
     whole = load_config(source, part)
     config = getattr(whole, f"{part}_config", whole)
-    if config.model_type not in KNOWN_TOWERS[part]:
+    family = {"vision": VISION_FAMILIES, "audio": AUDIO_FAMILIES}[part].get(config.model_type)
+    if family is None or family.label is None:
         raise ValueError(
-            f"{part}={str(source)!r} holds a {whole.model_type!r} model, which cannot be the {part} tower: give {TOWER_NAMES[part]}."
+            f"{part}={str(source)!r} holds a {whole.model_type!r} model, which cannot be the {part} encoder: give {TOWER_NAMES[part]}."
         )
-    read_all(config)
-    tower_class = TOWERS.get(config.model_type) or MODEL_MAPPING[type(config)]
-    places = {rf"^(model\.)?{part}_tower\.": ""} | (
-        {r"^(model\.)?encoder\.": ""} if config.model_type == "whisper" else {}
-    )
+    for name, value in family.settings.items():
+        setattr(config, name, value)
+    places = {
+        rf"^(model\.)?{place}\.": "" for place in (f"{part}_tower", family.checkpoint_prefix) if place is not None
+    }
+    tower_class = TOWER_CLASSES.get(family.model_class) or MODEL_MAPPING[type(config)]
     with quiet():  # the other halves are left behind on purpose
         tower, info = tower_class.from_pretrained(
             source, config=config, dtype=dtype, key_mapping=places, output_loading_info=True
         )
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(family.unread)):
         raise ValueError(
-            f"{part}={str(source)!r} lacks {len(missing)} of the tower's weights (first: {missing[0]}): the checkpoint is not "
+            f"{part}={str(source)!r} lacks {len(missing)} of the encoder's weights (first: {missing[0]}): the checkpoint is not "
             f"complete, or its config.json describes another model."
         )
-    return without_pooling(tower)
-
-
-def read_all(config) -> None:
-    """Leaves out of a tower what the decoder does not read: parameters that would never have a gradient."""
-    kind = config.model_type
-    if kind in ("siglip_vision_model", "siglip2_vision_model"):
-        config.vision_use_head = False  # pools the patches to one vector
-    if kind == "dinov2":
-        config.use_mask_token = False  # for its own pretraining
-    if kind in WAVEFORM_TOWERS:
-        # Masks over random spans in training are longer than short sounds, and hide what is asked about.
-        config.apply_spec_augment, config.mask_time_prob, config.mask_feature_prob = False, 0.0, 0.0
-        config.layerdrop = 0.0
+    return without_unread(tower)
 
 
 @contextmanager
@@ -244,7 +225,7 @@ def quiet():
 
 
 def load_companion(loader, source: str | os.PathLike | None, name: str):
-    """What prepares the inputs of a tower, from the tower's own folder."""
+    """What prepares the inputs of an encoder, from the encoder's own folder."""
     if source is None:
         return None
     try:
@@ -304,13 +285,13 @@ def join(config: MMGPTConfig, decoder: PreTrainedModel, vision_tower, audio_towe
                 model._init_weights(module)
     for part_config in (config.text_config, config.vision_config, config.audio_config):
         if part_config is not None:
-            part_config._name_or_path = ""  # a folder of this machine says nothing to whoever gets the model
+            part_config._name_or_path = ""  # a local folder means nothing to whoever gets the model
     return model.eval()
 
 
 @torch.no_grad()
 def check_text(model: MMGPTForConditionalGeneration, probe: torch.Tensor, expected: torch.Tensor, source) -> None:
-    """Refuses decoders that do more than their base model and head say, by what they say to a few tokens."""
+    """Refuses decoders that do more than their base model and head, judged by the logits of a few tokens."""
     refusal = (
         f"text={str(source)!r}: an MMGPT does not know all that the {model.config.text_config.model_type!r} family does, and cannot "
         "take it over unchanged: use a decoder of another family"
@@ -324,36 +305,42 @@ def check_text(model: MMGPTForConditionalGeneration, probe: torch.Tensor, expect
         raise ValueError(f"{refusal} (its logits differ by {difference:.3g}).")
 
 
+def check_image_sizes(vision_config, image_processor, source: str | os.PathLike) -> None:
+    """Refuses an image processor whose images the vision encoder does not take."""
+    if takes_only_patches(vision_config):
+        return
+    images = [PIL.Image.new("RGB", size) for size in PROBE_SIZES]
+    chunks = [image_chunks(image_processor, [image], return_tensors="pt")["pixel_values"] for image in images]
+    sizes = {tuple(pixels.shape[-2:]) for pixels in chunks}
+    family = vision_family(vision_config)
+    own_size = family.image_size(vision_config)
+    if sizes == {(own_size, own_size)} or (family.sizes == "any" and len(sizes) == 1):
+        return
+    made = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+    raise ValueError(
+        f"vision={str(source)!r}: its image processor makes images of {made} pixels, but its encoder takes {own_size} x {own_size}: "
+        "set size (and crop_size) in its preprocessor_config.json."
+    )
+
+
 @torch.no_grad()
-def check_images(model: MMGPTForConditionalGeneration, processor: MMGPTProcessor, source: str | os.PathLike) -> None:
-    """Refuses an image processor whose images the tower does not take, and images that leave no room for text."""
-    config = model.config.vision_config
-    images = [PIL.Image.new("RGB", size) for size in ((64, 48), (40, 120))]
-    if config.model_type not in NATIVE_TOWERS:
-        sizes = {
-            tuple(image_rows(processor.image_processor, [image], return_tensors="pt")["pixel_values"].shape[-2:])
-            for image in images
-        }
-        own_size = side(config.image_size)
-        fits = sizes == {(own_size, own_size)} or (config.model_type in ANY_SIZE_TOWERS and len(sizes) == 1)
-        if not fits:
-            made = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
-            raise ValueError(
-                f"vision={str(source)!r}: its image processor makes images of {made} pixels, but its tower takes {own_size} x {own_size}: "
-                "set size (and crop_size) in its preprocessor_config.json."
-            )
-    tokens, _ = processor.image_tokens(48, 64)
-    rows = image_rows(processor.image_processor, images[:1], return_tensors="pt")
-    features = model.get_image_features(**{**rows, "pixel_values": rows["pixel_values"].to(model.dtype)})
+def check_image_tokens(
+    model: MMGPTForConditionalGeneration, processor: MMGPTProcessor, source: str | os.PathLike
+) -> None:
+    """Refuses encoders that do not make as many vectors as an image has tokens, and images that leave no room for text."""
+    width, height = PROBE_SIZES[0]
+    tokens, _ = processor.image_tokens(height, width)
+    chunks = image_chunks(processor.image_processor, [PIL.Image.new("RGB", (width, height))], return_tensors="pt")
+    features = model.get_image_features(**{**chunks, "pixel_values": chunks["pixel_values"].to(model.dtype)})
     if model.config.fusion == "interleave" and len(features.pooler_output[0]) != tokens:
         raise ValueError(
-            f"vision={str(source)!r}: its tower gives {len(features.pooler_output[0])} vectors for an image of {tokens} tokens."
+            f"vision={str(source)!r}: its encoder returns {len(features.pooler_output[0])} vectors for an image of {tokens} tokens."
         )
     positions = getattr(model.config.text_config, "max_position_embeddings", None)
     if positions is not None and tokens >= positions:
         raise ValueError(
             f"An image becomes {tokens} tokens, but the decoder has only {positions} positions: merge patches with "
-            'connectors={"vision_connector": "pixel_shuffle", "vision_merge_size": 2} or more, or use a tower with fewer patches.'
+            'connectors={"vision_connector": "pixel_shuffle", "vision_merge_size": 2} or more, or use an encoder with fewer patches.'
         )
 
 
@@ -371,4 +358,4 @@ def carry_generation(model: MMGPTForConditionalGeneration, decoder: PreTrainedMo
     model.generation_config = generation
 
 
-__all__ = ["assemble"]
+__all__ = ["CONNECTOR_FIELDS", "TOWER_NAMES", "assemble"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from .. import saving_mmgpt
-from ..saving_mmgpt import written_whole
+from ..saving_mmgpt import atomic_folder
 from .model_card import adapter_base, renamed_files, write_card
 
 
@@ -26,7 +26,7 @@ def save_checkpoint(
     """
     folder = Path(folder).absolute()
     facts = {"name": folder.name, **(card or {})}
-    with written_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         processor.save_pretrained(temporary)
         if adapter_base(model) is None:
             write_card(temporary, model, facts, earlier=model.name_or_path or None)

@@ -22,7 +22,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from ..configuration_mmgpt import MMGPTTextConfig
 from ..modeling_mmgpt_text import MMGPTForCausalLM
-from ..saving_mmgpt import written_whole
+from ..saving_mmgpt import atomic_folder
 from .checkpoints import save_checkpoint
 from .families import COMPUTED_BUFFERS, FAMILIES, Family
 from .layouts import Weight
@@ -269,7 +269,7 @@ def convert_checkpoint(
     if kind != MMGPTTextConfig.model_type:
         raise ValueError(f"{source} is a {kind}: only a model of MMGPTForCausalLM can become a {to}.")
     theirs = to_gpt(MMGPTForCausalLM.from_pretrained(source, dtype=dtype or "auto"), to)
-    with written_whole(destination) as folder:
+    with atomic_folder(destination) as folder:
         tokenizer.save_pretrained(folder)
         theirs.save_pretrained(folder)
     return destination

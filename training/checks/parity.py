@@ -13,7 +13,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from modeling_mmgpt import MMGPTForCausalLM
-from modeling_mmgpt.releases_mmgpt import CACHE
+from modeling_mmgpt.layers_mmgpt import CACHE
 from modeling_mmgpt.tools.convert import from_gpt, to_gpt
 
 

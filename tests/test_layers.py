@@ -1,11 +1,13 @@
-"""The mixture of experts: the library's function, its loss, and every way to compute it."""
+"""The mixture of experts is the library's function with its loss, however it is computed; the cache is accepted by both of its names."""
+
+import copy
 
 import pytest
 import torch
 from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, from_gpt
-from modeling_mmgpt.experts_mmgpt import MMGPTRouter
+from modeling_mmgpt.layers_mmgpt import CACHE, MMGPTRouter
 from modeling_mmgpt.modeling_mmgpt_text import MMGPTTextModel
 from tests.conftest import TEXT, make_model
 from training.checks.parity import MODELS, random_ids, random_model
@@ -91,3 +93,19 @@ def test_experts_start_like_the_other_matrices():
     assert mixture.experts.gate_up_proj.std().item() == pytest.approx(0.02, rel=0.1)
     assert mixture.experts.down_proj.std().item() == pytest.approx(0.02 / 4, rel=0.1)
     assert mixture.gate.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["text", "multimodal"])
+@pytest.mark.parametrize("base", [True, False])
+def test_the_cache_is_accepted_by_both_names(kind, base):
+    model = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)).eval() if kind == "text" else make_model()
+    model = model.base_model if base else model
+    ids = torch.randint(10, 320, (2, 9))
+    first = model(ids[:, :5], use_cache=True)
+    assert first.get(CACHE).get_seq_length() == 5
+    whole = model(ids)[0][:, 5:]
+    for name in ("cache", "past_key_values"):
+        rest = model(ids[:, 5:], **{name: copy.deepcopy(first.get(CACHE))})
+        torch.testing.assert_close(rest[0], whole)
+        assert rest.get(CACHE).get_seq_length() == 9
