@@ -6,11 +6,9 @@ sample with media is contaminated when one of its images looks like, or one of i
 the questions may be the same for all.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
-from training.data.cleaning.duplicates import Fingerprint, LookAlikes, differing_bits, words_of
+from training.data.cleaning.duplicates import Fingerprint, LookAlikes, words_of
 
 
 FEWEST_WORDS = 8
@@ -24,12 +22,12 @@ class EvaluationIndex:
     """
 
     def __init__(self, words: int, distance: int):
-        self.words, self.distance = words, distance
+        self.words = words
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.names: dict[tuple[str, ...], str] = {}
         self.lengths: set[int] = set()
         self.audios: dict[str, str] = {}
-        self.images: list[tuple[str, str]] = []
+        self.images: list[str] = []  # names of their samples
         self.look_alikes = LookAlikes(distance)
 
     def add(self, name: str, text: str, fingerprint: Fingerprint) -> None:
@@ -37,7 +35,7 @@ class EvaluationIndex:
             self.audios.setdefault(audio, name)
         for image in fingerprint.image_hashes:
             self.look_alikes.add(len(self.images), image)
-            self.images.append((name, image))
+            self.images.append(name)
         if fingerprint.has_media:
             return
         words = words_of(text)
@@ -55,10 +53,8 @@ class EvaluationIndex:
             if audio in self.audios:
                 return f"the audio of {self.audios[audio]}"
         for image in fingerprint.image_hashes:
-            for place in sorted(self.look_alikes.candidates(image)):
-                name, other = self.images[place]
-                if differing_bits(image, other) <= self.distance:
-                    return f"an image like that of {name}"
+            for place in self.look_alikes.find(image):
+                return f"an image like that of {self.images[place]}"
         if fingerprint.has_media:
             return None
         words = words_of(text)
