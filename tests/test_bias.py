@@ -19,7 +19,7 @@ SENTENCES = ["abc", "a quick brown fox", "zzz zzz", "hello there", "other words"
 @pytest.fixture
 def pairs(model, tokenizer):
     """Pairs whose first sentence is the likelier one for the model, three of kind `a`, and one of kind `b` the other way."""
-    likely = sorted(SENTENCES, key=lambda text: text_losses(model, tokenizer, [text])[0].nats)
+    likely = sorted(SENTENCES, key=lambda text: text_losses(model, tokenizer, [text])[0][0].nats)
     kinds = zip("aaa", likely[:3], likely[3:], strict=True)
     pairs = [{"sent_more": more, "sent_less": less, "bias_type": kind} for kind, more, less in kinds]
     return [*pairs, {"sent_more": likely[-1], "sent_less": likely[0], "bias_type": "b"}]

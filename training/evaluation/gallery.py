@@ -21,25 +21,17 @@ def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict,
     tasks = []
     for name, score in evaluation["tasks"].items():
         metric = METRICS[score["metric"]]
-        wrong = [
-            (sample, record)
-            for sample, record in zip(samples, evaluation["records"], strict=True)
-            if (record["task"] or "all") == name and is_wrong(record, metric)
+        of_task = [
+            pair for pair in zip(samples, evaluation["records"], strict=True) if (pair[1]["task"] or "all") == name
         ]
+        wrong = [(sample, record) for sample, record in of_task if is_wrong(record, metric)]
         wrong.sort(key=lambda pair: -abs(pair[1]["score"] - metric.best))
-        tasks.append(
-            {
-                "name": name,
-                "measure": metric.measure,
-                "value": f"{score[metric.measure]:.4f}",
-                "n": score["n"],
-                "wrong": len(wrong),
-                "cards": [
-                    {**record, **embed_media(sample), "score": f"{record['score']:.3g}"}
-                    for sample, record in wrong[:worst]
-                ],
-            }
-        )
+        cards = [
+            {**record, **embed_media(sample), "score": f"{record['score']:.3g}"} for sample, record in wrong[:worst]
+        ]
+        value = f"{score[metric.measure]:.4f}"
+        about = {"name": name, "measure": metric.measure, "value": value, "n": score["n"]}
+        tasks.append({**about, "wrong": len(wrong), "cards": cards})
     write_page(path, TEMPLATE, title=title, tasks=tasks)
 
 
