@@ -10,6 +10,7 @@ same function. Each is the median of several runs after a warm-up.
 """
 
 import argparse
+import functools
 import io
 import itertools
 import statistics
@@ -115,14 +116,11 @@ class Timer:
             for function, own in zip(functions, times, strict=True):
                 start = time.perf_counter()
                 function()
-                self.synchronize()
+                if self.device.type != "cpu":
+                    torch.accelerator.synchronize(self.device)
                 if repeat:  # the first run warms up
                     own.append(1000 * (time.perf_counter() - start))
         return [statistics.median(own) for own in times]
-
-    def synchronize(self) -> None:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
 
 
 def build(preset: str, device: torch.device, dtype: torch.dtype):
@@ -136,16 +134,8 @@ def build(preset: str, device: torch.device, dtype: torch.dtype):
 def measure(model, processor, conversation: list[dict], timer: Timer, **limits) -> dict:
     """Tokens of the prompt, and milliseconds to prepare it and to run it; `limits` are arguments of the processor."""
 
-    def prepare():
-        return processor.apply_chat_template(
-            conversation,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=limits,
-        )
-
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    prepare = functools.partial(processor.apply_chat_template, conversation, **options, processor_kwargs=limits)
     inputs = prepare().to(model.device, model.dtype)
     (prepared,) = timer.medians(prepare)
     (run,) = timer.medians(lambda: model(**inputs, logits_to_keep=1))
@@ -167,20 +157,15 @@ def transformers_twin(text_config):
 def measure_text(model, timer: Timer) -> dict:
     """Milliseconds of a prompt, and of each new token after it, of the model and of its twin in transformers."""
     twin = transformers_twin(model.config.text_config).eval().to(model.device, model.dtype)
-    models = (model, twin)
-    for one in models:
-        one.generation_config.eos_token_id = None  # all answers get the same length
     prompt = torch.randint(0, 256, (1, TEXT_PROMPT), generator=torch.Generator().manual_seed(0)).to(model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
-    prompts = timer.medians(*(lambda one=one: one(**inputs, logits_to_keep=1) for one in models))
-
-    def answer(one, tokens: int):
-        return one.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-
-    lengths = (1, 1 + TEXT_ANSWER)
-    times = timer.medians(
-        *(lambda one=one, tokens=tokens: answer(one, tokens) for one in models for tokens in lengths)
-    )
+    reads, answers = [], []
+    for one in (model, twin):
+        one.generation_config.eos_token_id = None  # all answers get the same length
+        reads.append(functools.partial(one, **inputs, logits_to_keep=1))
+        for tokens in (1, 1 + TEXT_ANSWER):
+            answers.append(functools.partial(one.generate, **inputs, max_new_tokens=tokens, do_sample=False))
+    prompts, times = timer.medians(*reads), timer.medians(*answers)
     tokens = [(times[1] - times[0]) / TEXT_ANSWER, (times[3] - times[2]) / TEXT_ANSWER]
     return {"twin": type(twin).__name__, "prompt": prompts, "token": tokens}
 
