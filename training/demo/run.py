@@ -49,7 +49,19 @@ def run_demo(recipe: Recipe) -> dict:
 
     examples = choose_examples(samples, predictions)
     fresh = answer_in_fresh_process(folder / "model", [sample for sample, _ in examples], recipe.eval.max_new_tokens)
-    shown = [describe_example(*example, answer) for example, answer in zip(examples, fresh["answers"], strict=True)]
+    shown = [
+        {
+            "id": sample["id"],
+            "task": sample["task"],
+            "question": text_of(sample["messages"][-2]),
+            "reference": answer_of(sample),
+            "prediction": prediction,
+            "generate": answer["generate"],
+            "pipeline": answer.get("pipeline"),
+            "sample": sample,
+        }
+        for (sample, prediction), answer in zip(examples, fresh["answers"], strict=True)
+    ]
     measured = ("exact_match", "majority", "shuffled", "n", "low", "high")
     results = {
         "tasks": {name: {key: score[key] for key in measured} for name, score in tasks.items()},
@@ -115,20 +127,6 @@ def request_of(sample: dict, media_folder: Path) -> list[dict]:
                 parts[place] = {"type": part["type"], "path": str(path)}
         messages.append({"role": message["role"], "content": parts})
     return messages
-
-
-def describe_example(sample: dict, prediction: str, fresh: dict) -> dict:
-    """One question as the report shows it: `prediction` is from the training process, the others from the fresh one."""
-    return {
-        "id": sample["id"],
-        "task": sample["task"],
-        "question": text_of(sample["messages"][-2]),
-        "reference": answer_of(sample),
-        "prediction": prediction,
-        "generate": fresh["generate"],
-        "pipeline": fresh.get("pipeline"),
-        "sample": sample,
-    }
 
 
 def main() -> None:

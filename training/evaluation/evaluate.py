@@ -138,8 +138,8 @@ def score_tasks(
         baselines = dict.fromkeys(BASELINES)
         if metric.needs_generation:
             references = {index: references_of(samples[index]) for index in indices}
-            answers = [predictions[index] for index in indices]
-            score = metric.compute(predictions=answers, references=list(references.values()))
+            given = [predictions[index] for index in indices]
+            score = metric.compute(predictions=given, references=list(references.values()))
             majority = dict.fromkeys(indices, majority_answer([samples[index] for index in indices]))
             for name, answers in {"majority": majority, **controls}.items():
                 answered = [index for index in indices if index in answers]

@@ -7,16 +7,15 @@ from training.evaluation.pages import embed_media, write_page
 
 
 TEMPLATE = Path(__file__).with_name("gallery.html.jinja")
-WORST = 12  # answers of each task that are shown
+WORST = 12  # answers of each task that are shown; right ones never are
 
 
-def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict, worst: int = WORST) -> None:
+def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict) -> None:
     r"""
     path (`Path`): the file to write.
     title (`str`): what was evaluated.
     samples (`list[dict]`): the samples with their media.
     evaluation (`dict`): what `evaluate_samples` returns for them.
-    worst (`int`, *optional*, defaults to 12): most answers of a task to show; right ones are never shown.
     """
     tasks = []
     for name, score in evaluation["tasks"].items():
@@ -27,7 +26,7 @@ def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict,
         wrong = [(sample, record) for sample, record in of_task if is_wrong(record, metric)]
         wrong.sort(key=lambda pair: -abs(pair[1]["score"] - metric.best))
         cards = [
-            {**record, **embed_media(sample), "score": f"{record['score']:.3g}"} for sample, record in wrong[:worst]
+            {**record, **embed_media(sample), "score": f"{record['score']:.3g}"} for sample, record in wrong[:WORST]
         ]
         value = f"{score[metric.measure]:.4f}"
         about = {"name": name, "measure": metric.measure, "value": value, "n": score["n"]}

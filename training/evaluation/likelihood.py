@@ -23,14 +23,9 @@ class WindowLoss(NamedTuple):
     bytes: int
 
 
-class Window(NamedTuple):
-    ids: list[int]  # one more than is predicted: the first is only context
-    bytes: int
-
-
-def cut_windows(text: str, tokenizer, length: int) -> Iterator[Window]:
+def cut_windows(text: str, tokenizer, length: int) -> Iterator[tuple[list[int], int]]:
     """The text's tokens, after a start token, in windows that share one token: each is predicted once, from at most `length`
-    tokens before it in its window."""
+    tokens before it in its window. With each window the UTF-8 bytes of what is predicted, all but its first token."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     start_token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [start_token, *encoded["input_ids"]]
@@ -38,7 +33,7 @@ def cut_windows(text: str, tokenizer, length: int) -> Iterator[Window]:
     starts[0] = 0  # white space that a tokenizer drops is bytes all the same
     for first in range(0, len(ids) - 1, length):
         last = min(first + length, len(ids) - 1)
-        yield Window(ids[first : last + 1], len(text[starts[first] : starts[last]].encode()))
+        yield ids[first : last + 1], len(text[starts[first] : starts[last]].encode())
 
 
 @torch.inference_mode()
@@ -53,15 +48,15 @@ def text_losses(
     windows = [list(cut_windows(text, tokenizer, length)) for text in texts]
     losses = [[None] * len(own) for own in windows]
     places = [(text, window) for text, own in enumerate(windows) for window in range(len(own))]
-    places.sort(key=lambda place: len(windows[place[0]][place[1]].ids))  # less padding
+    places.sort(key=lambda place: len(windows[place[0]][place[1]][0]))  # less padding
     was_training = model.training
     model.eval()
     for start in tqdm(range(0, len(places), batch_size), desc="texts"):
         batch = places[start : start + batch_size]
-        nats = window_nats(model, [windows[text][place].ids for text, place in batch])
+        nats = window_nats(model, [windows[text][place][0] for text, place in batch])
         for (text, place), loss in zip(batch, nats, strict=True):
-            window = windows[text][place]
-            losses[text][place] = WindowLoss(loss, len(window.ids) - 1, window.bytes)
+            ids, size = windows[text][place]
+            losses[text][place] = WindowLoss(loss, len(ids) - 1, size)
     model.train(was_training)
     return losses
 

@@ -9,6 +9,7 @@ the questions may be the same for all.
 from collections import Counter
 
 from training.data.cleaning.duplicates import Fingerprint, LookAlikes, words_of
+from training.data.cleaning.filters import ngrams_of
 
 
 FEWEST_WORDS = 8
@@ -63,7 +64,3 @@ class EvaluationIndex:
                 if 0 < self.counts[ngram] <= COMMON:
                     return f"{' '.join(ngram)!r} of {self.names[ngram]}"
         return None
-
-
-def ngrams_of(words: list[str], length: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]

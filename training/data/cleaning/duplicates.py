@@ -15,7 +15,7 @@ import numpy as np
 
 from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
 from training.data.augmentation import read_audio
-from training.data.cleaning.filters import Rejection
+from training.data.cleaning.filters import Rejection, ngrams_of
 from training.data.samples import whole_text
 
 
@@ -55,11 +55,14 @@ class Fingerprint(NamedTuple):
 
 def take_fingerprint(sample: dict) -> Fingerprint:
     text = whole_text(sample)
+    words, minhash = words_of(text), new_minhash()
+    # A text of fewer words is one shingle.
+    minhash.update_batch([" ".join(ngram).encode() for ngram in ngrams_of(words, min(SHINGLE, len(words)))])
     images = [load_image(image) for image in sample["images"]]
     waves = [read_audio(audio) for audio in sample["audios"]]
     return Fingerprint(
         text_checksum=checksum(text.encode()),
-        minhash=minhash_of(words_of(text)).hashvalues.tolist(),
+        minhash=minhash.hashvalues.tolist(),
         image_hashes=[str(optional_package("imagehash").phash(image)) for image in images],
         image_checksums=[checksum(str(image.size).encode(), image.tobytes()) for image in images],
         audio_checksums=[checksum(str(rate).encode(), np.ascontiguousarray(wave).tobytes()) for wave, rate in waves],
@@ -72,14 +75,6 @@ def words_of(text: str) -> list[str]:
 
 def checksum(*parts: bytes) -> str:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
-
-
-def minhash_of(words: list[str]):
-    """Of all 5-grams of words; a shorter text is one shingle."""
-    minhash = new_minhash()
-    count = max(1, len(words) - SHINGLE + 1)
-    minhash.update_batch([" ".join(words[start : start + SHINGLE]).encode() for start in range(count)])
-    return minhash
 
 
 def new_minhash(values: list[int] | None = None):

@@ -36,6 +36,10 @@ def find_rejection(sample: dict, arguments: PrepareArguments) -> Rejection | Non
     )
 
 
+def ngrams_of(words: list[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+
+
 def check_length(text: str, shortest: int, longest: int | None) -> Rejection | None:
     length = len(text.strip())
     if length < shortest:
@@ -50,7 +54,7 @@ def check_repetition(text: str, most: float) -> Rejection | None:
     words = text.split()
     if len(words) < FEWEST_WORDS:
         return None
-    ngrams = Counter(tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1))
+    ngrams = Counter(ngrams_of(words, NGRAM))
     share = 1 - len(ngrams) / ngrams.total()
     if share <= most:
         return None

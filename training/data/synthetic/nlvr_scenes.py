@@ -57,6 +57,9 @@ class Thing:
         near = {"left": self.left == 0, "right": self.left == end, "top": self.top == 0, "bottom": self.top == end}
         return {wall for wall, touches in near.items() if touches}
 
+    def __str__(self) -> str:
+        return " ".join((self.colour, self.shape, *(wall for wall in WALLS if wall in self.walls)))
+
 
 Things = tuple[Thing, ...]  # of one box; those of a tower from its base up
 
@@ -64,6 +67,12 @@ Things = tuple[Thing, ...]  # of one box; those of a tower from its base up
 class Scene(NamedTuple):
     has_towers: bool
     boxes: tuple[Things, ...]
+
+    def describe(self) -> list[str]:
+        """The contents of each box: blocks from the base up, or things from the top down with the walls they touch."""
+        if self.has_towers:
+            return [" ".join(colours_of(tower)) for tower in self.boxes]
+        return [", ".join(map(str, sorted(things, key=lambda thing: thing.top))) for things in self.boxes]
 
 
 class Property(NamedTuple):
@@ -383,22 +392,10 @@ def draw_sentence(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
     return sentence or draw_sentence(rng, scene, not wanted)
 
 
-def describe(things: Things, are_stacked: bool) -> str:
-    """The contents of a box: blocks from the base up, or things from the top down with the walls they touch."""
-    if are_stacked:
-        return " ".join(colours_of(things))
-    return ", ".join(
-        " ".join((thing.colour, thing.shape, *(wall for wall in WALLS if wall in thing.walls)))
-        for thing in sorted(things, key=lambda thing: thing.top)
-    )
-
-
 def ask_if_true(sentence: Sentence, scene: Scene) -> Turn:
     """The answer describes each box and counts before it says whether the sentence is true."""
     counts = sentence.counts(scene)
-    described = "; ".join(
-        f"{describe(things, scene.has_towers)}: {count}" for things, count in zip(scene.boxes, counts, strict=True)
-    )
+    described = "; ".join(f"{box}: {count}" for box, count in zip(scene.describe(), counts, strict=True))
     truth = "true" if sentence.is_true_of(scene) else "false"
     return Turn("nlvr_scenes", f"{sentence.text} True or false?", f"{described} = {sum(counts)} {FINAL_MARK} {truth}")
 
@@ -421,7 +418,6 @@ def load_nlvr_scenes(
         scene = draw_towers(rng) if rng.random() < TOWERS else draw_things(rng, most)
         turns = [ask_if_true(draw_sentence(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
         if in_words:
-            described = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)
-            turns[0] = turns[0]._replace(question=f"{described}\n{turns[0].question}")
+            turns[0] = turns[0]._replace(question=f"{'; '.join(scene.describe())}\n{turns[0].question}")
         made.append(conversation(f"{split}-{index}", turns, None if in_words else paint(scene)))
     return make_dataset(made)
