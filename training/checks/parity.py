@@ -6,7 +6,7 @@ Every family gets a tiny model of transformers with random values in every param
 to ours and back. tests/test_convert.py asserts the same numbers.
 """
 
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -76,8 +76,7 @@ MODELS = {
 TOKENS = {"vocab_size": 199, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "dtype": "float32"}
 
 
-@dataclass
-class Parity:
+class Parity(NamedTuple):
     """Largest differences of logits in float32; True where what must be identical is."""
 
     logits: float
@@ -137,12 +136,6 @@ def compare(theirs: PreTrainedModel, ours: MMGPTForCausalLM) -> dict[str, float]
     return found
 
 
-def same_greedy_text(theirs: PreTrainedModel, ours: MMGPTForCausalLM) -> bool:
-    ids = random_ids(2, 8, seed=2)
-    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
-    return torch.equal(*(model.generate(ids, do_sample=False, **options) for model in (theirs, ours)))
-
-
 def same_weights(model: PreTrainedModel, other: PreTrainedModel) -> bool:
     mine, others = model.state_dict(), other.state_dict()
     return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
@@ -153,10 +146,13 @@ def measure(name: str) -> Parity:
     theirs = random_model(model_type, options)
     ours = from_gpt(theirs)
     back = to_gpt(ours, model_type)
+    ids = random_ids(2, 8, seed=2)
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    texts = [model.generate(ids, do_sample=False, **options) for model in (theirs, ours)]
     configs = [model.config.to_dict() | {"architectures": None} for model in (theirs, back)]
     return Parity(
         **compare(theirs, ours),
-        greedy=same_greedy_text(theirs, ours),
+        greedy=torch.equal(*texts),
         weights_back=same_weights(theirs, back),
         config_back=configs[0] == configs[1],
     )
@@ -170,8 +166,7 @@ def main() -> None:
     failed = []
     for name in MODELS:
         parity = measure(name)
-        values = asdict(parity).values()
-        cells = [("DIFFERENT", "same")[value] if isinstance(value, bool) else f"{value:.1e}" for value in values]
+        cells = [("DIFFERENT", "same")[value] if isinstance(value, bool) else f"{value:.1e}" for value in parity]
         print("| " + " | ".join([name, *cells]) + " |", flush=True)
         if not parity.passed:
             failed.append(name)

@@ -28,15 +28,13 @@ class EvaluationIndex:
         self.names: dict[tuple[str, ...], str] = {}
         self.lengths: set[int] = set()
         self.audios: dict[str, str] = {}
-        self.images: list[str] = []  # names of their samples
-        self.look_alikes = LookAlikes(distance)
+        self.images = LookAlikes(distance)
 
     def add(self, name: str, text: str, fingerprint: Fingerprint) -> None:
         for audio in fingerprint.audio_checksums:
             self.audios.setdefault(audio, name)
         for image in fingerprint.image_hashes:
-            self.look_alikes.add(len(self.images), image)
-            self.images.append(name)
+            self.images.add(image, name)
         if fingerprint.has_media:
             return
         words = words_of(text)
@@ -54,8 +52,8 @@ class EvaluationIndex:
             if audio in self.audios:
                 return f"the audio of {self.audios[audio]}"
         for image in fingerprint.image_hashes:
-            for place in self.look_alikes.find(image):
-                return f"an image like that of {self.images[place]}"
+            for name in self.images.find(image):
+                return f"an image like that of {name}"
         if fingerprint.has_media:
             return None
         words = words_of(text)

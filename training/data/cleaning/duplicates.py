@@ -9,7 +9,7 @@ images with one question.
 import hashlib
 import itertools
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class DuplicateFinder:
     def __init__(self, similarity: float | None, distance: int):
         self.similarity = similarity
         self.exact: dict[tuple, str] = {}
-        self.earlier: list[tuple[str, Fingerprint]] = []
+        self.earlier: list[tuple[str, Fingerprint]] = []  # those without images, which `texts` knows by their place
         self.look_alikes = LookAlikes(distance)
         if similarity is not None:
             self.texts = optional_package("datasketch").MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
@@ -104,8 +104,11 @@ class DuplicateFinder:
         if self.similarity is None:
             return None
         minhash, images = new_minhash(fingerprint.minhash), fingerprint.image_hashes
-        candidates = self.look_alikes.find(images[0]) if images else sorted(self.texts.query(minhash))
-        for name, other in (self.earlier[place] for place in candidates):
+        if images:
+            candidates = self.look_alikes.find(images[0])
+        else:
+            candidates = [self.earlier[place] for place in sorted(self.texts.query(minhash))]
+        for name, other in candidates:
             if other.audio_checksums != fingerprint.audio_checksums or len(other.image_hashes) != len(images):
                 continue
             similarity = minhash.jaccard(new_minhash(other.minhash))
@@ -118,19 +121,19 @@ class DuplicateFinder:
         if self.similarity is None:
             return
         if fingerprint.image_hashes:
-            self.look_alikes.add(len(self.earlier), fingerprint.image_hashes[0])
+            self.look_alikes.add(fingerprint.image_hashes[0], (name, fingerprint))
         else:
             self.texts.insert(len(self.earlier), new_minhash(fingerprint.minhash))
-        self.earlier.append((name, fingerprint))
+            self.earlier.append((name, fingerprint))
 
 
 class LookAlikes:
-    """Finds hashes that differ in at most `distance` bits: cut into `distance` + 1 bands, at least one band has to be equal."""
+    """Finds entries by hashes that differ in at most `distance` bits: cut into `distance` + 1 bands, at least one band has to be equal."""
 
     def __init__(self, distance: int):
         self.distance = distance
         self.bands = list(itertools.pairwise(np.linspace(0, HASH_BITS, distance + 2).astype(int).tolist()))
-        self.images: dict[int, str] = {}
+        self.entries: list[tuple[str, Any]] = []  # with their hashes
         self.places: dict[tuple[int, int], list[int]] = {}
 
     def agree(self, one: str, other: str) -> bool:
@@ -140,12 +143,13 @@ class LookAlikes:
         value = int(image, 16)
         return [(band, (value >> low) & ((1 << (high - low)) - 1)) for band, (low, high) in enumerate(self.bands)]
 
-    def add(self, place: int, image: str) -> None:
-        self.images[place] = image
+    def add(self, image: str, entry: Any) -> None:
         for key in self.keys(image):
-            self.places.setdefault(key, []).append(place)
+            self.places.setdefault(key, []).append(len(self.entries))
+        self.entries.append((image, entry))
 
-    def find(self, image: str) -> list[int]:
-        """The places of those that look alike, in order."""
-        places = {place for key in self.keys(image) for place in self.places.get(key, ())}
-        return [place for place in sorted(places) if self.agree(self.images[place], image)]
+    def find(self, image: str) -> list:
+        """The entries of those that look alike, in the order in which they were added."""
+        places = sorted({place for key in self.keys(image) for place in self.places.get(key, ())})
+        found = [self.entries[place] for place in places]
+        return [entry for other, entry in found if self.agree(other, image)]
