@@ -42,9 +42,7 @@ TEXT_PROMPT, TEXT_ANSWER = 256, 64  # tokens of the second table
 def photograph() -> bytes:
     """A 4000 x 3000 JPEG: blurred colours with sensor noise."""
     random = np.random.default_rng(0)
-    colours = PIL.Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
-        (4000, 3000), PIL.Image.Resampling.BICUBIC
-    )
+    colours = blurred(random.integers(0, 256, (12, 16, 3), dtype=np.uint8), (4000, 3000))
     noise = random.integers(-8, 9, (3000, 4000, 1), dtype=np.int16)
     pixels = np.clip(np.asarray(colours, dtype=np.int16) + noise, 0, 255).astype(np.uint8)
     return encode(PIL.Image.fromarray(pixels), "JPEG")
@@ -60,9 +58,8 @@ def page() -> bytes:
     return encode(image, "PNG")
 
 
-def small_image(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return encode(PIL.Image.fromarray(pixels).resize((640, 480), PIL.Image.Resampling.BICUBIC), "JPEG")
+def blurred(pixels: np.ndarray, size: tuple[int, int]) -> PIL.Image.Image:
+    return PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BICUBIC)
 
 
 def encode(image: PIL.Image.Image, kind: str) -> bytes:
@@ -85,10 +82,10 @@ def ask(*media: dict) -> list[dict]:
 
 def chat() -> list[dict]:
     """Twenty images in a conversation of ten turns."""
-    messages = []
-    for turn in range(10):
-        images = [{"type": "image", "image": small_image(2 * turn + index)} for index in range(2)]
-        messages += [*ask(*images), {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}]
+    pixels = [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8) for seed in range(20)]
+    images = [{"type": "image", "image": encode(blurred(one, (640, 480)), "JPEG")} for one in pixels]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}
+    messages = [message for turn in range(10) for message in (*ask(*images[2 * turn : 2 * turn + 2]), answer)]
     return messages[:-1]
 
 

@@ -7,7 +7,7 @@ from training.evaluation.pages import embed_media, write_page
 
 
 TEMPLATE = Path(__file__).with_name("gallery.html.jinja")
-WORST = 12  # answers of each task that are shown; right ones never are
+WORST = 12  # answers of each task that are shown; never one that equals a reference or scores as well
 
 
 def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict) -> None:
@@ -20,10 +20,12 @@ def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict)
     tasks = []
     for name, score in evaluation["tasks"].items():
         metric = METRICS[score["metric"]]
-        of_task = [
-            pair for pair in zip(samples, evaluation["records"], strict=True) if (pair[1]["task"] or "all") == name
-        ]
-        wrong = [(sample, record) for sample, record in of_task if is_wrong(record, metric)]
+        wrong = []
+        for sample, record in zip(samples, evaluation["records"], strict=True):
+            if (record["task"] or "all") != name or record.get("score") in (None, metric.best):
+                continue
+            if record["prediction"] not in [reference.strip() for reference in record["references"]]:
+                wrong.append((sample, record))
         wrong.sort(key=lambda pair: -abs(pair[1]["score"] - metric.best))
         cards = [
             {**record, **embed_media(sample), "score": f"{record['score']:.3g}"} for sample, record in wrong[:WORST]
@@ -32,10 +34,3 @@ def write_gallery(path: Path, title: str, samples: list[dict], evaluation: dict)
         about = {"name": name, "measure": metric.measure, "value": value, "n": score["n"]}
         tasks.append({**about, "wrong": len(wrong), "cards": cards})
     write_page(path, TEMPLATE, title=title, tasks=tasks)
-
-
-def is_wrong(record: dict, metric: type) -> bool:
-    """An answer that neither equals a reference nor scores as well."""
-    if record.get("score") in (None, metric.best):
-        return False
-    return record["prediction"] not in [reference.strip() for reference in record["references"]]
