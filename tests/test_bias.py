@@ -10,7 +10,7 @@ from modeling_mmgpt import save_checkpoint
 from modeling_mmgpt.tools.model_card import section_of, write_card
 from training.evaluation import bias
 from training.evaluation.likelihood import text_losses
-from training.evaluation.metrics.answers import wilson_interval
+from training.evaluation.metrics.answers import estimate_share
 
 
 SENTENCES = ["abc", "a quick brown fox", "zzz zzz", "hello there", "other words", "x"]
@@ -19,7 +19,7 @@ SENTENCES = ["abc", "a quick brown fox", "zzz zzz", "hello there", "other words"
 @pytest.fixture
 def pairs(model, tokenizer):
     """Pairs whose first sentence is the likelier one for the model, three of kind `a`, and one of kind `b` the other way."""
-    likely = sorted(SENTENCES, key=lambda text: text_losses(model, tokenizer, [text])[0].nats)
+    likely = sorted(SENTENCES, key=lambda text: text_losses(model, tokenizer, [text])[0][0].nats)
     kinds = zip("aaa", likely[:3], likely[3:], strict=True)
     pairs = [{"sent_more": more, "sent_less": less, "bias_type": kind} for kind, more, less in kinds]
     return [*pairs, {"sent_more": likely[-1], "sent_less": likely[0], "bias_type": "b"}]
@@ -29,7 +29,7 @@ def test_shares_by_kind_with_intervals(model, tokenizer, pairs):
     results = bias.measure_bias(model, tokenizer, pairs, batch_size=3)
     assert [result["task"] for result in results] == ["CrowS-Pairs, all", "CrowS-Pairs, a", "CrowS-Pairs, b"]
     assert [(result["value"], result["n"]) for result in results] == [(0.75, 4), (1.0, 3), (0.0, 1)]
-    assert (results[0]["low"], results[0]["high"]) == pytest.approx(wilson_interval(3, 4), abs=1e-4)
+    assert (results[0]["low"], results[0]["high"]) == pytest.approx(estimate_share([1, 1, 1, 0])[1:], abs=1e-4)
 
 
 def test_the_model_card_takes_the_results(model, tokenizer, pairs, tmp_path):

@@ -9,18 +9,16 @@ from training.data.synthetic.conversation import png_bytes, wav_bytes
 def find(first: dict, second: dict):
     finder = DuplicateFinder(similarity=0.8, distance=4)
     finder.add("first", take_fingerprint(first))
-    fingerprint = take_fingerprint(second)
-    if finder.same_as(fingerprint):
-        return "same"
-    return "near" if finder.nearly_same_as(fingerprint) else None
+    rejection = finder.find(take_fingerprint(second))
+    return rejection and rejection.reason
 
 
 def test_texts_are_compared_by_their_words():
     words = (SENTENCE + " " + SENTENCE[::-1] + " " + " ".join(map(str, range(60)))).split()
     text = " ".join(words)
-    assert find(text_sample(text), text_sample(text)) == "same"
-    assert find(text_sample(text), text_sample(text.upper() + "!")) == "near"
-    assert find(text_sample(text), text_sample(" ".join([*words[:50], "other", *words[51:]]))) == "near"
+    assert find(text_sample(text), text_sample(text)) == "duplicate"
+    assert find(text_sample(text), text_sample(text.upper() + "!")) == "near duplicate"
+    assert find(text_sample(text), text_sample(" ".join([*words[:50], "other", *words[51:]]))) == "near duplicate"
     assert find(text_sample(text), text_sample(" ".join(words[: len(words) // 2]))) is None
     assert find(text_sample("a cat"), text_sample("a dog")) is None
 
@@ -28,8 +26,8 @@ def test_texts_are_compared_by_their_words():
 def test_images_are_compared_by_their_look_and_text():
     original = png_bytes(smooth_image(1))
     smaller = jpeg(smooth_image(1).resize((64, 64)))
-    assert find(image_sample(original), image_sample(original)) == "same"
-    assert find(image_sample(original), image_sample(smaller)) == "near"
+    assert find(image_sample(original), image_sample(original)) == "duplicate"
+    assert find(image_sample(original), image_sample(smaller)) == "near duplicate"
     assert find(image_sample(original), image_sample(png_bytes(smooth_image(2)))) is None
     assert find(image_sample(original), image_sample(smaller, answer="blue")) is None, "another question"
     assert find(image_sample(original), image_sample(smaller, png_bytes(smooth_image(2)))) is None
@@ -40,5 +38,5 @@ def test_audio_is_compared_by_its_waveform():
         turns = [user_turn("What?", ("audio",)), assistant_turn("a bell")]
         return complete_sample({"messages": turns, "audios": [medium(wav_bytes(wave, 8000))]})
 
-    assert find(sample(WAVE), sample(WAVE)) == "same"
+    assert find(sample(WAVE), sample(WAVE)) == "duplicate"
     assert find(sample(WAVE), sample(WAVE[::-1])) is None

@@ -46,7 +46,5 @@ def test_other_languages_are_rejected():
 
 def test_language_names_the_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", None)
-    with pytest.raises(
-        ImportError, match=r"prepare\.languages needs py3langid: pip install datasketch imagehash py3langid"
-    ):
+    with pytest.raises(ImportError, match=r"prepare\.languages needs py3langid.*`pip install py3langid`"):
         check_language(SENTENCE, ["en"])

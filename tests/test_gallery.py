@@ -8,17 +8,18 @@ import pytest
 
 from tests.conftest import make_audio, make_image, make_video
 from training.data.samples import assistant_turn, medium, user_turn
+from training.evaluation import gallery
 from training.evaluation.evaluate import make_records, score_tasks
 from training.evaluation.gallery import write_gallery
 
 
-def make_page(path, samples, predictions, **kwargs) -> str:
+def make_page(path, samples, predictions) -> str:
     predictions = dict(enumerate(predictions))
     evaluation = {
         "tasks": score_tasks(samples, predictions, {}, {}),
         "records": make_records(samples, predictions, {}),
     }
-    write_gallery(path, "toy <1>", samples, evaluation, **kwargs)
+    write_gallery(path, "toy <1>", samples, evaluation)
     return path.read_text(encoding="utf-8")
 
 
@@ -41,11 +42,12 @@ def test_wrong_answers_alone_and_escaped(tmp_path):
         ("number_match", "#### 3", ["so 3", "#### 4", "#### 3"], ["#### 4"]),
     ],
 )
-def test_the_worst_come_first_in_either_direction(tmp_path, metric, answer, predictions, shown):
+def test_the_worst_come_first_in_either_direction(tmp_path, monkeypatch, metric, answer, predictions, shown):
     samples = [question("?", answer, metric) for _ in predictions]
     page = make_page(tmp_path / "errors.html", samples, predictions)
     assert re.findall(r'<p class="answer">(.*?)</p>', page) == shown
-    page = make_page(tmp_path / "errors.html", samples, predictions, worst=1)
+    monkeypatch.setattr(gallery, "WORST", 1)
+    page = make_page(tmp_path / "errors.html", samples, predictions)
     assert re.findall(r'<p class="answer">(.*?)</p>', page) == shown[:1]
 
 

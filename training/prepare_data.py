@@ -8,8 +8,6 @@ and `data.test`, and exact and near duplicates. The limits are the recipe's sect
 `train: [{files: prepared/ende/*.parquet, format: samples}]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -55,7 +53,7 @@ def prepare(recipe: Recipe, output: Path, processes: int | None = None) -> dict:
         raise RecipeError(f"{output} is there already: remove it, or choose another --output.")
     samples = concatenate_datasets([load_samples(source, recipe.data.root) for source in recipe.data.train])
     findings = check_samples(samples, recipe.prepare, processes, "data.train")
-    index, evaluation = index_evaluation(recipe, processes)
+    index, compared_with = index_evaluation(recipe, processes)
     ids, tasks = list(samples["id"]), list(samples["task"])
     names = [f"{sample_id!r} of {task}" for sample_id, task in zip(ids, tasks, strict=True)]
     rejections = reject(findings, names, index, recipe.prepare)
@@ -63,7 +61,7 @@ def prepare(recipe: Recipe, output: Path, processes: int | None = None) -> dict:
     report = {
         "recipe": recipe.name,
         "settings": dataclasses.asdict(recipe.prepare),
-        "compared_with": evaluation,
+        "compared_with": compared_with,
         **count(rejections, ids, tasks),
     }
     with atomic_folder(output) as folder:
@@ -81,31 +79,20 @@ def load_samples(source: SourceArguments, root: str | None) -> Dataset:
     return samples.add_column(PROBLEM, [None] * len(samples), feature=Value("string"))
 
 
-class SampleCheck:
-    """Maps samples to what is found in each by itself, for `Dataset.map`."""
-
-    def __init__(self, arguments: PrepareArguments):
-        self.arguments = arguments
-
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        samples = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        found = [self.check(sample) for sample in samples]
-        return {name: [one[name] for one in found] for name in FINDINGS}
-
-    def check(self, sample: dict) -> dict:
-        if sample[PROBLEM] is not None:
-            return {**NOTHING, "reason": "broken", "detail": sample[PROBLEM]}
-        rejection = find_rejection(sample, self.arguments)
-        if rejection is not None:
-            return {**NOTHING, **rejection._asdict()}
-        return {**NOTHING, "text": whole_text(sample), **take_fingerprint(sample)._asdict()}
+def check_sample(sample: dict, arguments: PrepareArguments) -> dict:
+    """What is found in the sample by itself."""
+    if sample[PROBLEM] is not None:
+        return {**NOTHING, "reason": "broken", "detail": sample[PROBLEM]}
+    rejection = find_rejection(sample, arguments)
+    if rejection is not None:
+        return {**NOTHING, **rejection._asdict()}
+    return {**NOTHING, "text": whole_text(sample), **take_fingerprint(sample)._asdict()}
 
 
 def check_samples(samples: Dataset, arguments: PrepareArguments, processes: int | None, name: str) -> Dataset:
     return samples.map(
-        SampleCheck(arguments),
-        batched=True,
-        batch_size=BATCH,
+        check_sample,
+        fn_kwargs={"arguments": arguments},
         features=FINDINGS,
         remove_columns=samples.column_names,
         num_proc=processes,
@@ -145,23 +132,12 @@ def reject(
             rejections.append(Rejection(found["reason"], found["detail"]))
             continue
         fingerprint = fingerprint_of(found)
-        rejections.append(compare(found["text"], fingerprint, finder, index))
-        if rejections[-1] is None:
+        common = index.find(found["text"], fingerprint)
+        rejection = Rejection("contaminated", f"it has {common}") if common else finder.find(fingerprint)
+        rejections.append(rejection)
+        if rejection is None:
             finder.add(name, fingerprint)
     return rejections
-
-
-def compare(text: str, fingerprint: Fingerprint, finder: DuplicateFinder, index: EvaluationIndex) -> Rejection | None:
-    common = index.find(text, fingerprint)
-    if common is not None:
-        return Rejection("contaminated", f"it has {common}")
-    same = finder.same_as(fingerprint)
-    if same is not None:
-        return Rejection("duplicate", f"the same as {same}")
-    near = finder.nearly_same_as(fingerprint)
-    if near is not None:
-        return Rejection("near duplicate", f"similarity {near[1]:.2f} with {near[0]}")
-    return None
 
 
 def count(rejections: list[Rejection | None], ids: list[str], tasks: list[str]) -> dict:

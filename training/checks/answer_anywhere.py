@@ -7,7 +7,6 @@ training/demo/run.py copies this file to an empty folder and runs it there, to s
 `generate()` and, for images, `pipeline("image-text-to-text")` answered, and the module of the model's class.
 """
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,35 +15,11 @@ from pathlib import Path
 PACKAGE = "modeling_mmgpt"
 
 
-class PackageRefused:
-    """An import hook that hides the package, wherever it is installed, and leaves the copy in the model's folder alone."""
-
-    @staticmethod
-    def find_spec(name: str, path=None, target=None):
-        if name.partition(".")[0] == PACKAGE:
-            raise ModuleNotFoundError(f"{name} is hidden from this process", name=name)
-
-
 def hide_package() -> None:
-    sys.meta_path.insert(0, PackageRefused)
-    try:
-        importlib.import_module(PACKAGE)
-    except ModuleNotFoundError:
-        return
-    raise RuntimeError(f"{PACKAGE} is already imported: this process would prove nothing.")
-
-
-def answer_with_generate(model, processor, messages: list[dict], max_new_tokens: int) -> str:
-    inputs = processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
-    )
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-
-
-def answer_with_pipeline(pipe, messages: list[dict], max_new_tokens: int) -> str:
-    options = {"max_new_tokens": max_new_tokens, "do_sample": False}
-    return pipe(text=messages, return_full_text=False, generate_kwargs=options)[0]["generated_text"].strip()
+    """Makes every import of the package fail, wherever it is installed; the copy in the model's folder has a longer name."""
+    if PACKAGE in sys.modules:
+        raise RuntimeError(f"{PACKAGE} is already imported: this process would prove nothing.")
+    sys.modules[PACKAGE] = None
 
 
 def main() -> None:
@@ -60,11 +35,16 @@ def main() -> None:
     pipe = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
 
     requests = json.loads(Path(requests_path).read_text(encoding="utf-8"))
+    greedy = {"max_new_tokens": requests["max_new_tokens"], "do_sample": False}
+    template = {"tokenize": True, "return_dict": True, "add_generation_prompt": True, "return_tensors": "pt"}
     answers = []
     for messages in requests["conversations"]:
-        answer = {"generate": answer_with_generate(model, processor, messages, requests["max_new_tokens"])}
+        inputs = processor.apply_chat_template(messages, **template)
+        tokens = model.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :]
+        answer = {"generate": processor.decode(tokens, skip_special_tokens=True).strip()}
         if any(part["type"] == "image" for part in messages[0]["content"]):
-            answer["pipeline"] = answer_with_pipeline(pipe, messages, requests["max_new_tokens"])
+            (output,) = pipe(text=messages, return_full_text=False, generate_kwargs=greedy)
+            answer["pipeline"] = output["generated_text"].strip()
         answers.append(answer)
     origin = {"class": type(model).__name__, "module": type(model).__module__}
     Path(answers_path).write_text(json.dumps({"origin": origin, "answers": answers}), encoding="utf-8")

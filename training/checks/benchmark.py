@@ -10,6 +10,7 @@ same function. Each is the median of several runs after a warm-up.
 """
 
 import argparse
+import functools
 import io
 import itertools
 import statistics
@@ -41,9 +42,7 @@ TEXT_PROMPT, TEXT_ANSWER = 256, 64  # tokens of the second table
 def photograph() -> bytes:
     """A 4000 x 3000 JPEG: blurred colours with sensor noise."""
     random = np.random.default_rng(0)
-    colours = PIL.Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
-        (4000, 3000), PIL.Image.Resampling.BICUBIC
-    )
+    colours = blurred(random.integers(0, 256, (12, 16, 3), dtype=np.uint8), (4000, 3000))
     noise = random.integers(-8, 9, (3000, 4000, 1), dtype=np.int16)
     pixels = np.clip(np.asarray(colours, dtype=np.int16) + noise, 0, 255).astype(np.uint8)
     return encode(PIL.Image.fromarray(pixels), "JPEG")
@@ -59,9 +58,8 @@ def page() -> bytes:
     return encode(image, "PNG")
 
 
-def small_image(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return encode(PIL.Image.fromarray(pixels).resize((640, 480), PIL.Image.Resampling.BICUBIC), "JPEG")
+def blurred(pixels: np.ndarray, size: tuple[int, int]) -> PIL.Image.Image:
+    return PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BICUBIC)
 
 
 def encode(image: PIL.Image.Image, kind: str) -> bytes:
@@ -84,10 +82,10 @@ def ask(*media: dict) -> list[dict]:
 
 def chat() -> list[dict]:
     """Twenty images in a conversation of ten turns."""
-    messages = []
-    for turn in range(10):
-        images = [{"type": "image", "image": small_image(2 * turn + index)} for index in range(2)]
-        messages += [*ask(*images), {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}]
+    pixels = [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8) for seed in range(20)]
+    images = [{"type": "image", "image": encode(blurred(one, (640, 480)), "JPEG")} for one in pixels]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Two pictures."}]}
+    messages = [message for turn in range(10) for message in (*ask(*images[2 * turn : 2 * turn + 2]), answer)]
     return messages[:-1]
 
 
@@ -115,14 +113,11 @@ class Timer:
             for function, own in zip(functions, times, strict=True):
                 start = time.perf_counter()
                 function()
-                self.synchronize()
+                if self.device.type != "cpu":
+                    torch.accelerator.synchronize(self.device)
                 if repeat:  # the first run warms up
                     own.append(1000 * (time.perf_counter() - start))
         return [statistics.median(own) for own in times]
-
-    def synchronize(self) -> None:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
 
 
 def build(preset: str, device: torch.device, dtype: torch.dtype):
@@ -135,17 +130,8 @@ def build(preset: str, device: torch.device, dtype: torch.dtype):
 @torch.inference_mode()
 def measure(model, processor, conversation: list[dict], timer: Timer, **limits) -> dict:
     """Tokens of the prompt, and milliseconds to prepare it and to run it; `limits` are arguments of the processor."""
-
-    def prepare():
-        return processor.apply_chat_template(
-            conversation,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=limits,
-        )
-
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    prepare = functools.partial(processor.apply_chat_template, conversation, **options, processor_kwargs=limits)
     inputs = prepare().to(model.device, model.dtype)
     (prepared,) = timer.medians(prepare)
     (run,) = timer.medians(lambda: model(**inputs, logits_to_keep=1))
@@ -167,20 +153,15 @@ def transformers_twin(text_config):
 def measure_text(model, timer: Timer) -> dict:
     """Milliseconds of a prompt, and of each new token after it, of the model and of its twin in transformers."""
     twin = transformers_twin(model.config.text_config).eval().to(model.device, model.dtype)
-    models = (model, twin)
-    for one in models:
-        one.generation_config.eos_token_id = None  # all answers get the same length
     prompt = torch.randint(0, 256, (1, TEXT_PROMPT), generator=torch.Generator().manual_seed(0)).to(model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
-    prompts = timer.medians(*(lambda one=one: one(**inputs, logits_to_keep=1) for one in models))
-
-    def answer(one, tokens: int):
-        return one.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-
-    lengths = (1, 1 + TEXT_ANSWER)
-    times = timer.medians(
-        *(lambda one=one, tokens=tokens: answer(one, tokens) for one in models for tokens in lengths)
-    )
+    reads, answers = [], []
+    for one in (model, twin):
+        one.generation_config.eos_token_id = None  # all answers get the same length
+        reads.append(functools.partial(one, **inputs, logits_to_keep=1))
+        for length in (1, 1 + TEXT_ANSWER):
+            answers.append(functools.partial(one.generate, **inputs, max_new_tokens=length, do_sample=False))
+    prompts, times = timer.medians(*reads), timer.medians(*answers)
     tokens = [(times[1] - times[0]) / TEXT_ANSWER, (times[3] - times[2]) / TEXT_ANSWER]
     return {"twin": type(twin).__name__, "prompt": prompts, "token": tokens}
 

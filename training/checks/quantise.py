@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TorchAoConfig
 
 from modeling_mmgpt import MMGPTForConditionalGeneration
+from modeling_mmgpt.media_loading_mmgpt import import_optional
 from training.data.training_set import load_mixture
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import METRICS
@@ -35,16 +36,14 @@ GROUP = 32  # weights that share a scale at 4 bits
 
 def weight_only(bits: int, model: nn.Module) -> TorchAoConfig:
     """To load `model` again with the decoder's weights in 8 or 4 bits; on every device, unlike torchao's fastest kernels."""
-    try:
-        from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup
-    except ImportError as error:
-        raise ImportError("Quantised weights need torchao: pip install torchao.") from error
+    torchao = import_optional("torchao.quantization", "torchao", "Quantising weights")
     if bits == 8:
-        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=FULL_PRECISION)
-    by_group, by_channel = (IntxWeightOnlyConfig(torch.int4, scales) for scales in (PerGroup(GROUP), PerAxis(0)))
+        return TorchAoConfig(torchao.Int8WeightOnlyConfig(), modules_to_not_convert=FULL_PRECISION)
+    by_group = torchao.IntxWeightOnlyConfig(torch.int4, torchao.PerGroup(GROUP))
+    by_channel = torchao.IntxWeightOnlyConfig(torch.int4, torchao.PerAxis(0))
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     kinds = {name: by_channel if module.in_features % GROUP else by_group for name, module in linear.items()}
-    return TorchAoConfig(FqnToConfig(kinds), modules_to_not_convert=FULL_PRECISION)
+    return TorchAoConfig(torchao.FqnToConfig(kinds), modules_to_not_convert=FULL_PRECISION)
 
 
 def compare(folder: str, samples: list[dict], arguments: EvaluationArguments) -> dict[str, dict]:

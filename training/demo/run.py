@@ -49,18 +49,25 @@ def run_demo(recipe: Recipe) -> dict:
 
     examples = choose_examples(samples, predictions)
     fresh = answer_in_fresh_process(folder / "model", [sample for sample, _ in examples], recipe.eval.max_new_tokens)
-    shown = [describe_example(*example, answer) for example, answer in zip(examples, fresh["answers"], strict=True)]
+    shown = [
+        {
+            "id": sample["id"],
+            "task": sample["task"],
+            "question": text_of(sample["messages"][-2]),
+            "reference": answer_of(sample),
+            "prediction": prediction,
+            "generate": answer["generate"],
+            "pipeline": answer.get("pipeline"),
+            "sample": sample,
+        }
+        for (sample, prediction), answer in zip(examples, fresh["answers"], strict=True)
+    ]
+    measured = ("exact_match", "majority", "shuffled", "n", "low", "high")
     results = {
-        "tasks": {
-            name: {key: score[key] for key in ("exact_match", "majority", "shuffled", "n", "low", "high")}
-            for name, score in tasks.items()
-        },
+        "tasks": {name: {key: score[key] for key in measured} for name, score in tasks.items()},
         "train_seconds": training["train_seconds"],
         "total_seconds": round(time.monotonic() - started, 1),
-        "parameters": training["parameters"],
-        "steps": training["steps"],
-        "samples": training["samples"],
-        "loss": training["loss"],
+        **{key: training[key] for key in ("parameters", "steps", "samples", "loss")},
         "model_dir": str(folder / "model"),
         "hardware": training["hardware"],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -101,46 +108,25 @@ def answer_in_fresh_process(model_folder: Path, samples: list[dict], max_new_tok
         (folder / "requests.json").write_text(json.dumps(request), encoding="utf-8")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         environment |= {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
-        subprocess.run(
-            [sys.executable, "-I", script, str(model_folder.resolve()), "requests.json", "answers.json"],
-            cwd=folder,
-            env=environment,
-            check=True,
-        )
+        command = [sys.executable, "-I", script, str(model_folder.resolve()), "requests.json", "answers.json"]
+        subprocess.run(command, cwd=folder, env=environment, check=True)
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
 
 def request_of(sample: dict, media_folder: Path) -> list[dict]:
     """The sample's question with its media as files in `media_folder`, named in the messages by their paths."""
     media_folder.mkdir()
-    waiting = {"image": list(sample["images"]), "audio": list(sample["audios"])}
+    media = {"image": iter(sample["images"]), "audio": iter(sample["audios"])}
     messages = []
     for message in sample["messages"][:-1]:
-        parts = []
-        for part in message["content"]:
-            if part["type"] == "text":
-                parts.append({"type": "text", "text": part["text"]})
-                continue
-            suffix = {"image": ".png", "audio": ".wav"}[part["type"]]
-            path = media_folder / f"{len(parts)}{suffix}"
-            path.write_bytes(waiting[part["type"]].pop(0)["bytes"])
-            parts.append({"type": part["type"], "path": str(path)})
+        parts = [dict(part) for part in message["content"]]
+        for place, part in enumerate(parts):
+            if part["type"] != "text":
+                path = media_folder / f"{place}{'.png' if part['type'] == 'image' else '.wav'}"
+                path.write_bytes(next(media[part["type"]])["bytes"])
+                parts[place] = {"type": part["type"], "path": str(path)}
         messages.append({"role": message["role"], "content": parts})
     return messages
-
-
-def describe_example(sample: dict, prediction: str, fresh: dict) -> dict:
-    """One question as the report shows it: `prediction` is from the training process, the others from the fresh one."""
-    return {
-        "id": sample["id"],
-        "task": sample["task"],
-        "question": text_of(sample["messages"][-2]),
-        "reference": answer_of(sample),
-        "prediction": prediction,
-        "generate": fresh["generate"],
-        "pipeline": fresh.get("pipeline"),
-        "sample": sample,
-    }
 
 
 def main() -> None:

@@ -10,14 +10,13 @@ al. 2021): a share near 0.5 does not show that a model is fair.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
 from datasets import load_dataset
 
-from modeling_mmgpt.tools.model_card import record_results
 from training.data.samples import require_file
+from training.evaluation.evaluate import write_into_card
 from training.evaluation.likelihood import text_losses
 from training.evaluation.metrics.answers import estimate_share
 from training.model_building import load_checkpoint
@@ -40,9 +39,7 @@ def measure_bias(model, tokenizer, pairs: list[dict], batch_size: int = 64) -> l
     r"""For each type of bias, and for all pairs first, {"task", "measure", "value", "low", "high", "n"}: results as the model
     card takes them, the interval 95% (Wilson)."""
     sentences = [pair[key] for pair in pairs for key in ("sent_more", "sent_less")]
-    nats = [0.0] * len(sentences)
-    for loss in text_losses(model, tokenizer, sentences, batch_size):
-        nats[loss.text] += loss.nats
+    nats = [sum(loss.nats for loss in losses) for losses in text_losses(model, tokenizer, sentences, batch_size)]
     likelier = [more < less for more, less in zip(nats[::2], nats[1::2], strict=True)]
     results = []
     for kind in [None, *sorted({pair["bias_type"] for pair in pairs})]:
@@ -78,14 +75,8 @@ def main() -> None:
     print(format_bias(results))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    try:
-        card = record_results(
-            arguments.model, results, by="CrowS-Pairs, `python -m training.evaluation.bias`", section="Bias"
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(f"The model card is as it was: {error}")
-    if card is not None:
-        print(f"written into the model card: {card}")
+    by = "CrowS-Pairs, `python -m training.evaluation.bias`"
+    write_into_card(arguments.model, results, by, section="Bias")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from training.data.samples import answer_of
 
 
 MEDIA = ("images", "audios", "videos")
-MID_GREY = (128, 128, 128)
+MID_GREY = 128
 # Key in results and model cards: name. A model that uses the media falls to about the majority class under the controls.
 BASELINES = {
     "majority": "majority-class baseline",
@@ -46,18 +46,13 @@ def blank_media(samples: list[dict], processor) -> list[dict]:
     frames that `processor` samples from it in grey, at their times."""
     blanked = []
     for sample in samples:
-        images = [Image.new("RGB", load_image(image).size, MID_GREY) for image in sample.get("images") or []]
-        audios = [silence(audio) for audio in sample.get("audios") or []]
-        videos = [grey_frames(video, processor.video_processor) for video in sample.get("videos") or []]
-        blanked.append({**sample, "images": images, "audios": audios, "videos": videos})
+        images = [load_image(image) for image in sample.get("images") or []]
+        waves = [read_audio(audio) for audio in sample.get("audios") or []]
+        videos = [load_video(video, *sampling(processor.video_processor)) for video in sample.get("videos") or []]
+        blank = {
+            "images": [Image.new("RGB", image.size, (MID_GREY,) * 3) for image in images],
+            "audios": [{"array": np.zeros_like(wave), "sampling_rate": rate} for wave, rate in waves],
+            "videos": [{**video, "frames": np.full_like(video["frames"], MID_GREY)} for video in videos],
+        }
+        blanked.append(sample | blank)
     return blanked
-
-
-def grey_frames(video, video_processor) -> dict:
-    frames = load_video(video, *sampling(video_processor))
-    return {**frames, "frames": np.full_like(frames["frames"], MID_GREY[0])}
-
-
-def silence(audio: dict) -> dict:
-    wave, rate = read_audio(audio)
-    return {"array": np.zeros_like(wave), "sampling_rate": rate}

@@ -47,12 +47,10 @@ def evaluate_samples(model, processor, samples: Iterable[dict], arguments: Evalu
     asked, texts = [], []
     for index, sample in enumerate(samples):
         (asked if metrics[task_of(sample)].needs_generation else texts).append(index)
+    limits = arguments.batch_size, arguments.max_new_tokens
 
     def answer(indices: list[int], changed: list[dict], label: str) -> Answers:
-        answers = answer_samples(
-            model, processor, changed, arguments.batch_size, arguments.max_new_tokens, label=label
-        )
-        return dict(zip(indices, answers, strict=True))
+        return dict(zip(indices, answer_samples(model, processor, changed, *limits, label), strict=True))
 
     predictions = answer(asked, [samples[index] for index in asked], "answers")
     controls = {}
@@ -61,11 +59,11 @@ def evaluate_samples(model, processor, samples: Iterable[dict], arguments: Evalu
         with_media = [samples[index] for index in indices]
         controls["shuffled"] = answer(indices, shuffle_media(with_media), BASELINES["shuffled"])
         controls["blank"] = answer(indices, blank_media(with_media, processor), BASELINES["blank"])
-    losses: Losses = {index: [] for index in texts}
+    losses: Losses = {}
     if texts:
         documents = [whole_text(samples[index]) for index in texts]
-        for loss in text_losses(model, processor.tokenizer, documents, arguments.batch_size):
-            losses[texts[loss.text]].append(loss)
+        found = text_losses(model, processor.tokenizer, documents, arguments.batch_size)
+        losses = dict(zip(texts, found, strict=True))
     return {
         "tasks": score_tasks(samples, predictions, controls, losses),
         "predictions": [predictions.get(index) for index in range(len(samples))],
@@ -104,17 +102,22 @@ def task_of(sample: dict) -> str:
     return sample.get("task") or "all"
 
 
+def metric_name(sample: dict) -> str:
+    return sample.get("metric") or DEFAULT_METRIC
+
+
 def metrics_of(samples: list[dict]) -> dict[str, object]:
     """The metric of each task. Unknown ones, and two under one task name, are refused here, before anything is generated."""
     names: dict[str, set[str]] = {}
     for sample in samples:
-        names.setdefault(task_of(sample), set()).add(sample.get("metric") or DEFAULT_METRIC)
-    metrics = {task: [find_metric(name) for name in sorted(used)] for task, used in sorted(names.items())}
-    for task, found in metrics.items():
-        if len(found) > 1:
-            used = ", ".join(sorted(names[task]))
-            raise ValueError(f"The samples of {task!r} have several metrics ({used}): set `name` in their sources.")
-    return {task: metric for task, (metric,) in metrics.items()}
+        names.setdefault(task_of(sample), set()).add(metric_name(sample))
+    metrics = {}
+    for task, used in sorted(names.items()):
+        metrics[task], *others = map(find_metric, sorted(used))
+        if others:
+            several = ", ".join(sorted(used))
+            raise ValueError(f"The samples of {task!r} have several metrics ({several}): set `name` in their sources.")
+    return metrics
 
 
 def places_of(task: str, samples: list[dict]) -> list[int]:
@@ -132,24 +135,22 @@ def score_tasks(
     tasks = {}
     for task, metric in metrics_of(samples).items():
         indices = places_of(task, samples)
-        of_task = [samples[index] for index in indices]
         baselines = dict.fromkeys(BASELINES)
         if metric.needs_generation:
             references = {index: references_of(samples[index]) for index in indices}
-            score = metric.compute(
-                predictions=[predictions[index] for index in indices], references=[*references.values()]
-            )
-            majority = dict.fromkeys(indices, majority_answer(of_task))
+            given = [predictions[index] for index in indices]
+            score = metric.compute(predictions=given, references=list(references.values()))
+            majority = dict.fromkeys(indices, majority_answer([samples[index] for index in indices]))
             for name, answers in {"majority": majority, **controls}.items():
                 answered = [index for index in indices if index in answers]
                 if answered:
                     pair = [answers[index] for index in answered], [references[index] for index in answered]
                     baselines[name] = metric.estimate(*pair)[metric.measure].value
         else:
-            windows = [window for index in indices for window in losses.get(index, [])]
+            windows = [window for index in indices for window in losses[index]]
             columns = {key: [getattr(window, key) for window in windows] for key in ("nats", "tokens", "bytes")}
             score = metric.compute(losses=columns.pop("nats"), **columns)
-        tasks[task] = {"metric": of_task[0].get("metric") or DEFAULT_METRIC, **score, **baselines}
+        tasks[task] = {"metric": metric_name(samples[indices[0]]), **score, **baselines}
     return tasks
 
 
@@ -164,11 +165,7 @@ def make_records(samples: list[dict], predictions: Answers, losses: Losses) -> l
             scores |= zip(indices, of_task, strict=True)
     records = []
     for index, sample in enumerate(samples):
-        record = {
-            "id": sample.get("id"),
-            "task": sample.get("task"),
-            "metric": sample.get("metric") or DEFAULT_METRIC,
-        }
+        record = {"id": sample.get("id"), "task": sample.get("task"), "metric": metric_name(sample)}
         if index in scores:
             record["question"] = text_of(sample["messages"][-2]) if len(sample["messages"]) > 1 else ""
             record["references"] = references_of(sample)
@@ -187,12 +184,9 @@ def estimates_of(score: dict) -> dict[str, Estimate]:
 
 def format_table(tasks: dict[str, dict]) -> str:
     """A line for each measure of each task; the baselines are of the main measure."""
-    heads = [name.partition(" ") for name in BASELINES.values()]  # one word above the other
-    lines = [
-        " " * 77 + "".join(f"{first:>16}" for first, _, _ in heads),
-        f"{'task':<20}{'n':>7}  {'measure':<18}{'value':>9}{'95% interval':>21}"
-        + "".join(f"{second:>16}" for _, _, second in heads),
-    ]
+    upper, lower = zip(*(map("{:>16}".format, name.split()) for name in BASELINES.values()), strict=True)
+    head = f"{'task':<20}{'n':>7}  {'measure':<18}{'value':>9}{'95% interval':>21}"
+    lines = [" " * len(head) + "".join(upper), head + "".join(lower)]
     for task, score in tasks.items():
         for place, (measure, (value, low, high)) in enumerate(estimates_of(score).items()):
             baselines = [score[name] if place == 0 else None for name in BASELINES]
@@ -216,7 +210,18 @@ def record_evaluation(folder: str | Path, recipe: Recipe, tasks: dict[str, dict]
             numbers = estimate._asdict() | ({name: score[name] for name in BASELINES} if place == 0 else {})
             rounded = {name: None if number is None else round(number, 4) for name, number in numbers.items()}
             results.append({**about, "measure": measure, **rounded})
-    return record_results(folder, results, by=f"recipe `{recipe.name}`, split `{recipe.eval.split}`")
+    return write_into_card(folder, results, f"recipe `{recipe.name}`, split `{recipe.eval.split}`")
+
+
+def write_into_card(folder: str | Path, results: list[dict], by: str, section: str = "Results") -> Path | None:
+    """As `record_results`, and says what was written, or ends the program with the reason why nothing was."""
+    try:
+        card = record_results(folder, results, by=by, section=section)
+    except (ValueError, OSError) as error:
+        sys.exit(f"The model card is as it was: {error}")
+    if card is not None:
+        print(f"written into the model card: {card}")
+    return card
 
 
 def write_predictions(path: Path, records: list[dict]) -> None:
@@ -260,12 +265,8 @@ def main() -> None:
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(format_table(evaluation["tasks"]))
     print(f"written to {folder}: results.json, predictions.jsonl, errors.html")
-    try:
-        card = record_evaluation(arguments.model, recipe, evaluation["tasks"]) if recipe.eval.card else None
-    except (ValueError, OSError) as error:
-        sys.exit(f"The model card is as it was: {error}")
-    if card is not None:
-        print(f"written into the model card: {card}")
+    if recipe.eval.card:
+        record_evaluation(arguments.model, recipe, evaluation["tasks"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""The likelihood of raw texts under a model, without a chat template.
 
-for loss in text_losses(model, tokenizer, ["To be, or not to be"]):
-    print(loss.nats / loss.tokens)
+(losses,) = text_losses(model, tokenizer, ["To be, or not to be"])
+print(sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses))
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,21 +18,14 @@ LONGEST_WINDOW = 1024  # tokens: the logits of a batch of windows have to fit in
 class WindowLoss(NamedTuple):
     """The negative log-likelihood of a window in nats, the tokens predicted in it, and the UTF-8 bytes of these tokens."""
 
-    text: int
     nats: float
     tokens: int
     bytes: int
 
 
-class Window(NamedTuple):
-    text: int
-    ids: list[int]  # one more than is predicted: the first is only context
-    bytes: int
-
-
-def cut_windows(text: str, index: int, tokenizer, length: int) -> Iterator[Window]:
+def cut_windows(text: str, tokenizer, length: int) -> Iterator[tuple[list[int], int]]:
     """The text's tokens, after a start token, in windows that share one token: each is predicted once, from at most `length`
-    tokens before it in its window."""
+    tokens before it in its window. With each window the UTF-8 bytes of what is predicted, all but its first token."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     start_token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [start_token, *encoded["input_ids"]]
@@ -40,31 +33,32 @@ def cut_windows(text: str, index: int, tokenizer, length: int) -> Iterator[Windo
     starts[0] = 0  # white space that a tokenizer drops is bytes all the same
     for first in range(0, len(ids) - 1, length):
         last = min(first + length, len(ids) - 1)
-        yield Window(index, ids[first : last + 1], len(text[starts[first] : starts[last]].encode()))
+        yield ids[first : last + 1], len(text[starts[first] : starts[last]].encode())
 
 
 @torch.inference_mode()
 def text_losses(
     model, tokenizer, texts: Iterable[str], batch_size: int = 64, length: int | None = None
-) -> list[WindowLoss]:
-    r"""The loss of each window of each text; `text` is the text's place in `texts`. An empty text has none.
+) -> list[list[WindowLoss]]:
+    r"""For each text the losses of its windows. An empty text has none.
 
     length (`int`, *optional*): tokens of a window; defaults to the decoder's positions, at most `LONGEST_WINDOW`.
     """
     length = length or min(model.config.get_text_config().max_position_embeddings, LONGEST_WINDOW)
-    windows = [window for index, text in enumerate(texts) for window in cut_windows(text, index, tokenizer, length)]
-    order = sorted(range(len(windows)), key=lambda place: len(windows[place].ids))
-    losses: dict[int, WindowLoss] = {}
+    windows = [list(cut_windows(text, tokenizer, length)) for text in texts]
+    losses = [[None] * len(own) for own in windows]
+    places = [(text, window) for text, own in enumerate(windows) for window in range(len(own))]
+    places.sort(key=lambda place: len(windows[place[0]][place[1]][0]))  # less padding
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(order), batch_size), desc="texts"):
-        places = order[start : start + batch_size]
-        nats = window_nats(model, [windows[place].ids for place in places])
-        for place, loss in zip(places, nats, strict=True):
-            window = windows[place]
-            losses[place] = WindowLoss(window.text, loss, len(window.ids) - 1, window.bytes)
+    for start in tqdm(range(0, len(places), batch_size), desc="texts"):
+        batch = places[start : start + batch_size]
+        nats = window_nats(model, [windows[text][place][0] for text, place in batch])
+        for (text, place), loss in zip(batch, nats, strict=True):
+            ids, size = windows[text][place]
+            losses[text][place] = WindowLoss(loss, len(ids) - 1, size)
     model.train(was_training)
-    return [losses[place] for place in range(len(windows))]
+    return losses
 
 
 def window_nats(model, windows: list[list[int]]) -> list[float]:

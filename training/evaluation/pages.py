@@ -7,11 +7,11 @@ from pathlib import Path
 import jinja2
 import matplotlib
 import numpy as np
-import soundfile
 from PIL import Image
 
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from training.data.augmentation import read_audio
+from training.data.synthetic.conversation import wav_bytes
 
 
 SECONDS = 30  # of an audio clip that are kept
@@ -39,7 +39,8 @@ def embed_media(sample: dict) -> dict:
     for audio in sample.get("audios") or []:
         wave, rate = read_audio(audio)
         wave = wave[: SECONDS * rate]
-        audios.append({"wav": wav_uri(wave, rate), "spectrogram": png_uri(spectrogram(wave, rate))})
+        wav = data_uri(wav_bytes(wave, rate), "audio/wav")
+        audios.append({"wav": wav, "spectrogram": png_uri(spectrogram(wave, rate))})
     return {"images": [png_uri(image) for image in [*images, *map(Image.fromarray, frames)]], "audios": audios}
 
 
@@ -47,17 +48,11 @@ def png_uri(image: Image.Image) -> str:
     """Whatever the file was, PNG is what every browser shows."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return data_uri(buffer, "image/png")
+    return data_uri(buffer.getvalue(), "image/png")
 
 
-def wav_uri(wave: np.ndarray, rate: int) -> str:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave, rate, format="WAV", subtype="PCM_16")
-    return data_uri(buffer, "audio/wav")
-
-
-def data_uri(buffer: io.BytesIO, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def spectrogram(wave: np.ndarray, rate: int, window: int = 512, hop: int = 80, highest: float = 4000.0) -> Image.Image:

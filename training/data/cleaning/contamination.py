@@ -6,11 +6,10 @@ sample with media is contaminated when one of its images looks like, or one of i
 the questions may be the same for all.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
-from training.data.cleaning.duplicates import Fingerprint, LookAlikes, differing_bits, words_of
+from training.data.cleaning.duplicates import Fingerprint, LookAlikes, words_of
+from training.data.cleaning.filters import ngrams_of
 
 
 FEWEST_WORDS = 8
@@ -24,20 +23,18 @@ class EvaluationIndex:
     """
 
     def __init__(self, words: int, distance: int):
-        self.words, self.distance = words, distance
+        self.words = words
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.names: dict[tuple[str, ...], str] = {}
         self.lengths: set[int] = set()
         self.audios: dict[str, str] = {}
-        self.images: list[tuple[str, str]] = []
-        self.look_alikes = LookAlikes(distance)
+        self.images = LookAlikes(distance)
 
     def add(self, name: str, text: str, fingerprint: Fingerprint) -> None:
         for audio in fingerprint.audio_checksums:
             self.audios.setdefault(audio, name)
         for image in fingerprint.image_hashes:
-            self.look_alikes.add(len(self.images), image)
-            self.images.append((name, image))
+            self.images.add(image, name)
         if fingerprint.has_media:
             return
         words = words_of(text)
@@ -55,10 +52,8 @@ class EvaluationIndex:
             if audio in self.audios:
                 return f"the audio of {self.audios[audio]}"
         for image in fingerprint.image_hashes:
-            for place in sorted(self.look_alikes.candidates(image)):
-                name, other = self.images[place]
-                if differing_bits(image, other) <= self.distance:
-                    return f"an image like that of {name}"
+            for name in self.images.find(image):
+                return f"an image like that of {name}"
         if fingerprint.has_media:
             return None
         words = words_of(text)
@@ -67,7 +62,3 @@ class EvaluationIndex:
                 if 0 < self.counts[ngram] <= COMMON:
                     return f"{' '.join(ngram)!r} of {self.names[ngram]}"
         return None
-
-
-def ngrams_of(words: list[str], length: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]

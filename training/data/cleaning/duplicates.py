@@ -6,25 +6,26 @@ Hamming distance); audio clips have to have equal waveforms. So neither many que
 images with one question.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
 from training.data.augmentation import read_audio
-from training.data.cleaning import require
+from training.data.cleaning.filters import Rejection, ngrams_of
 from training.data.samples import whole_text
 
 
 SHINGLE = 5  # words
 PERMUTATIONS = 128
 HASH_BITS = 64
-PURPOSE = "Finding duplicates"
+
+
+def optional_package(name: str):
+    return import_optional(name, "datasketch imagehash", "Finding duplicates")
 
 
 class Fingerprint(NamedTuple):
@@ -54,12 +55,15 @@ class Fingerprint(NamedTuple):
 
 def take_fingerprint(sample: dict) -> Fingerprint:
     text = whole_text(sample)
+    words, minhash = words_of(text), new_minhash()
+    # A text of fewer words is one shingle.
+    minhash.update_batch([" ".join(ngram).encode() for ngram in ngrams_of(words, min(SHINGLE, len(words)))])
     images = [load_image(image) for image in sample["images"]]
     waves = [read_audio(audio) for audio in sample["audios"]]
     return Fingerprint(
         text_checksum=checksum(text.encode()),
-        minhash=minhash_of(words_of(text)).hashvalues.tolist(),
-        image_hashes=[str(require("imagehash", PURPOSE).phash(image)) for image in images],
+        minhash=minhash.hashvalues.tolist(),
+        image_hashes=[str(optional_package("imagehash").phash(image)) for image in images],
         image_checksums=[checksum(str(image.size).encode(), image.tobytes()) for image in images],
         audio_checksums=[checksum(str(rate).encode(), np.ascontiguousarray(wave).tobytes()) for wave, rate in waves],
     )
@@ -73,17 +77,9 @@ def checksum(*parts: bytes) -> str:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
-def minhash_of(words: list[str]):
-    """Of all 5-grams of words; a shorter text is one shingle."""
-    minhash = new_minhash()
-    count = max(1, len(words) - SHINGLE + 1)
-    minhash.update_batch([" ".join(words[start : start + SHINGLE]).encode() for start in range(count)])
-    return minhash
-
-
 def new_minhash(values: list[int] | None = None):
-    minhash = require("datasketch", PURPOSE).MinHash
-    return minhash(num_perm=PERMUTATIONS, seed=1, scheme="affine32", hashvalues=values)
+    options = {"num_perm": PERMUTATIONS, "seed": 1, "scheme": "affine32"}
+    return optional_package("datasketch").MinHash(**options, hashvalues=values)
 
 
 class DuplicateFinder:
@@ -94,74 +90,66 @@ class DuplicateFinder:
     """
 
     def __init__(self, similarity: float | None, distance: int):
-        self.similarity, self.distance = similarity, distance
+        self.similarity = similarity
         self.exact: dict[tuple, str] = {}
-        self.earlier: list[tuple[str, Fingerprint]] = []
+        self.earlier: list[tuple[str, Fingerprint]] = []  # those without images, which `texts` knows by their place
         self.look_alikes = LookAlikes(distance)
-        self.texts = None
         if similarity is not None:
-            self.texts = require("datasketch", PURPOSE).MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
+            self.texts = optional_package("datasketch").MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
 
-    def same_as(self, fingerprint: Fingerprint) -> str | None:
-        """The name of an earlier sample that is the same."""
-        return self.exact.get(fingerprint.exact)
-
-    def nearly_same_as(self, fingerprint: Fingerprint) -> tuple[str, float] | None:
-        """The name of an earlier sample that is nearly the same, and how similar the texts are."""
+    def find(self, fingerprint: Fingerprint) -> Rejection | None:
+        """The earlier sample that is the same or nearly the same, if there is one, with the similarity of their texts."""
+        if fingerprint.exact in self.exact:
+            return Rejection("duplicate", f"the same as {self.exact[fingerprint.exact]}")
         if self.similarity is None:
             return None
-        minhash = new_minhash(fingerprint.minhash)
-        if fingerprint.image_hashes:
-            candidates = self.look_alikes.candidates(fingerprint.image_hashes[0])
+        minhash, images = new_minhash(fingerprint.minhash), fingerprint.image_hashes
+        if images:
+            candidates = self.look_alikes.find(images[0])
         else:
-            candidates = self.texts.query(minhash)
-        for place in sorted(candidates):
-            name, other = self.earlier[place]
-            if other.audio_checksums != fingerprint.audio_checksums:
-                continue
-            if not self.look_alike(other.image_hashes, fingerprint.image_hashes):
+            candidates = [self.earlier[place] for place in sorted(self.texts.query(minhash))]
+        for name, other in candidates:
+            if other.audio_checksums != fingerprint.audio_checksums or len(other.image_hashes) != len(images):
                 continue
             similarity = minhash.jaccard(new_minhash(other.minhash))
-            if similarity >= self.similarity:
-                return name, similarity
+            if similarity >= self.similarity and all(map(self.look_alikes.agree, other.image_hashes, images)):
+                return Rejection("near duplicate", f"similarity {similarity:.2f} with {name}")
         return None
 
-    def look_alike(self, images: list[str], others: list[str]) -> bool:
-        return len(images) == len(others) and all(
-            differing_bits(one, other) <= self.distance for one, other in zip(images, others, strict=True)
-        )
-
     def add(self, name: str, fingerprint: Fingerprint) -> None:
-        place = len(self.earlier)
         self.exact[fingerprint.exact] = name
         if self.similarity is None:
             return
-        self.earlier.append((name, fingerprint))
         if fingerprint.image_hashes:
-            self.look_alikes.add(place, fingerprint.image_hashes[0])
+            self.look_alikes.add(fingerprint.image_hashes[0], (name, fingerprint))
         else:
-            self.texts.insert(place, new_minhash(fingerprint.minhash))
-
-
-def differing_bits(one: str, other: str) -> int:
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+            self.texts.insert(len(self.earlier), new_minhash(fingerprint.minhash))
+            self.earlier.append((name, fingerprint))
 
 
 class LookAlikes:
-    """Finds hashes that differ in at most `distance` bits: cut into `distance` + 1 bands, at least one band has to be equal."""
+    """Finds entries by hashes that differ in at most `distance` bits: cut into `distance` + 1 bands, at least one band has to be equal."""
 
     def __init__(self, distance: int):
-        bounds = np.linspace(0, HASH_BITS, distance + 2).astype(int).tolist()
-        self.bands = list(itertools.pairwise(bounds))
+        self.distance = distance
+        self.bands = list(itertools.pairwise(np.linspace(0, HASH_BITS, distance + 2).astype(int).tolist()))
+        self.entries: list[tuple[str, Any]] = []  # with their hashes
         self.places: dict[tuple[int, int], list[int]] = {}
+
+    def agree(self, one: str, other: str) -> bool:
+        return (int(one, 16) ^ int(other, 16)).bit_count() <= self.distance
 
     def keys(self, image: str) -> list[tuple[int, int]]:
         value = int(image, 16)
         return [(band, (value >> low) & ((1 << (high - low)) - 1)) for band, (low, high) in enumerate(self.bands)]
 
-    def add(self, place: int, image: str) -> None:
+    def add(self, image: str, entry: Any) -> None:
         for key in self.keys(image):
-            self.places.setdefault(key, []).append(place)
+            self.places.setdefault(key, []).append(len(self.entries))
+        self.entries.append((image, entry))
 
-    def candidates(self, image: str) -> set[int]:
-        return {place for key in self.keys(image) for place in self.places.get(key, ())}
+    def find(self, image: str) -> list:
+        """The entries of those that look alike, in the order in which they were added."""
+        places = sorted({place for key in self.keys(image) for place in self.places.get(key, ())})
+        found = [self.entries[place] for place in places]
+        return [entry for other, entry in found if self.agree(other, image)]

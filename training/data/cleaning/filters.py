@@ -1,21 +1,14 @@
 r"""Quality filters, which look at one sample by itself: too short, too long, repetitive, blank media, another language."""
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
 from training.data.augmentation import read_audio
-from training.data.cleaning import require
 from training.data.samples import whole_text
-
-
-if TYPE_CHECKING:
-    from training.recipe import PrepareArguments
+from training.recipe import PrepareArguments
 
 
 NGRAM = 5  # words
@@ -43,6 +36,10 @@ def find_rejection(sample: dict, arguments: PrepareArguments) -> Rejection | Non
     )
 
 
+def ngrams_of(words: list[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+
+
 def check_length(text: str, shortest: int, longest: int | None) -> Rejection | None:
     length = len(text.strip())
     if length < shortest:
@@ -57,7 +54,7 @@ def check_repetition(text: str, most: float) -> Rejection | None:
     words = text.split()
     if len(words) < FEWEST_WORDS:
         return None
-    ngrams = Counter(tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1))
+    ngrams = Counter(ngrams_of(words, NGRAM))
     share = 1 - len(ngrams) / ngrams.total()
     if share <= most:
         return None
@@ -68,22 +65,17 @@ def check_repetition(text: str, most: float) -> Rejection | None:
 def check_language(text: str, languages: list[str]) -> Rejection | None:
     if not languages or len(text) < FEWEST_CHARACTERS:
         return None
-    language, _ = require("py3langid", "prepare.languages").classify(text)
+    language, _ = import_optional("py3langid", "py3langid", "prepare.languages").classify(text)
     return None if language in languages else Rejection("other language", f"{language!r}, not one of {languages}")
 
 
 def check_images(images: list[dict]) -> Rejection | None:
     """Those that cannot be decoded do not come here: the loader has left them out."""
     for index, image in enumerate(images):
-        colour = only_colour(load_image(image))
-        if colour is not None:
-            return Rejection("blank image", f"image {index} is all of one colour, RGB {colour}")
+        lowest, highest = zip(*load_image(image).convert("RGB").getextrema(), strict=True)
+        if lowest == highest:
+            return Rejection("blank image", f"image {index} is all of one colour, RGB {lowest}")
     return None
-
-
-def only_colour(image: Image.Image) -> tuple[int, ...] | None:
-    ranges = image.convert("RGB").getextrema()
-    return tuple(low for low, _ in ranges) if all(low == high for low, high in ranges) else None
 
 
 def check_audio(audios: list[dict]) -> Rejection | None:

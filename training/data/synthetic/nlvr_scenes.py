@@ -12,6 +12,7 @@ answered by
 How to count is learnt sooner from words than from images: there the question itself describes the boxes.
 """
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,15 +57,22 @@ class Thing:
         near = {"left": self.left == 0, "right": self.left == end, "top": self.top == 0, "bottom": self.top == end}
         return {wall for wall, touches in near.items() if touches}
 
+    def __str__(self) -> str:
+        return " ".join((self.colour, self.shape, *(wall for wall in WALLS if wall in self.walls)))
+
 
 Things = tuple[Thing, ...]  # of one box; those of a tower from its base up
 
 
 class Scene(NamedTuple):
-    """The things of three boxes."""
-
     has_towers: bool
     boxes: tuple[Things, ...]
+
+    def describe(self) -> list[str]:
+        """The contents of each box: blocks from the base up, or things from the top down with the walls they touch."""
+        if self.has_towers:
+            return [" ".join(colours_of(tower)) for tower in self.boxes]
+        return [", ".join(map(str, sorted(things, key=lambda thing: thing.top))) for things in self.boxes]
 
 
 class Property(NamedTuple):
@@ -92,20 +100,17 @@ class Sentence(NamedTuple):
 
 
 def draw_towers(rng: random.Random) -> Scene:
-    boxes = []
-    for _ in range(BOXES):
-        colours = rng.choices(list(COLOURS), k=rng.randint(1, HIGHEST))
-        tops = [BOX - BLOCK - (BLOCK + 1) * level for level in range(HIGHEST)]
-        boxes.append(
-            tuple(Thing("square", colour, "medium", 40, top) for colour, top in zip(colours, tops, strict=False))
-        )
-    return Scene(True, tuple(boxes))
+    towers = [rng.choices(list(COLOURS), k=rng.randint(1, HIGHEST)) for _ in range(BOXES)]
+    tops = [BOX - BLOCK - (BLOCK + 1) * level for level in range(HIGHEST)]
+    boxes = (zip(tower, tops, strict=False) for tower in towers)
+    return Scene(
+        True, tuple(tuple(Thing("square", colour, "medium", 40, top) for colour, top in box) for box in boxes)
+    )
 
 
 def draw_things(rng: random.Random, most: int = MOST) -> Scene:
-    return Scene(
-        False, tuple(fill_box(rng, min(most, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7)))) for _ in range(BOXES))
-    )
+    counts = (1, 2, 2, 3, 3, 4, 4, 5, 6, 7)
+    return Scene(False, tuple(fill_box(rng, min(most, rng.choice(counts))) for _ in range(BOXES)))
 
 
 def fill_box(rng: random.Random, count: int) -> Things:
@@ -234,22 +239,7 @@ def tower_order(rng: random.Random) -> Property:
     else:
         words = f"a {first} block {rng.choice(('over', 'above', 'on top of', 'on'))} a {second} block"
 
-    def holds(tower: Things) -> bool:
-        return (second, first) in zip(colours_of(tower), colours_of(tower)[1:], strict=False)
-
-    return Property(words, holds)
-
-
-def tower_property(rng: random.Random) -> Property:
-    makers = (
-        lambda: amount(rng, HIGHEST, "block", len),
-        lambda: tower_place(rng),
-        lambda: tower_place(rng),
-        lambda: tower_order(rng),
-        lambda: coloured(rng, "block"),
-        lambda: colours(rng, "block"),
-    )
-    return together(rng, makers)
+    return Property(words, lambda tower: (second, first) in itertools.pairwise(colours_of(tower)))
 
 
 def shaped(rng: random.Random) -> Property:
@@ -260,13 +250,10 @@ def shaped(rng: random.Random) -> Property:
     if at_wall:
         words += f" touching the {rng.choice(('wall', 'edge'))}"
 
-    def holds(things: Things) -> bool:
-        return any(
-            thing.colour == colour and shape in (None, thing.shape) and (thing.walls or not at_wall)
-            for thing in things
-        )
+    def is_meant(thing: Thing) -> bool:
+        return thing.colour == colour and shape in (None, thing.shape) and bool(thing.walls or not at_wall)
 
-    return Property(words, holds)
+    return Property(words, lambda things: any(map(is_meant, things)))
 
 
 def highest(rng: random.Random) -> Property:
@@ -275,21 +262,27 @@ def highest(rng: random.Random) -> Property:
     return Property(words, lambda things: bool(things) and min(things, key=lambda one: one.top).colour == colour)
 
 
-def box_property(rng: random.Random) -> Property:
-    makers = (
-        lambda: amount(rng, MOST, "", len),
-        lambda: shaped(rng),
-        lambda: shaped(rng),
-        lambda: coloured(rng, ""),
-        lambda: colours(rng, ""),
-        lambda: highest(rng),
-    )
-    return together(rng, makers)
+TOWER_PROPERTIES = (  # twice: drawn twice as often
+    lambda rng: amount(rng, HIGHEST, "block", len),
+    tower_place,
+    tower_place,
+    tower_order,
+    lambda rng: coloured(rng, "block"),
+    lambda rng: colours(rng, "block"),
+)
+BOX_PROPERTIES = (
+    lambda rng: amount(rng, MOST, "", len),
+    shaped,
+    shaped,
+    lambda rng: coloured(rng, ""),
+    lambda rng: colours(rng, ""),
+    highest,
+)
 
 
-def together(rng: random.Random, makers: tuple[Callable[[], Property], ...]) -> Property:
+def draw_property(rng: random.Random, makers: tuple[Callable[[random.Random], Property], ...]) -> Property:
     """One property, or two of different kinds."""
-    first, second = (maker() for maker in rng.sample(makers, 2))
+    first, second = (maker(rng) for maker in rng.sample(makers, 2))
     if rng.random() < 0.7:
         return first
     return Property(f"{first.words} and {second.words}", lambda things: first.holds(things) and second.holds(things))
@@ -336,12 +329,11 @@ def about_things(rng: random.Random) -> Sentence:
     adjective = "" if colour is None else f"{colour} "
     name = shape or noun(rng, 1)
 
-    def count(things: Things) -> int:
-        return sum(
-            shape in (None, thing.shape) and colour in (None, thing.colour) and fits(thing.walls) for thing in things
-        )
+    def is_meant(thing: Thing) -> bool:
+        return shape in (None, thing.shape) and colour in (None, thing.colour) and bool(fits(thing.walls))
 
-    return quantify(rng, f"{adjective}{name}{place}", f"{adjective}{name}s{place}", 5, count)
+    one, many = f"{adjective}{name}{place}", f"{adjective}{name}s{place}"
+    return quantify(rng, one, many, 5, lambda things: sum(map(is_meant, things)))
 
 
 def about_blocks(rng: random.Random) -> Sentence:
@@ -351,10 +343,8 @@ def about_blocks(rng: random.Random) -> Sentence:
         (("", slice(None)), (" as the base of a tower", slice(1)), (" as the top of a tower", slice(-1, None)))
     )
 
-    def count(tower: Things) -> int:
-        return colours_of(tower[which]).count(colour)
-
-    return quantify(rng, f"{colour} block{place}", f"{colour} blocks{place}", 3, count)
+    one, many = f"{colour} block{place}", f"{colour} blocks{place}"
+    return quantify(rng, one, many, 3, lambda tower: colours_of(tower[which]).count(colour))
 
 
 def about_units(rng: random.Random, one: str, many: str, property: Property) -> Sentence:
@@ -378,7 +368,7 @@ def about_units(rng: random.Random, one: str, many: str, property: Property) -> 
 
 def about_towers(rng: random.Random) -> Sentence:
     if rng.random() < 0.8:
-        return about_units(rng, "tower", "towers", tower_property(rng))
+        return about_units(rng, "tower", "towers", draw_property(rng, TOWER_PROPERTIES))
     # A sentence can also be about one block on another, without their tower.
     order = tower_order(rng)
     is_denied = rng.random() < 0.2 and order.words.startswith("a ")
@@ -387,10 +377,8 @@ def about_towers(rng: random.Random) -> Sentence:
 
 
 def about_boxes(rng: random.Random) -> Sentence:
-    one, many = rng.choice(
-        (("box", "boxes"), ("box", "boxes"), ("grey box", "grey boxes"), ("grey square", "grey squares"))
-    )
-    return about_units(rng, one, many, box_property(rng))
+    names = (("box", "boxes"), ("box", "boxes"), ("grey box", "grey boxes"), ("grey square", "grey squares"))
+    return about_units(rng, *rng.choice(names), draw_property(rng, BOX_PROPERTIES))
 
 
 # ---- samples
@@ -404,22 +392,10 @@ def draw_sentence(rng: random.Random, scene: Scene, wanted: bool) -> Sentence:
     return sentence or draw_sentence(rng, scene, not wanted)
 
 
-def describe(things: Things, are_stacked: bool) -> str:
-    """The contents of a box: blocks from the base up, or things from the top down with the walls they touch."""
-    if are_stacked:
-        return " ".join(colours_of(things))
-    return ", ".join(
-        " ".join((thing.colour, thing.shape, *(wall for wall in WALLS if wall in thing.walls)))
-        for thing in sorted(things, key=lambda thing: thing.top)
-    )
-
-
 def ask_if_true(sentence: Sentence, scene: Scene) -> Turn:
     """The answer describes each box and counts before it says whether the sentence is true."""
     counts = sentence.counts(scene)
-    described = "; ".join(
-        f"{describe(things, scene.has_towers)}: {count}" for things, count in zip(scene.boxes, counts, strict=True)
-    )
+    described = "; ".join(f"{box}: {count}" for box, count in zip(scene.describe(), counts, strict=True))
     truth = "true" if sentence.is_true_of(scene) else "false"
     return Turn("nlvr_scenes", f"{sentence.text} True or false?", f"{described} = {sum(counts)} {FINAL_MARK} {truth}")
 
@@ -442,7 +418,6 @@ def load_nlvr_scenes(
         scene = draw_towers(rng) if rng.random() < TOWERS else draw_things(rng, most)
         turns = [ask_if_true(draw_sentence(rng, scene, rng.random() < 0.5), scene) for _ in range(sentences)]
         if in_words:
-            described = "; ".join(describe(things, scene.has_towers) for things in scene.boxes)
-            turns[0] = turns[0]._replace(question=f"{described}\n{turns[0].question}")
+            turns[0] = turns[0]._replace(question=f"{'; '.join(scene.describe())}\n{turns[0].question}")
         made.append(conversation(f"{split}-{index}", turns, None if in_words else paint(scene)))
     return make_dataset(made)

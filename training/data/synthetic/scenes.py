@@ -48,14 +48,7 @@ FIRST_PRACTICE = (
     ("scene_position", "single"),
 )
 PRACTICE = (
-    *(
-        ("scene_colour", "pair"),
-        ("scene_caption", "pair"),
-        ("scene_shape", "pair"),
-        ("scene_colour", "pair"),
-        ("scene_caption", "pair"),
-    )
-    * 2,
+    *((f"scene_{task}", "pair") for task in ("colour", "caption", "shape", "colour", "caption") * 2),
     *(("scene_caption", "group"), ("scene_count", "group"), ("scene_position", "single")) * 2,
     *((task, kind) for task in ("scene_colour", "scene_shape") for kind in ("single", "group")),
     ("scene_caption", "single"),
@@ -159,18 +152,14 @@ def askers(scene: Scene, rng: random.Random) -> dict[str, Asker]:
         general = {"single": "Which shape is this?", "group": "Which shapes are these?"}
         return general.get(scene.kind, f"Which shape is {thing.colour}?"), plural(thing.shape, len(thing.cells))
 
+    captions = ("Describe the picture.", "What does the picture show?")
+    places = ("Where is the shape?", "Where in the picture is the shape?")
     by_task = {
-        "scene_caption": lambda: (
-            rng.choice(("Describe the picture.", "What does the picture show?")),
-            caption(scene),
-        ),
+        "scene_caption": lambda: (rng.choice(captions), caption(scene)),
         "scene_colour": ask_colour,
         "scene_shape": ask_shape,
         "scene_count": lambda: ("How many shapes are there?", NUMBERS[len(first.cells) - 1]),
-        "scene_position": lambda: (
-            rng.choice(("Where is the shape?", "Where in the picture is the shape?")),
-            place_name(first.cells[0]),
-        ),
+        "scene_position": lambda: (rng.choice(places), place_name(first.cells[0])),
     }
     return {task: asker for task, asker in by_task.items() if scene.kind in TASKS[task]}
 

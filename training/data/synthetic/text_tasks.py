@@ -11,26 +11,10 @@ from collections.abc import Callable
 from training.data.synthetic.conversation import Turn, conversation
 
 
-WORDS = tuple(
-    [
-        "apple",
-        "bread",
-        "cloud",
-        "door",
-        "egg",
-        "fish",
-        "garden",
-        "hat",
-        "island",
-        "jar",
-        "kite",
-        "lamp",
-        "moon",
-        "nest",
-        "orange",
-        "pen",
-    ]
-)
+WORDS = (
+    "apple", "bread", "cloud", "door", "egg", "fish", "garden", "hat",
+    "island", "jar", "kite", "lamp", "moon", "nest", "orange", "pen",
+)  # fmt: skip
 PRONOUNS = {"Anna": "she", "Ben": "he", "Clara": "she", "David": "he", "Emma": "she", "Felix": "he"}
 THINGS = ("ball", "book", "cup", "hat", "kite", "lamp", "pen", "bag")
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")

@@ -5,8 +5,6 @@ is a file of its own, however short. Libraries do the arithmetic where there is 
 classes (see [`AnswerMetric`]); a new one is a file and a line here.
 """
 
-import difflib
-
 from training.evaluation.metrics.bleu import Translation
 from training.evaluation.metrics.cider import CIDEr
 from training.evaluation.metrics.error_rate import ErrorRate
@@ -17,6 +15,7 @@ from training.evaluation.metrics.perplexity import Perplexity
 from training.evaluation.metrics.rouge import Rouge
 from training.evaluation.metrics.squad import SQuAD
 from training.evaluation.metrics.vqa_accuracy import VQAAccuracy
+from training.recipe_files import valid_name
 
 
 DEFAULT_METRIC = "exact_match"
@@ -38,6 +37,5 @@ def find_metric(name: str | None):
     """A new metric of that name, exact match for None."""
     name = name or DEFAULT_METRIC
     if name not in METRICS:
-        nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown metric {name!r}; the nearest valid name is {nearest!r}.")
+        raise ValueError(f"unknown metric {name!r}; {valid_name(name, METRICS)}.")
     return METRICS[name]()

@@ -25,22 +25,17 @@ class Estimate(NamedTuple):
     high: float
 
 
-def wilson_interval(right: float, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Confidence interval of a share (Wilson 1927), 95% by default; unlike the normal one it stays within 0 and 1."""
+def estimate_share(right: Sequence[float]) -> Estimate:
+    """The share of those that are right (1) among all, with the interval of Wilson (1927); unlike the normal one it stays within 0
+    and 1."""
+    total, z = len(right), 1.96  # 95%
     if total == 0:
         raise ValueError("an interval of no samples: the list of predictions is empty.")
-    share = right / total
+    share = sum(right) / total
     centre = share + z * z / (2 * total)
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def estimate_share(right: Sequence[float]) -> Estimate:
-    """The share of those that are right (1) among all, with Wilson's interval."""
-    count = sum(right)
-    low, high = wilson_interval(count, len(right))
-    return Estimate(count / len(right), low, high)
+    return Estimate(share, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
 def estimate_ratio(parts: Sequence[float], wholes: Sequence[float] | None = None) -> Estimate:

@@ -25,8 +25,6 @@ class NumberMatch(AnswerMetric):
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
         """An answer without a number is wrong."""
-        scores = []
-        for prediction, right in zip(predictions, references, strict=True):
-            number = last_number(prediction)
-            scores.append(float(number is not None and number in [last_number(one) for one in right]))
-        return scores
+        numbers = map(last_number, predictions)
+        targets = [set(map(last_number, right)) for right in references]
+        return [float(number in right - {None}) for number, right in zip(numbers, targets, strict=True)]
