@@ -140,14 +140,3 @@ def build_connector(kind: str, input_width: int, output_width: int, num_queries:
     if kind == "resampler":
         return MMGPTResampler(num_queries, input_width, output_width)
     return MMGPTConnector(kind, input_width, output_width)
-
-
-__all__ = [
-    "MMGPTConnector",
-    "MMGPTResampler",
-    "MMGPTTileEmbedding",
-    "build_connector",
-    "merge_frames",
-    "merge_native_patches",
-    "merge_patches",
-]

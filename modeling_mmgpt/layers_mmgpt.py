@@ -1,7 +1,7 @@
-"""The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, eager attention, the mlp, the
+"""The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, projections, the mlp, the
 mixture of experts that can replace it, and what the releases of transformers name otherwise.
 
-Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens,
+Shapes: B batch, L tokens, D width (hidden_size); in the mixture T = B * L tokens,
 F expert width (moe_intermediate_size), X experts, k experts for each token.
 """
 
@@ -58,27 +58,6 @@ def sinusoidal_positions(position_ids: torch.Tensor, width: int, dtype: torch.dt
     even = torch.arange(0, width, 2, device=position_ids.device, dtype=torch.float32)
     angles = position_ids[..., None].float() * 10000.0 ** (-even / width)  # (B, L, D/2)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width].to(dtype)  # (B, L, D)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T * scaling + mask) V, written out (Vaswani et al. 2017, section 3.2.1)."""
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # (B, K, S, E) -> (B, H, S, E)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = query @ key.transpose(2, 3) * scaling  # (B, H, L, S)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
 
 
 def true_first(mask: torch.Tensor) -> torch.Tensor:
@@ -218,21 +197,3 @@ def add_balancing_loss(
     # Where a batch is accumulated in parts, each part adds by its number of labels.
     share = 1.0 if num_items_in_batch is None else (labels[:, 1:] != -100).sum() / num_items_in_batch
     return loss + config.router_aux_loss_coef * share * balance.to(loss.device), balance
-
-
-__all__ = [
-    "CACHE",
-    "CHUNKED_PREFILL_TAKES_MEDIA",
-    "MMGPTMLP",
-    "AttentionProjections",
-    "MMGPTExperts",
-    "MMGPTMixture",
-    "MMGPTRouter",
-    "add_balancing_loss",
-    "eager_attention_forward",
-    "make_norm",
-    "residual_projection",
-    "sinusoidal_positions",
-    "takes_cache",
-    "true_first",
-]

@@ -8,6 +8,7 @@ Shapes: B samples, L tokens, N chunks, T vectors of the longest chunk, D decoder
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -109,12 +110,9 @@ class MMGPTCausalLMOutputWithPast(MMGPTMediaFields, MoeCausalLMOutputWithPast):
     """
 
 
-def split_given(embeds, config, kind: str) -> list[torch.Tensor]:
-    """`image_embeds` or `audio_embeds` as one tensor `(vectors, D)` for each chunk.
-
-    With interleaved fusion every vector has a placeholder, so that the borders of chunks do not matter."""
+def split_given(embeds, size: int | None) -> list[torch.Tensor]:
+    """`image_embeds` or `audio_embeds` as one tensor for each chunk of `size` vectors; `None`: for each medium."""
     media = [embeds] if isinstance(embeds, torch.Tensor) and embeds.ndim == 2 else list(embeds)
-    size = full_chunk_vectors(config, kind) if config.fusion == "cross_attention" else None
     return media if size is None else [chunk for medium in media for chunk in medium.split(size)]
 
 
@@ -163,26 +161,21 @@ class MediaCache:
         self.max_items = max_items
         self.chunks: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
-    def look_up(self, inputs: dict[str, torch.Tensor | None]) -> tuple[list[bytes], dict[str, torch.Tensor]]:
-        """The key of each chunk, and the inputs of the chunks that are not here, each content once; empty if all are here."""
+    def look_up(
+        self, inputs: dict[str, torch.Tensor | None], encode: Callable[..., MMGPTMediaOutput]
+    ) -> MMGPTMediaOutput:
+        """The features of all chunks in `inputs`; `encode` makes those that are not here, each content once."""
         inputs = {name: value for name, value in inputs.items() if value is not None}
         keys = chunk_keys(inputs)
-        places = [keys.index(key) for key in self.missing(keys)]
-        return keys, {name: value[places] for name, value in inputs.items()} if places else {}
-
-    def missing(self, keys: list[bytes]) -> list[bytes]:
-        return [key for key in dict.fromkeys(keys) if key not in self.chunks]
-
-    def add(self, keys: list[bytes], media: MMGPTMediaOutput) -> None:
-        """Keeps the features of those chunks that `look_up` returned, without padding."""
-        self.chunks |= zip(self.missing(keys), split_media(media, None).pooler_output, strict=True)
-
-    def take(self, keys: list[bytes]) -> MMGPTMediaOutput:
-        """The features of chunks that are all here. Only then are those dropped that were not used for longest."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self.chunks]
+        if missing:
+            places = [keys.index(key) for key in missing]
+            encoded = encode(**{name: value[places] for name, value in inputs.items()})
+            self.chunks |= zip(missing, split_media(encoded, None).pooler_output, strict=True)  # without padding
         media = pad_chunks([self.chunks[key] for key in keys])
         for key in keys:
             self.chunks.move_to_end(key)
-        while len(self.chunks) > self.max_items:
+        while len(self.chunks) > self.max_items:  # only now, for one batch may hold more
             self.chunks.popitem(last=False)
         return media
 
@@ -248,7 +241,7 @@ def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tenso
         embeds = model_kwargs.pop(EMBEDS[kind], None) if kind in EMBEDS else None
         if embeds is not None:
             # One placeholder for each vector or, with cross-attention, for each chunk.
-            entries = split_given(embeds, config, kind)
+            entries = split_given(embeds, full_chunk_vectors(config, kind))
             entries = torch.cat(entries).split(1) if config.fusion == "interleave" else entries
             counts = torch.ones(len(entries), dtype=torch.long, device=per_sample.device)
             entries = [entries[place] for place in repeated_order(per_sample, counts, times).tolist()]
@@ -261,19 +254,3 @@ def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tenso
         order = repeated_order(placeholders["audio"].sum(-1), counts, times).tolist()
         encoded.pooler_output = [encoded.pooler_output[place] for place in order]
     return repeated
-
-
-__all__ = [
-    "CHUNK_COUNTS",
-    "EMBEDS",
-    "MEDIA_ARGUMENTS",
-    "MEDIA_INPUTS",
-    "MMGPTCausalLMOutputWithPast",
-    "MMGPTMediaOutput",
-    "MMGPTModelOutputWithPast",
-    "MediaCache",
-    "pad_chunks",
-    "repeat_media",
-    "split_given",
-    "split_media",
-]

@@ -16,6 +16,7 @@ of a chunk, C width of the encoder.
 """
 
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ from .connectors_mmgpt import (
     merge_native_patches,
     merge_patches,
 )
-from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
+from .cross_attention_mmgpt import MMGPTMedia, cached_media, gather_media, no_media
 from .layers_mmgpt import CACHE, CHUNKED_PREFILL_TAKES_MEDIA, add_balancing_loss, takes_cache, true_first
 from .media_features_mmgpt import (
     CHUNK_COUNTS,
@@ -116,7 +117,6 @@ skip_logits (`bool`, *optional*, defaults to `False`):
 @auto_docstring
 class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     config: MMGPTConfig
-    config_class = MMGPTConfig
     base_model_prefix = "model"
     input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
@@ -169,6 +169,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             if config.vision_max_tiles is not None:
                 self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, width)
             self.patch_size = image_geometry(config)["patch_size"]
+            self.takes_only_patches = takes_only_patches(vision)
         if audio is not None:
             self.audio_tower = build_tower(audio)
             merged_width = tower_width(audio) * config.audio_merge_size
@@ -207,13 +208,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         """Vision encoder and connector on the chunks of images or videos. On a cache hit both are skipped."""
         if self.config.vision_config is None:
             raise ValueError("The model has no vision encoder, but pixel_values were given: leave the images out.")
-        if self.cached_features is None or self.training or torch.is_grad_enabled():
-            return self.run_vision(pixel_values, tile_positions, spatial_shapes, **kwargs)
         inputs = {"pixel_values": pixel_values, "tile_positions": tile_positions, "spatial_shapes": spatial_shapes}
-        keys, new = self.cached_features.look_up(inputs)
-        if new:
-            self.cached_features.add(keys, self.run_vision(**new, **kwargs))
-        return self.cached_features.take(keys)
+        if self.cached_features is None or self.training or torch.is_grad_enabled():
+            return self.run_vision(**inputs, **kwargs)
+        return self.cached_features.look_up(inputs, partial(self.run_vision, **kwargs))
 
     def run_vision(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs) -> MMGPTMediaOutput:
         config = self.config
@@ -223,7 +221,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             shows_states = config.vision_config.output_hidden_states
         if layer != -1:
             kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
-        if spatial_shapes is None and takes_only_patches(config.vision_config):
+        if spatial_shapes is None and self.takes_only_patches:
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
         outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
         last = features = outputs.last_hidden_state  # (N, T, C)
@@ -258,13 +256,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         """Audio encoder and connector on windows of audio. On a cache hit both are skipped."""
         if self.config.audio_config is None:
             raise ValueError("The model has no audio encoder, but input_features were given: leave the audio out.")
-        if self.cached_features is None or self.training or torch.is_grad_enabled():
-            return self.run_audio(input_features, input_features_mask, **kwargs)
         inputs = {"input_features": input_features, "input_features_mask": input_features_mask}
-        keys, new = self.cached_features.look_up(inputs)
-        if new:
-            self.cached_features.add(keys, self.run_audio(**new, **kwargs))
-        return self.cached_features.take(keys)
+        if self.cached_features is None or self.training or torch.is_grad_enabled():
+            return self.run_audio(**inputs, **kwargs)
+        return self.cached_features.look_up(inputs, partial(self.run_audio, **kwargs))
 
     def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
         outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
@@ -291,8 +286,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
             name, given = MEDIA_INPUTS[kind][0], EMBEDS.get(kind, "mm_encoder_outputs")
             raise ValueError(f"Give the model {name} or {given}, their features, and not both.")
         # Padded as the encoder pads, so that sums run over as many terms and have the same bits.
-        length = full_chunk_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
-        return pad_chunks(split_given(embeds, self.config, kind), length)
+        length = full_chunk_vectors(self.config, kind)
+        return pad_chunks(split_given(embeds, length), length)
 
     @can_return_tuple
     @auto_docstring(
@@ -361,9 +356,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
         parts = []
         for kind, is_placeholder, outputs in media:
             if outputs is not None:
-                check_counts(is_placeholder, outputs.pooler_output.shape[0], kind, "chunks")
-                is_real = None if outputs.attention_mask is None else outputs.attention_mask.bool()
-                parts.append(MMGPTMediaPart(is_placeholder, outputs.pooler_output, is_real))
+                check_counts(is_placeholder, len(outputs.pooler_output), kind, "chunks")
+                parts.append((is_placeholder, outputs))
         if parts:
             scope = self.config.cross_attention_scope
             return gather_media(parts, position_ids, cached_media(past_key_values), scope)
@@ -374,19 +368,21 @@ class MMGPTModel(MMGPTPreTrainedModel):
 
         Other processes may have media for it: DistributedDataParallel would fail and FSDP and ZeRO-3 would hang, waiting for its
         gradients (DeepSpeed#7170, trl#6617)."""
-        config = self.config
-        if config.vision_config is not None and not has_images:
-            parts = [self.vision_tower, self.vision_connector]
-            if self.tile_embedding is not None:
-                parts.append(self.tile_embedding)
-            if trains_distributed(*parts):
-                features = self.encode_images(inputs_embeds.new_zeros(smallest_image(config))).pooler_output
-                inputs_embeds = inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
-        if config.audio_config is not None and not has_audio:
-            parts = [self.audio_tower, self.audio_connector]
-            if trains_distributed(*parts):
-                features = self.encode_audio(inputs_embeds.new_zeros(smallest_audio(config))).pooler_output
-                inputs_embeds = inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
+        idle, config = [], self.config
+        if (
+            config.vision_config is not None
+            and not has_images
+            and trains_distributed(self.vision_tower, self.vision_connector, self.tile_embedding)
+        ):
+            idle.append(self.encode_images(inputs_embeds.new_zeros(smallest_image(config))))
+        if (
+            config.audio_config is not None
+            and not has_audio
+            and trains_distributed(self.audio_tower, self.audio_connector)
+        ):
+            idle.append(self.encode_audio(inputs_embeds.new_zeros(smallest_audio(config))))
+        for media in idle:
+            inputs_embeds = inputs_embeds + 0.0 * media.pooler_output.mean().to(inputs_embeds.dtype)
         return inputs_embeds
 
     def image_blocks(self, is_image: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
@@ -543,7 +539,7 @@ def check_counts(is_placeholder: torch.Tensor, given, kind: str, unit: str) -> N
     )
 
 
-def trains_distributed(*parts: nn.Module) -> bool:
+def trains_distributed(*parts: nn.Module | None) -> bool:
     """Whether gradients of `parts` are about to be computed here and gathered from other processes."""
     distributed = torch.distributed
     return (
@@ -551,7 +547,7 @@ def trains_distributed(*parts: nn.Module) -> bool:
         and distributed.is_available()
         and distributed.is_initialized()
         and distributed.get_world_size() > 1
-        and any(parameter.requires_grad for part in parts for parameter in part.parameters())
+        and any(parameter.requires_grad for part in parts if part is not None for parameter in part.parameters())
     )
 
 
@@ -738,21 +734,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         # Other families' routers have other settings: their loss stays without a balance.
         router_logits = outputs.router_logits if text.model_type == "mmgpt_text" else None
         loss, aux_loss = add_balancing_loss(loss, router_logits, text, attention_mask, labels, **kwargs)
-        return MMGPTCausalLMOutputWithPast(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=None if skip_logits else logits,
-            **{CACHE: outputs.get(CACHE)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-            image_hidden_states=outputs.image_hidden_states,
-            audio_hidden_states=outputs.audio_hidden_states,
-            video_hidden_states=outputs.video_hidden_states,
-            image_outputs=outputs.image_outputs,
-            audio_outputs=outputs.audio_outputs,
-            video_outputs=outputs.video_outputs,
-        )
+        passed_on = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        logits = None if skip_logits else logits
+        return MMGPTCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
 
 
 __all__ = ["MMGPTForConditionalGeneration", "MMGPTModel", "MMGPTPreTrainedModel"]

@@ -83,11 +83,9 @@ def image_chunks(image_processor, images: list, **kwargs) -> dict:
     if takes_any_size(image_processor):
         processed = image_processor(images, **{**kwargs, "return_tensors": "pt"})
         # The processor pads to its own maximum. In vLLM it stays so: an image must not depend on its neighbours there.
-        longest = None if in_vllm() else int(processed["spatial_shapes"].prod(-1).max())
-        return {
-            "pixel_values": processed["pixel_values"][:, :longest],
-            "spatial_shapes": processed["spatial_shapes"],
-        }
+        shapes = processed["spatial_shapes"]
+        longest = None if in_vllm() else int(shapes.prod(-1).max())
+        return {"pixel_values": processed["pixel_values"][:, :longest], "spatial_shapes": shapes}
     if not cuts_tiles(image_processor):
         return image_processor(images, **kwargs)
     pixel_values, positions = [], []
@@ -220,17 +218,21 @@ def video_chunks(video_processor, videos: list[dict], **kwargs) -> dict:
     }
 
 
+def shared_settings(image_processor) -> dict:
+    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def video_processor_like(image_processor, **choices):
     """A video processor that prepares frames as `image_processor` prepares images, each frame as a whole.
 
     `choices` are settings of its own, such as `fps` and `num_frames`, the most frames of a second and of a video."""
     from transformers import LlavaOnevisionVideoProcessor
 
-    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    settings = shared_settings(image_processor)
     if takes_any_size(image_processor):
         side = int(image_processor.max_num_patches**0.5) * image_processor.patch_size
         settings["size"] = {"height": side, "width": side}
-    settings = {name: value for name, value in settings.items() if value is not None}
     return LlavaOnevisionVideoProcessor(**settings | {"fps": FPS, "num_frames": NUM_FRAMES} | choices)
 
 
@@ -238,10 +240,11 @@ def tiling_processor_like(image_processor, max_tiles: int):
     """A processor that cuts large images into up to `max_tiles` tiles, each like an image of `image_processor`."""
     from transformers import GotOcr2ImageProcessor
 
-    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    settings = shared_settings(image_processor)
     height, width = chunk_size(image_processor)
-    settings |= {"size": {"height": height, "width": width}, "crop_size": None, "do_center_crop": None}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings["size"] = {"height": height, "width": width}
+    for name in ("crop_size", "do_center_crop"):
+        settings.pop(name, None)
     return GotOcr2ImageProcessor(**settings, crop_to_patches=True, max_patches=max_tiles)
 
 

@@ -102,7 +102,11 @@ def fixed_tokens(fusion: str, num_queries: int | None) -> dict:
 
 
 def full_chunk_vectors(config, kind: str) -> int | None:
-    """Vectors behind the connector of a whole tile, or of a whole window of audio, where media are cut into such chunks."""
+    """Vectors behind the connector of a whole tile, or of a whole window of audio, where media are cut into such chunks.
+
+    `None` too where each vector has a placeholder, so that the borders of chunks do not matter."""
+    if config.fusion == "interleave":
+        return None
     num_queries = {"image": config.vision_num_queries, "audio": config.audio_num_queries}[kind]
     if num_queries is not None:
         return num_queries

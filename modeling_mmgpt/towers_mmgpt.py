@@ -21,7 +21,6 @@ from .tower_families_mmgpt import audio_family, tower_family, vision_family
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
 class MMGPTPatchTower(PreTrainedModel):
     config: MMGPTPatchConfig
-    config_class = MMGPTPatchConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     # It has no attention, and so supports every form of it.
@@ -81,7 +80,6 @@ class MMGPTPatchTower(PreTrainedModel):
 @auto_docstring(custom_intro="Encoder-free audio: each group of mel frames becomes one vector by one matrix.")
 class MMGPTFrameTower(PreTrainedModel):
     config: MMGPTFrameConfig
-    config_class = MMGPTFrameConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
     # It has no attention, and so supports every form of it.

@@ -33,14 +33,14 @@ def quantised(bits, model, folder, **options):
 @needs_torchao
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("remote", [False, True], ids=["package", "remote code"])
-def test_fewer_bits_give_nearly_the_same_logits(saved, tokenizer, rows, remote, bits):
+def test_fewer_bits_give_nearly_the_same_logits(saved, tokenizer, samples, remote, bits):
     model, folder = saved
     small = quantised(bits, model, folder, trust_remote_code=remote)
     parameters = dict(small.named_parameters())
     kinds = {name: type(parameters[name]).__name__ for name in parameters if name.endswith("_proj.weight")}
     assert {kind for name, kind in kinds.items() if "language_model" in name} == {KINDS[bits]}
     assert {kind for name, kind in kinds.items() if "tower" in name} == {"Parameter"}
-    inputs = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(rows)
+    inputs = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(samples)
     with torch.no_grad():
         expected, logits = model(**inputs).logits, small(**inputs).logits
     difference = (logits - expected).abs().max()
