@@ -5,9 +5,8 @@
     x --> x + tanh(a) * attention(norm(x), media) --> x + tanh(b) * mlp(norm(x)) --> decoder layer --> ...
 
 The gates a and b are zero-initialised: at first the model is identical to the text-only decoder. One placeholder token in the text
-stands for each chunk of media, that is for what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The
-cross-attention mask shows a token all chunks whose placeholders stand at or before it, or only the last of these; a token for which none
-is visible gets exactly zero.
+stands for each chunk of media (an image or a tile, a frame of a video, a window of audio). The cross-attention mask shows a token all
+chunks whose placeholders stand at or before it, or only the last of these; a token for which none is visible gets exactly zero.
 
 Shapes: B batch, L new tokens, S media vectors of a sample (cached and new), D width, H heads, K key/value heads, E head width;
 N chunks of one modality in the whole batch, T vectors of a chunk.
@@ -54,12 +53,6 @@ class MMGPTMediaLayer(DynamicLayer):
         super().__init__()
         self.text_layer = text_layer
         self.order = self.first = self.last = None  # in the first block's layer only: (B, S), (B,), (B,)
-
-    def append_chunks(self, media: MMGPTMedia) -> torch.Tensor:
-        """Stores the numbers of new chunks and which are visible to the last token; returns the numbers of all chunks."""
-        self.order = media.order if self.order is None else torch.cat((self.order, media.order), dim=-1)
-        self.first, self.last = media.first[:, -1], media.last[:, -1]
-        return self.order
 
     def get_seq_length(self, *args):
         return self.text_layer.get_seq_length(*args)
@@ -197,8 +190,10 @@ def make_cross_attention_mask(
     else:
         order, first, last = media.order, media.first, media.last
         if past_key_values is not None:
-            layers = media_layers(past_key_values) or add_media_layers(config, past_key_values)
-            order = layers[0].append_chunks(media)
+            layer = (media_layers(past_key_values) or add_media_layers(config, past_key_values))[0]
+            if layer.order is not None:
+                order = torch.cat((layer.order, order), dim=-1)  # the numbers of all chunks
+            layer.order, layer.first, layer.last = order, first[:, -1], last[:, -1]
     order = order[:, None]
     is_visible = ((order >= first[..., None]) & (order <= last[..., None])).expand(-1, length, -1)  # (B, L, S)
     any_visible = is_visible.any(-1, keepdim=True)  # (B, L, 1)
@@ -220,16 +215,11 @@ class MMGPTCrossAttention(AttentionProjections):
     def forward(
         self, hidden_states: torch.Tensor, media_states: torch.Tensor | None, mask: torch.Tensor, layer_cache
     ) -> torch.Tensor:
-        input_shape = hidden_states.shape[:-1]  # (B, L)
-        query = self.q_proj(hidden_states).view(*input_shape, -1, self.head_dim)  # (B, L, H, E)
-        query = (self.q_norm(query) if self.config.qk_norm else query).transpose(1, 2)  # (B, H, L, E)
+        query = self.queries(hidden_states)  # (B, H, L, E)
         if media_states is None:
             key, value = layer_cache.keys, layer_cache.values
         else:
-            heads = (*media_states.shape[:-1], -1, self.head_dim)
-            key, value = self.k_proj(media_states).view(heads), self.v_proj(media_states).view(heads)  # (B, S, K, E)
-            key = self.k_norm(key) if self.config.qk_norm else key
-            key, value = key.transpose(1, 2), value.transpose(1, 2)
+            key, value = self.keys_and_values(media_states)
             if layer_cache is not None:
                 key, value = layer_cache.update(key, value)  # (B, K, S, E)
         # Only these two take any mask; flash kernels, which do not, are left to the self-attention.
@@ -237,7 +227,7 @@ class MMGPTCrossAttention(AttentionProjections):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         output, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)  # (B, L, H, E)
-        return self.o_proj(output.reshape(*input_shape, -1).contiguous())  # (B, L, D)
+        return self.o_proj(output.flatten(2))  # (B, L, D)
 
 
 class MMGPTGatedCrossAttention(nn.Module):

@@ -1,7 +1,7 @@
 """The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, projections, the mlp, the
 mixture of experts that can replace it, and what the releases of transformers name otherwise.
 
-Shapes: B batch, L tokens, D width (hidden_size); in the mixture T = B * L tokens,
+Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens,
 F expert width (moe_intermediate_size), X experts, k experts for each token.
 """
 
@@ -94,6 +94,16 @@ class AttentionProjections(nn.Module):
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+
+    def queries(self, states: torch.Tensor) -> torch.Tensor:
+        query = self.q_proj(states).unflatten(-1, (-1, self.head_dim))
+        return (self.q_norm(query) if self.config.qk_norm else query).transpose(1, 2)  # (B, H, L, E)
+
+    def keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = (proj(states).unflatten(-1, (-1, self.head_dim)) for proj in (self.k_proj, self.v_proj))
+        return (self.k_norm(key) if self.config.qk_norm else key).transpose(1, 2), value.transpose(
+            1, 2
+        )  # (B, K, S, E)
 
 
 class MMGPTMLP(nn.Module):

@@ -47,6 +47,40 @@ MEDIA_ARGUMENTS = {
     "mm_encoder_outputs",
 }
 
+# What the arguments are, for the forwards and the methods that encode one modality.
+IMAGE_ARGS = r"""
+tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
+    Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
+spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+    Rows and columns of patches, where `pixel_values` are patches of images of any shape.
+"""
+VIDEO_ARGS = r"""
+pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
+    The frames of all videos, one after the other.
+num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+    Number of frames of each video, by which `get_video_features` tells videos apart. `None`: one frame each.
+"""
+AUDIO_ARGS = r"""
+input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
+    1 for frames of audio, 0 for padding. `None`: there is no padding.
+audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
+    Number of windows of each audio clip, by which `get_audio_features` tells clips apart. `None`: one window each.
+"""
+MEDIA_ARGS = (
+    IMAGE_ARGS
+    + VIDEO_ARGS
+    + AUDIO_ARGS
+    + r"""
+image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
+    In place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
+audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
+    In place of `input_features`: the `pooler_output` of `get_audio_features`.
+mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+    In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
+    `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
+"""
+)
+
 
 @auto_docstring(
     custom_intro="What an encoder and its connector made of the chunks of one modality: images, tiles, frames or windows."
@@ -150,10 +184,7 @@ def split_media(media: MMGPTMediaOutput, chunks_per_medium: torch.Tensor | None)
 
 
 class MediaCache:
-    """The features of the `max_items` chunks that were used last, found by their content.
-
-    It serves conversations, which send all their media again at every turn. It is off unless `media_cache()` opens one, for the keys take
-    every number of the media to the host."""
+    """The features of the `max_items` chunks that were used last, found by their content: what `media_cache()` opens."""
 
     def __init__(self, max_items: int):
         if max_items < 1:

@@ -110,14 +110,8 @@ class MMGPTAttention(AttentionProjections):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        input_shape = hidden_states.shape[:-1]  # (B, L)
-        heads = (*input_shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads)  # (B, L, H, E)
-        key = self.k_proj(hidden_states).view(heads)  # (B, L, K, E)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, L, E)
-        if self.config.qk_norm:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, L, E), (B, K, L, E)
+        query = self.queries(hidden_states)  # (B, H, L, E)
+        key, value = self.keys_and_values(hidden_states)  # (B, K, L, E)
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         if past_key_values is not None:
@@ -137,7 +131,10 @@ class MMGPTAttention(AttentionProjections):
             sliding_window=self.sliding_window,
             **kwargs,
         )  # (B, L, H, E)
-        return self.o_proj(output.reshape(*input_shape, -1).contiguous()), weights  # (B, L, D)
+        output = output.reshape(
+            *hidden_states.shape[:-1], -1
+        ).contiguous()  # engines return other shapes than (B, L, H, E)
+        return self.o_proj(output), weights  # (B, L, D)
 
 
 class MMGPTDecoderLayer(GradientCheckpointingLayer):
@@ -267,14 +264,8 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
 
         masks = attention_mask  # one for each kind of layer, where generate() prepared them
         if not isinstance(masks, dict):
-            masks = create_masks_for_generate(
-                self.config,
-                inputs_embeds,
-                attention_mask,
-                past_key_values,
-                position_ids,
-                block_sequence_ids=block_sequence_ids,
-            )
+            given = (inputs_embeds, attention_mask, past_key_values, position_ids)
+            masks = create_masks_for_generate(self.config, *given, block_sequence_ids=block_sequence_ids)
         media_states, media_mask = self.prepare_media(media, past_key_values, inputs_embeds)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None

@@ -14,8 +14,6 @@ from .token_counts_mmgpt import (
     audio_windows,
     most_tiles,
     shortest_audio,
-    takes_fixed_window,
-    takes_only_patches,
     window_frames,
 )
 from .tower_families_mmgpt import vision_family
@@ -55,7 +53,7 @@ def check_image_processor(config, image_processor) -> None:
     any_size, tiles = takes_any_size(image_processor), cuts_tiles(image_processor)
     name = type(image_processor).__name__
     if not (family.patches if any_size else family.pixels):
-        takes = "images of any shape as patches" if takes_only_patches(config.vision_config) else "images of one size"
+        takes = "images of any shape as patches" if not family.pixels else "images of one size"
         raise ValueError(f"The model's {kind!r} encoder takes {takes}, which {name} does not make: use another one.")
     if tiles != (config.vision_max_tiles is not None):
         raise ValueError(
@@ -70,10 +68,10 @@ def check_image_processor(config, image_processor) -> None:
 
 def check_feature_extractor(config, feature_extractor) -> None:
     """Refuses a feature extractor whose windows are not as long as those of the audio encoder."""
-    audio, longest = config.audio_config, framing(feature_extractor).longest
-    if takes_fixed_window(audio) and longest != window_frames(audio):
+    frames, longest = window_frames(config.audio_config), framing(feature_extractor).longest
+    if frames not in (None, longest):
         raise ValueError(
-            f"The model's {audio.model_type!r} encoder takes spectrograms of {window_frames(audio)} frames, but those of "
+            f"The model's {config.audio_config.model_type!r} encoder takes spectrograms of {frames} frames, but those of "
             f"{type(feature_extractor).__name__} have {longest or 'any number'}: use the feature extractor of its checkpoint."
         )
 

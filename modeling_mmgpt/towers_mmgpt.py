@@ -228,9 +228,8 @@ def pad_layers(layers: list[tuple[torch.Tensor, ...] | None]) -> tuple[torch.Ten
 
 def pad_together(states: list[torch.Tensor]) -> torch.Tensor:
     """States of audio clips of several lengths, `(1, T, C)`, or attentions, `(1, heads, T, T)`, with zeros behind the shorter ones."""
-    longest = [max(sizes) for sizes in zip(*(one.shape for one in states), strict=True)]
-    padded = []
-    for one in states:
-        missing = [(0, most - size) for most, size in zip(longest, one.shape, strict=True)]
-        padded.append(nn.functional.pad(one, [side for pair in reversed(missing) for side in pair]))
-    return torch.cat(padded)
+    longest = [max(sizes) for sizes in zip(*(one.shape[1:] for one in states), strict=True)]
+    padded = states[0].new_zeros(len(states), *longest)
+    for place, one in enumerate(states):
+        padded[(place, *map(slice, one.shape[1:]))] = one[0]
+    return padded
