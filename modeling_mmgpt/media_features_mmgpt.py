@@ -1,7 +1,7 @@
 """Features of media: outputs that hold them, features given in place of pixels or cached, features of each medium, features repeated for beams.
 
-A chunk is what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The chunks of a batch stand one after
-the other, in the order of their placeholders, whichever sample they belong to.
+The chunks of a batch (an image or a tile, a frame of a video, a window of audio) stand one after the other, in the order of their
+placeholders, whichever sample they belong to.
 
 Shapes: B samples, L tokens, N chunks, T vectors of the longest chunk, D decoder width.
 """

@@ -103,15 +103,10 @@ class MMGPTFrameTower(PreTrainedModel):
 
 def embedded(config, hidden_states: torch.Tensor, output_hidden_states=None, output_attentions=None, **kwargs):
     """The outputs of an encoder without layers: its embedding is the only hidden state, and there are no attentions."""
-    if output_hidden_states is None:
-        output_hidden_states = config.output_hidden_states
-    if output_attentions is None:
-        output_attentions = config.output_attentions
-    return BaseModelOutput(
-        last_hidden_state=hidden_states,
-        hidden_states=(hidden_states,) if output_hidden_states else None,
-        attentions=() if output_attentions else None,
-    )
+    shows_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+    shows_attentions = config.output_attentions if output_attentions is None else output_attentions
+    hidden_layers, attentions = (hidden_states,) if shows_states else None, () if shows_attentions else None
+    return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=hidden_layers, attentions=attentions)
 
 
 # Classes that a family names; Whisper's config describes an encoder and a decoder, of which only the encoder is used.
