@@ -9,7 +9,7 @@ MMGPTConfig       the fusion: decoder + vision encoder + audio encoder + connect
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CONFIG_MAPPING, AutoConfig, MixtralConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig, MixtralConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import auto_docstring
@@ -138,22 +138,10 @@ class MMGPTTextConfig(PipelinesMixin, PreTrainedConfig):
     base_config_key = "text_config"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
     _auto_class = "AutoConfig"
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
-    # The names of our experts are Mixtral's; the rules for them differ between releases of transformers.
+    # Our modules have the names of Llama's and our experts those of Mixtral's, whose rules differ between releases of transformers.
+    base_model_tp_plan = LlamaConfig.base_model_tp_plan
+    base_model_pp_plan = LlamaConfig.base_model_pp_plan
     base_model_ep_plan = MixtralConfig.base_model_ep_plan
-    base_model_pp_plan = {
-        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
-        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
-        "norm": (["hidden_states"], ["hidden_states"]),
-    }
 
     vocab_size: int = 50304
     hidden_size: int = 768

@@ -136,18 +136,9 @@ class MMGPTTileEmbedding(nn.Module):
         return features + (self.row[rows] + self.column[columns])[:, None]  # (N, T, D)
 
 
-def build_connector(kind: str, input_width: int, output_width: int, num_queries: int | None) -> nn.Module:
+def build_connector(config, part: str, input_width: int) -> nn.Module:
+    """The connector behind the `"vision"` or `"audio"` encoder, from its merged vectors to the decoder's width."""
+    kind, output_width = getattr(config, f"{part}_connector"), config.text_config.hidden_size
     if kind == "resampler":
-        return MMGPTResampler(num_queries, input_width, output_width)
+        return MMGPTResampler(getattr(config, f"{part}_num_queries"), input_width, output_width)
     return MMGPTConnector(kind, input_width, output_width)
-
-
-__all__ = [
-    "MMGPTConnector",
-    "MMGPTResampler",
-    "MMGPTTileEmbedding",
-    "build_connector",
-    "merge_frames",
-    "merge_native_patches",
-    "merge_patches",
-]

@@ -5,9 +5,8 @@
     x --> x + tanh(a) * attention(norm(x), media) --> x + tanh(b) * mlp(norm(x)) --> decoder layer --> ...
 
 The gates a and b are zero-initialised: at first the model is identical to the text-only decoder. One placeholder token in the text
-stands for each chunk of media, that is for what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The
-cross-attention mask shows a token all chunks whose placeholders stand at or before it, or only the last of these; a token for which none
-is visible gets exactly zero.
+stands for each chunk of media (an image or a tile, a frame of a video, a window of audio). The cross-attention mask shows a token all
+chunks whose placeholders stand at or before it, or only the last of these; a token for which none is visible gets exactly zero.
 
 Shapes: B batch, L new tokens, S media vectors of a sample (cached and new), D width, H heads, K key/value heads, E head width;
 N chunks of one modality in the whole batch, T vectors of a chunk.
@@ -18,18 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from .configuration_mmgpt import MMGPTTextConfig
-from .layers_mmgpt import MMGPTMLP, AttentionProjections, eager_attention_forward, make_norm, true_first
-
-
-class MMGPTMediaPart(NamedTuple):
-    """One modality of a batch: chunk n of `features` belongs to the n-th placeholder."""
-
-    is_placeholder: torch.Tensor  # (B, L)
-    features: torch.Tensor  # (N, T, D)
-    is_real: torch.Tensor | None  # (N, T) False: padding. None: there is no padding.
+from .layers_mmgpt import MMGPTMLP, AttentionProjections, make_norm, true_first
 
 
 class MMGPTMedia(NamedTuple):
@@ -60,12 +53,6 @@ class MMGPTMediaLayer(DynamicLayer):
         super().__init__()
         self.text_layer = text_layer
         self.order = self.first = self.last = None  # in the first block's layer only: (B, S), (B,), (B,)
-
-    def append_chunks(self, media: MMGPTMedia) -> torch.Tensor:
-        """Stores the numbers of new chunks and which are visible to the last token; returns the numbers of all chunks."""
-        self.order = media.order if self.order is None else torch.cat((self.order, media.order), dim=-1)
-        self.first, self.last = media.first[:, -1], media.last[:, -1]
-        return self.order
 
     def get_seq_length(self, *args):
         return self.text_layer.get_seq_length(*args)
@@ -117,34 +104,41 @@ def cached_media(past_key_values: Cache | None) -> MMGPTMediaLayer | None:
 
 
 def gather_media(
-    parts: list[MMGPTMediaPart], position_ids: torch.Tensor | None, cached: MMGPTMediaLayer | None, scope: str
+    parts: list[tuple[torch.Tensor, BaseModelOutputWithPooling]],
+    position_ids: torch.Tensor | None,
+    cached: MMGPTMediaLayer | None,
+    scope: str,
 ) -> MMGPTMedia:
     """The chunks of all modalities, sample by sample in the order of their placeholders, without a loop over samples.
 
+    `parts`: of each modality its placeholders `(B, L)` and its features `(N, T, D)`, chunk n of the n-th placeholder, with their mask.
     The number of vectors of the fullest sample decides a shape, so the host waits for it: once for each prompt or training batch, and
     never while tokens are generated."""
-    is_chunk = torch.stack([part.is_placeholder for part in parts]).any(0)  # (B, L)
+    is_chunk = torch.stack([is_placeholder for is_placeholder, _ in parts]).any(0)  # (B, L)
     last = is_chunk.long().cumsum(-1)  # (B, L)
     if cached is not None:
         last = last + cached.last[:, None]
     first = first_visible(is_chunk, last, position_ids, cached, scope)  # (B, L)
 
     batch, length = is_chunk.shape
-    widths = sum(part.is_placeholder * part.features.shape[1] for part in parts)  # (B, L) vectors that a token brings
+    # (B, L) vectors that a token brings
+    widths = sum(is_placeholder * outputs.pooler_output.shape[1] for is_placeholder, outputs in parts)
     ends = widths.cumsum(-1)
     size = max(1, int(ends[:, -1].max()))  # S
-    states = parts[0].features.new_zeros(batch * size, parts[0].features.shape[-1])
+    some = parts[0][1].pooler_output
+    states = some.new_zeros(batch * size, some.shape[-1])
     order = last.new_zeros(batch * size)
     is_start = torch.zeros_like(order, dtype=torch.bool)
-    for is_placeholder, features, is_real in parts:
+    for is_placeholder, outputs in parts:
+        features, mask = outputs.pooler_output, outputs.attention_mask
         items, vectors = features.shape[:2]
         place = true_first(is_placeholder)[:items]  # (N,) of the placeholders among all tokens
         slot = place // length * size + (ends - widths).flatten()[place]  # (N,) of the chunk's first vector
         slots = (slot[:, None] + torch.arange(vectors, device=slot.device)).flatten()  # (N * T,)
         number = last.flatten()[place]  # (N,)
         numbers = number[:, None].expand(-1, vectors)  # (N, T)
-        if is_real is not None:
-            numbers = numbers.masked_fill(~is_real, 0)
+        if mask is not None:
+            numbers = numbers.masked_fill(mask == 0, 0)
         states = states.index_copy(0, slots, features.flatten(0, 1).to(states.dtype))
         order = order.index_copy(0, slots, numbers.flatten())
         is_start = is_start.index_copy(0, slot, number == first.flatten()[place])
@@ -189,16 +183,17 @@ def make_cross_attention_mask(
     """Which of the cached and the new media are visible to each of `length` new tokens; `None` where there are no media at all.
 
     Without new media, what was visible to the last token stays visible."""
-    layers = media_layers(past_key_values)
     if media is None:
-        if not layers or layers[0].order is None:
+        if (cached := cached_media(past_key_values)) is None:
             return None
-        order = layers[0].order  # (B, S)
-        first, last = layers[0].first[:, None], layers[0].last[:, None]  # (B, 1)
+        order, first, last = cached.order, cached.first[:, None], cached.last[:, None]  # (B, S), (B, 1), (B, 1)
     else:
         order, first, last = media.order, media.first, media.last
         if past_key_values is not None:
-            order = (layers or add_media_layers(config, past_key_values))[0].append_chunks(media)
+            layer = (media_layers(past_key_values) or add_media_layers(config, past_key_values))[0]
+            if layer.order is not None:
+                order = torch.cat((layer.order, order), dim=-1)  # the numbers of all chunks
+            layer.order, layer.first, layer.last = order, first[:, -1], last[:, -1]
     order = order[:, None]
     is_visible = ((order >= first[..., None]) & (order <= last[..., None])).expand(-1, length, -1)  # (B, L, S)
     any_visible = is_visible.any(-1, keepdim=True)  # (B, L, 1)
@@ -220,9 +215,7 @@ class MMGPTCrossAttention(AttentionProjections):
     def forward(
         self, hidden_states: torch.Tensor, media_states: torch.Tensor | None, mask: torch.Tensor, layer_cache
     ) -> torch.Tensor:
-        input_shape = hidden_states.shape[:-1]  # (B, L)
-        query = self.q_proj(hidden_states).view(*input_shape, -1, self.head_dim)  # (B, L, H, E)
-        query = (self.q_norm(query) if self.config.qk_norm else query).transpose(1, 2)  # (B, H, L, E)
+        query = self.queries(hidden_states)  # (B, H, L, E)
         if media_states is None:
             key, value = layer_cache.keys, layer_cache.values
         else:
@@ -234,13 +227,7 @@ class MMGPTCrossAttention(AttentionProjections):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         output, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)  # (B, L, H, E)
-        return self.o_proj(output.reshape(*input_shape, -1).contiguous())  # (B, L, D)
-
-    def keys_and_values(self, media_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        heads = (*media_states.shape[:-1], -1, self.head_dim)
-        key, value = self.k_proj(media_states).view(heads), self.v_proj(media_states).view(heads)  # (B, S, K, E)
-        key = self.k_norm(key) if self.config.qk_norm else key
-        return key.transpose(1, 2), value.transpose(1, 2)  # (B, K, S, E)
+        return self.o_proj(output.flatten(2))  # (B, L, D)
 
 
 class MMGPTGatedCrossAttention(nn.Module):
@@ -249,7 +236,7 @@ class MMGPTGatedCrossAttention(nn.Module):
     def __init__(self, config: MMGPTTextConfig, layer_idx: int):
         super().__init__()
         self.cache_idx = config.num_hidden_layers + config.cross_attention_layers.index(layer_idx)
-        self.residual_dropout = config.residual_dropout
+        self.drop = nn.Dropout(config.residual_dropout)
         self.input_layernorm = make_norm(config, config.hidden_size)
         self.cross_attn = MMGPTCrossAttention(config)
         self.attn_gate = nn.Parameter(torch.zeros(1))
@@ -271,17 +258,4 @@ class MMGPTGatedCrossAttention(nn.Module):
         return hidden_states + self.gated(processed, self.mlp_gate, media_mask)  # (B, L, D)
 
     def gated(self, branch: torch.Tensor, gate: torch.Tensor, media_mask: MMGPTCrossAttentionMask) -> torch.Tensor:
-        branch = nn.functional.dropout(branch, p=self.residual_dropout, training=self.training)
-        return gate.tanh() * torch.where(media_mask.any_visible, branch, 0.0)
-
-
-__all__ = [
-    "MMGPTCrossAttentionMask",
-    "MMGPTGatedCrossAttention",
-    "MMGPTMedia",
-    "MMGPTMediaPart",
-    "cached_media",
-    "gather_media",
-    "make_cross_attention_mask",
-    "no_media",
-]
+        return gate.tanh() * torch.where(media_mask.any_visible, self.drop(branch), 0.0)

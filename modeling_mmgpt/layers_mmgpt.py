@@ -1,4 +1,4 @@
-"""The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, eager attention, the mlp, the
+"""The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, projections, the mlp, the
 mixture of experts that can replace it, and what the releases of transformers name otherwise.
 
 Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens,
@@ -60,27 +60,6 @@ def sinusoidal_positions(position_ids: torch.Tensor, width: int, dtype: torch.dt
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width].to(dtype)  # (B, L, D)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T * scaling + mask) V, written out (Vaswani et al. 2017, section 3.2.1)."""
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # (B, K, S, E) -> (B, H, S, E)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = query @ key.transpose(2, 3) * scaling  # (B, H, L, S)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, L, H, E)
-
-
 def true_first(mask: torch.Tensor) -> torch.Tensor:
     """Places in the flattened mask, first those where it is True and then the others, each in their order.
 
@@ -115,6 +94,16 @@ class AttentionProjections(nn.Module):
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+
+    def queries(self, states: torch.Tensor) -> torch.Tensor:
+        query = self.q_proj(states).unflatten(-1, (-1, self.head_dim))
+        return (self.q_norm(query) if self.config.qk_norm else query).transpose(1, 2)  # (B, H, L, E)
+
+    def keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = (proj(states).unflatten(-1, (-1, self.head_dim)) for proj in (self.k_proj, self.v_proj))
+        return (self.k_norm(key) if self.config.qk_norm else key).transpose(1, 2), value.transpose(
+            1, 2
+        )  # (B, K, S, E)
 
 
 class MMGPTMLP(nn.Module):
@@ -218,21 +207,3 @@ def add_balancing_loss(
     # Where a batch is accumulated in parts, each part adds by its number of labels.
     share = 1.0 if num_items_in_batch is None else (labels[:, 1:] != -100).sum() / num_items_in_batch
     return loss + config.router_aux_loss_coef * share * balance.to(loss.device), balance
-
-
-__all__ = [
-    "CACHE",
-    "CHUNKED_PREFILL_TAKES_MEDIA",
-    "MMGPTMLP",
-    "AttentionProjections",
-    "MMGPTExperts",
-    "MMGPTMixture",
-    "MMGPTRouter",
-    "add_balancing_loss",
-    "eager_attention_forward",
-    "make_norm",
-    "residual_projection",
-    "sinusoidal_positions",
-    "takes_cache",
-    "true_first",
-]

@@ -1,13 +1,14 @@
 """Features of media: outputs that hold them, features given in place of pixels or cached, features of each medium, features repeated for beams.
 
-A chunk is what an encoder takes one of: an image or a tile, a frame of a video, a window of audio. The chunks of a batch stand one after
-the other, in the order of their placeholders, whichever sample they belong to.
+The chunks of a batch (an image or a tile, a frame of a video, a window of audio) stand one after the other, in the order of their
+placeholders, whichever sample they belong to.
 
 Shapes: B samples, L tokens, N chunks, T vectors of the longest chunk, D decoder width.
 """
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,40 @@ MEDIA_ARGUMENTS = {
     *CHUNK_COUNTS.values(),
     "mm_encoder_outputs",
 }
+
+# What the arguments are, for the forwards and the methods that encode one modality.
+IMAGE_ARGS = r"""
+tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
+    Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
+spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+    Rows and columns of patches, where `pixel_values` are patches of images of any shape.
+"""
+VIDEO_ARGS = r"""
+pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
+    The frames of all videos, one after the other.
+num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+    Number of frames of each video, by which `get_video_features` tells videos apart. `None`: one frame each.
+"""
+AUDIO_ARGS = r"""
+input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
+    1 for frames of audio, 0 for padding. `None`: there is no padding.
+audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
+    Number of windows of each audio clip, by which `get_audio_features` tells clips apart. `None`: one window each.
+"""
+MEDIA_ARGS = (
+    IMAGE_ARGS
+    + VIDEO_ARGS
+    + AUDIO_ARGS
+    + r"""
+image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
+    In place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
+audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
+    In place of `input_features`: the `pooler_output` of `get_audio_features`.
+mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+    In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
+    `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
+"""
+)
 
 
 @auto_docstring(
@@ -109,12 +144,9 @@ class MMGPTCausalLMOutputWithPast(MMGPTMediaFields, MoeCausalLMOutputWithPast):
     """
 
 
-def split_given(embeds, config, kind: str) -> list[torch.Tensor]:
-    """`image_embeds` or `audio_embeds` as one tensor `(vectors, D)` for each chunk.
-
-    With interleaved fusion every vector has a placeholder, so that the borders of chunks do not matter."""
+def split_given(embeds, size: int | None) -> list[torch.Tensor]:
+    """`image_embeds` or `audio_embeds` as one tensor for each chunk of `size` vectors; `None`: for each medium."""
     media = [embeds] if isinstance(embeds, torch.Tensor) and embeds.ndim == 2 else list(embeds)
-    size = full_chunk_vectors(config, kind) if config.fusion == "cross_attention" else None
     return media if size is None else [chunk for medium in media for chunk in medium.split(size)]
 
 
@@ -152,10 +184,7 @@ def split_media(media: MMGPTMediaOutput, chunks_per_medium: torch.Tensor | None)
 
 
 class MediaCache:
-    """The features of the `max_items` chunks that were used last, found by their content.
-
-    It serves conversations, which send all their media again at every turn. It is off unless `media_cache()` opens one, for the keys take
-    every number of the media to the host."""
+    """The features of the `max_items` chunks that were used last, found by their content: what `media_cache()` opens."""
 
     def __init__(self, max_items: int):
         if max_items < 1:
@@ -163,26 +192,21 @@ class MediaCache:
         self.max_items = max_items
         self.chunks: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
-    def look_up(self, inputs: dict[str, torch.Tensor | None]) -> tuple[list[bytes], dict[str, torch.Tensor]]:
-        """The key of each chunk, and the inputs of the chunks that are not here, each content once; empty if all are here."""
+    def look_up(
+        self, inputs: dict[str, torch.Tensor | None], encode: Callable[..., MMGPTMediaOutput]
+    ) -> MMGPTMediaOutput:
+        """The features of all chunks in `inputs`; `encode` makes those that are not here, each content once."""
         inputs = {name: value for name, value in inputs.items() if value is not None}
         keys = chunk_keys(inputs)
-        places = [keys.index(key) for key in self.missing(keys)]
-        return keys, {name: value[places] for name, value in inputs.items()} if places else {}
-
-    def missing(self, keys: list[bytes]) -> list[bytes]:
-        return [key for key in dict.fromkeys(keys) if key not in self.chunks]
-
-    def add(self, keys: list[bytes], media: MMGPTMediaOutput) -> None:
-        """Keeps the features of those chunks that `look_up` returned, without padding."""
-        self.chunks |= zip(self.missing(keys), split_media(media, None).pooler_output, strict=True)
-
-    def take(self, keys: list[bytes]) -> MMGPTMediaOutput:
-        """The features of chunks that are all here. Only then are those dropped that were not used for longest."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self.chunks]
+        if missing:
+            places = [keys.index(key) for key in missing]
+            encoded = encode(**{name: value[places] for name, value in inputs.items()})
+            self.chunks |= zip(missing, split_media(encoded, None).pooler_output, strict=True)  # without padding
         media = pad_chunks([self.chunks[key] for key in keys])
         for key in keys:
             self.chunks.move_to_end(key)
-        while len(self.chunks) > self.max_items:
+        while len(self.chunks) > self.max_items:  # only now, for one batch may hold more
             self.chunks.popitem(last=False)
         return media
 
@@ -248,7 +272,7 @@ def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tenso
         embeds = model_kwargs.pop(EMBEDS[kind], None) if kind in EMBEDS else None
         if embeds is not None:
             # One placeholder for each vector or, with cross-attention, for each chunk.
-            entries = split_given(embeds, config, kind)
+            entries = split_given(embeds, full_chunk_vectors(config, kind))
             entries = torch.cat(entries).split(1) if config.fusion == "interleave" else entries
             counts = torch.ones(len(entries), dtype=torch.long, device=per_sample.device)
             entries = [entries[place] for place in repeated_order(per_sample, counts, times).tolist()]
@@ -261,19 +285,3 @@ def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tenso
         order = repeated_order(placeholders["audio"].sum(-1), counts, times).tolist()
         encoded.pooler_output = [encoded.pooler_output[place] for place in order]
     return repeated
-
-
-__all__ = [
-    "CHUNK_COUNTS",
-    "EMBEDS",
-    "MEDIA_ARGUMENTS",
-    "MEDIA_INPUTS",
-    "MMGPTCausalLMOutputWithPast",
-    "MMGPTMediaOutput",
-    "MMGPTModelOutputWithPast",
-    "MediaCache",
-    "pad_chunks",
-    "repeat_media",
-    "split_given",
-    "split_media",
-]

@@ -16,6 +16,7 @@ of a chunk, C width of the encoder.
 """
 
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -38,13 +39,17 @@ from .connectors_mmgpt import (
     merge_native_patches,
     merge_patches,
 )
-from .cross_attention_mmgpt import MMGPTMedia, MMGPTMediaPart, cached_media, gather_media, no_media
+from .cross_attention_mmgpt import MMGPTMedia, cached_media, gather_media, no_media
 from .layers_mmgpt import CACHE, CHUNKED_PREFILL_TAKES_MEDIA, add_balancing_loss, takes_cache, true_first
 from .media_features_mmgpt import (
+    AUDIO_ARGS,
     CHUNK_COUNTS,
     EMBEDS,
+    IMAGE_ARGS,
+    MEDIA_ARGS,
     MEDIA_ARGUMENTS,
     MEDIA_INPUTS,
+    VIDEO_ARGS,
     MediaCache,
     MMGPTCausalLMOutputWithPast,
     MMGPTMediaOutput,
@@ -62,9 +67,9 @@ from .token_counts_mmgpt import (
     full_chunk_vectors,
     grid_token_count,
     image_geometry,
-    takes_only_patches,
     tiles_per_image,
 )
+from .tower_families_mmgpt import vision_family
 from .towers_mmgpt import (
     build_tower,
     cut_patches,
@@ -77,46 +82,9 @@ from .towers_mmgpt import (
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
 
-IMAGE_ARGS = r"""
-tile_positions (`torch.LongTensor` of shape `(num_tiles, 2)`, *optional*):
-    Row and column, counted from 1, of each tile in its image; (0, 0): the overview, with which each image ends.
-spatial_shapes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
-    Rows and columns of patches, where `pixel_values` are patches of images of any shape.
-"""
-VIDEO_ARGS = r"""
-pixel_values_videos (`torch.FloatTensor` of shape `(num_frames, channels, height, width)`, *optional*):
-    The frames of all videos, one after the other.
-num_frames_per_video (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-    Number of frames of each video, by which `get_video_features` tells videos apart. `None`: one frame each.
-"""
-AUDIO_ARGS = r"""
-input_features_mask (`torch.Tensor` of shape `(num_windows, num_frames)`, *optional*):
-    1 for frames of audio, 0 for padding. `None`: there is no padding.
-audio_windows (`torch.LongTensor` of shape `(num_audios,)`, *optional*):
-    Number of windows of each audio clip, by which `get_audio_features` tells clips apart. `None`: one window each.
-"""
-FEATURE_ARGS = r"""
-image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or one such tensor for each image, *optional*):
-    In place of `pixel_values`: the `pooler_output` of `get_image_features`, so that several questions about an image encode it once.
-audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
-    In place of `input_features`: the `pooler_output` of `get_audio_features`.
-mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
-    In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
-    `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
-"""
-# What the forward of the model and that of its head take.
-FORWARD_ARGS = CACHE_ARGS + IMAGE_ARGS + VIDEO_ARGS + AUDIO_ARGS + FEATURE_ARGS
-HEAD_ARGS = r"""
-skip_logits (`bool`, *optional*, defaults to `False`):
-    With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
-    cost no time or memory in the head.
-"""
-
-
 @auto_docstring
 class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     config: MMGPTConfig
-    config_class = MMGPTConfig
     base_model_prefix = "model"
     input_modalities = ("image", "video", "audio", "text")
     supports_gradient_checkpointing = True
@@ -158,23 +126,22 @@ class MMGPTModel(MMGPTPreTrainedModel):
         super().__init__(config)
         refuse_in_engines(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
-        width = text.hidden_size
+        # Parts that the model has not are None.
+        self.vision_tower = self.vision_connector = self.tile_embedding = self.audio_tower = self.audio_connector = (
+            None
+        )
         if vision is not None:
             self.vision_tower = build_tower(vision)
             merged_width = tower_width(vision) * config.vision_merge_size**2
-            self.vision_connector = build_connector(
-                config.vision_connector, merged_width, width, config.vision_num_queries
-            )
-            self.tile_embedding = None
+            self.vision_connector = build_connector(config, "vision", merged_width)
             if config.vision_max_tiles is not None:
-                self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, width)
+                self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, text.hidden_size)
             self.patch_size = image_geometry(config)["patch_size"]
+            self.takes_only_patches = not vision_family(vision).pixels
         if audio is not None:
             self.audio_tower = build_tower(audio)
             merged_width = tower_width(audio) * config.audio_merge_size
-            self.audio_connector = build_connector(
-                config.audio_connector, merged_width, width, config.audio_num_queries
-            )
+            self.audio_connector = build_connector(config, "audio", merged_width)
         # Decoders of other families are taken unchanged.
         is_ours = text.model_type == "mmgpt_text"
         self.language_model = MMGPTTextModel._from_config(text) if is_ours else AutoModel.from_config(text)
@@ -207,13 +174,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         """Vision encoder and connector on the chunks of images or videos. On a cache hit both are skipped."""
         if self.config.vision_config is None:
             raise ValueError("The model has no vision encoder, but pixel_values were given: leave the images out.")
-        if self.cached_features is None or self.training or torch.is_grad_enabled():
-            return self.run_vision(pixel_values, tile_positions, spatial_shapes, **kwargs)
         inputs = {"pixel_values": pixel_values, "tile_positions": tile_positions, "spatial_shapes": spatial_shapes}
-        keys, new = self.cached_features.look_up(inputs)
-        if new:
-            self.cached_features.add(keys, self.run_vision(**new, **kwargs))
-        return self.cached_features.take(keys)
+        if self.cached_features is None or self.training or torch.is_grad_enabled():
+            return self.run_vision(**inputs, **kwargs)
+        return self.cached_features.look_up(inputs, partial(self.run_vision, **kwargs))
 
     def run_vision(self, pixel_values, tile_positions=None, spatial_shapes=None, **kwargs) -> MMGPTMediaOutput:
         config = self.config
@@ -223,7 +187,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             shows_states = config.vision_config.output_hidden_states
         if layer != -1:
             kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
-        if spatial_shapes is None and takes_only_patches(config.vision_config):
+        if spatial_shapes is None and self.takes_only_patches:
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
         outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
         last = features = outputs.last_hidden_state  # (N, T, C)
@@ -258,13 +222,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         """Audio encoder and connector on windows of audio. On a cache hit both are skipped."""
         if self.config.audio_config is None:
             raise ValueError("The model has no audio encoder, but input_features were given: leave the audio out.")
-        if self.cached_features is None or self.training or torch.is_grad_enabled():
-            return self.run_audio(input_features, input_features_mask, **kwargs)
         inputs = {"input_features": input_features, "input_features_mask": input_features_mask}
-        keys, new = self.cached_features.look_up(inputs)
-        if new:
-            self.cached_features.add(keys, self.run_audio(**new, **kwargs))
-        return self.cached_features.take(keys)
+        if self.cached_features is None or self.training or torch.is_grad_enabled():
+            return self.run_audio(**inputs, **kwargs)
+        return self.cached_features.look_up(inputs, partial(self.run_audio, **kwargs))
 
     def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
         outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
@@ -291,8 +252,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
             name, given = MEDIA_INPUTS[kind][0], EMBEDS.get(kind, "mm_encoder_outputs")
             raise ValueError(f"Give the model {name} or {given}, their features, and not both.")
         # Padded as the encoder pads, so that sums run over as many terms and have the same bits.
-        length = full_chunk_vectors(self.config, kind) if self.config.fusion == "cross_attention" else None
-        return pad_chunks(split_given(embeds, self.config, kind), length)
+        length = full_chunk_vectors(self.config, kind)
+        return pad_chunks(split_given(embeds, length), length)
 
     @can_return_tuple
     @auto_docstring(
@@ -354,17 +315,14 @@ class MMGPTModel(MMGPTPreTrainedModel):
         check_counts(is_placeholder, num_features, kind, "features")
         return inputs_embeds.masked_scatter(is_placeholder[..., None], features.to(inputs_embeds.dtype))
 
-    def lay_beside_text(self, media: list[tuple], inputs_embeds, position_ids, past_key_values) -> MMGPTMedia | None:
-        """Fusion by cross-attention: all chunks beside the text, as the gated blocks of the decoder take them.
-
-        `media`: name, mask of placeholders and features of each modality, `None` where the batch has none of it."""
-        parts = []
-        for kind, is_placeholder, outputs in media:
-            if outputs is not None:
-                check_counts(is_placeholder, outputs.pooler_output.shape[0], kind, "chunks")
-                is_real = None if outputs.attention_mask is None else outputs.attention_mask.bool()
-                parts.append(MMGPTMediaPart(is_placeholder, outputs.pooler_output, is_real))
-        if parts:
+    def lay_beside_text(
+        self, encoded: dict, masks: dict, inputs_embeds, position_ids, past_key_values
+    ) -> MMGPTMedia | None:
+        """Fusion by cross-attention: all chunks beside the text, as the gated blocks of the decoder take them."""
+        for kind, outputs in encoded.items():
+            check_counts(masks[kind], len(outputs.pooler_output), kind, "chunks")
+        if encoded:
+            parts = [(masks[kind], outputs) for kind, outputs in encoded.items()]
             scope = self.config.cross_attention_scope
             return gather_media(parts, position_ids, cached_media(past_key_values), scope)
         return no_media(inputs_embeds) if self.training and trains_distributed(self.language_model) else None
@@ -374,19 +332,13 @@ class MMGPTModel(MMGPTPreTrainedModel):
 
         Other processes may have media for it: DistributedDataParallel would fail and FSDP and ZeRO-3 would hang, waiting for its
         gradients (DeepSpeed#7170, trl#6617)."""
-        config = self.config
-        if config.vision_config is not None and not has_images:
-            parts = [self.vision_tower, self.vision_connector]
-            if self.tile_embedding is not None:
-                parts.append(self.tile_embedding)
-            if trains_distributed(*parts):
-                features = self.encode_images(inputs_embeds.new_zeros(smallest_image(config))).pooler_output
-                inputs_embeds = inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
-        if config.audio_config is not None and not has_audio:
-            parts = [self.audio_tower, self.audio_connector]
-            if trains_distributed(*parts):
-                features = self.encode_audio(inputs_embeds.new_zeros(smallest_audio(config))).pooler_output
-                inputs_embeds = inputs_embeds + 0.0 * features.mean().to(inputs_embeds.dtype)
+        idle = []
+        if not has_images and trains_distributed(self.vision_tower, self.vision_connector, self.tile_embedding):
+            idle.append(self.encode_images(inputs_embeds.new_zeros(smallest_image(self.config))))
+        if not has_audio and trains_distributed(self.audio_tower, self.audio_connector):
+            idle.append(self.encode_audio(inputs_embeds.new_zeros(smallest_audio(self.config))))
+        for media in idle:
+            inputs_embeds = inputs_embeds + 0.0 * media.pooler_output.mean().to(inputs_embeds.dtype)
         return inputs_embeds
 
     def image_blocks(self, is_image: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
@@ -407,7 +359,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
 
     @takes_cache
     @can_return_tuple
-    @auto_docstring(custom_args=FORWARD_ARGS)
+    @auto_docstring(custom_args=CACHE_ARGS + MEDIA_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -450,52 +402,38 @@ class MMGPTModel(MMGPTPreTrainedModel):
             inputs_embeds = self.feed_idle_encoders(inputs_embeds, has_images, input_features is not None)
 
         # Images: whole ones, tiles, or patches of images of any shape.
-        image_outputs = is_image = image_features = None
+        image_outputs = None
         if image_embeds is not None:
             image_outputs = self.take_embeds(image_embeds, "image", pixel_values)
         elif pixel_values is not None:
             image_outputs = self.encode_images(pixel_values, tile_positions, spatial_shapes, **shown)
-        if image_outputs is not None:
-            is_image = self.placeholder_mask(input_ids, inputs_embeds, config.image_token_id)  # (B, L)
-            image_features, count = real_first(image_outputs)  # (N * T, D)
-            if interleaves:
-                inputs_embeds = self.interleave(inputs_embeds, is_image, image_features, count, "image")
-
         # Videos: each frame is an image.
-        video_outputs = is_video = video_features = None
+        video_outputs = None
         if video_embeds is not None:
             video_outputs = self.take_embeds(video_embeds, "video", pixel_values_videos)
         elif pixel_values_videos is not None:
             video_outputs = self.encode_images(pixel_values_videos, **shown)
-        if video_outputs is not None:
-            is_video = self.placeholder_mask(input_ids, inputs_embeds, config.video_token_id)
-            video_features, count = real_first(video_outputs)
-            if interleaves:
-                inputs_embeds = self.interleave(inputs_embeds, is_video, video_features, count, "video")
-
         # Audio, in windows.
-        audio_outputs = is_audio = audio_features = None
+        audio_outputs = None
         if audio_embeds is not None:
             audio_outputs = self.take_embeds(audio_embeds, "audio", input_features)
         elif input_features is not None:
             audio_outputs = self.encode_audio(input_features, input_features_mask, **shown)
-        if audio_outputs is not None:
-            is_audio = self.placeholder_mask(input_ids, inputs_embeds, config.audio_token_id)
-            audio_features, count = real_first(audio_outputs)
-            if interleaves:
-                inputs_embeds = self.interleave(inputs_embeds, is_audio, audio_features, count, "audio")
 
+        encoded = {"image": image_outputs, "video": video_outputs, "audio": audio_outputs}
+        encoded = {kind: outputs for kind, outputs in encoded.items() if outputs is not None}
+        masks, features = {}, {}
+        for kind, outputs in encoded.items():
+            token_id = getattr(config, f"{kind}_token_id")
+            masks[kind] = self.placeholder_mask(input_ids, inputs_embeds, token_id)  # (B, L)
+            features[kind], count = real_first(outputs)  # (N * T, D)
+            if interleaves:
+                inputs_embeds = self.interleave(inputs_embeds, masks[kind], features[kind], count, kind)
         if not interleaves:
-            media = [
-                ("image", is_image, image_outputs),
-                ("video", is_video, video_outputs),
-                ("audio", is_audio, audio_outputs),
-            ]
-            kwargs["media"] = self.lay_beside_text(media, inputs_embeds, position_ids, past_key_values)
+            kwargs["media"] = self.lay_beside_text(encoded, masks, inputs_embeds, position_ids, past_key_values)
         # Frames of videos are images too: each run of them attends in both directions.
-        masks = [mask for mask in (is_image, is_video) if mask is not None]
-        if config.bidirectional_images and masks:
-            kwargs["block_sequence_ids"] = self.image_blocks(torch.stack(masks).any(0), past_key_values)
+        if config.bidirectional_images and (images := [masks[kind] for kind in masks if kind != "audio"]):
+            kwargs["block_sequence_ids"] = self.image_blocks(torch.stack(images).any(0), past_key_values)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -511,9 +449,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.get("router_logits"),
-            image_hidden_states=image_features,
-            audio_hidden_states=audio_features,
-            video_hidden_states=video_features,
+            image_hidden_states=features.get("image"),
+            audio_hidden_states=features.get("audio"),
+            video_hidden_states=features.get("video"),
             image_outputs=image_outputs,
             audio_outputs=audio_outputs,
             video_outputs=video_outputs,
@@ -543,7 +481,7 @@ def check_counts(is_placeholder: torch.Tensor, given, kind: str, unit: str) -> N
     )
 
 
-def trains_distributed(*parts: nn.Module) -> bool:
+def trains_distributed(*parts: nn.Module | None) -> bool:
     """Whether gradients of `parts` are about to be computed here and gathered from other processes."""
     distributed = torch.distributed
     return (
@@ -551,7 +489,7 @@ def trains_distributed(*parts: nn.Module) -> bool:
         and distributed.is_available()
         and distributed.is_initialized()
         and distributed.get_world_size() > 1
-        and any(parameter.requires_grad for part in parts for parameter in part.parameters())
+        and any(parameter.requires_grad for part in parts if part is not None for parameter in part.parameters())
     )
 
 
@@ -570,6 +508,13 @@ def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
     if (bound := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
         logits = nn.functional.tanh(logits / bound) * bound
     return logits
+
+
+HEAD_ARGS = r"""
+skip_logits (`bool`, *optional*, defaults to `False`):
+    With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
+    cost no time or memory in the head.
+"""
 
 
 @auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and audio in, text out.")
@@ -683,7 +628,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
 
     @takes_cache
     @can_return_tuple
-    @auto_docstring(custom_args=FORWARD_ARGS + HEAD_ARGS)
+    @auto_docstring(custom_args=CACHE_ARGS + MEDIA_ARGS + HEAD_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -738,21 +683,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         # Other families' routers have other settings: their loss stays without a balance.
         router_logits = outputs.router_logits if text.model_type == "mmgpt_text" else None
         loss, aux_loss = add_balancing_loss(loss, router_logits, text, attention_mask, labels, **kwargs)
-        return MMGPTCausalLMOutputWithPast(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=None if skip_logits else logits,
-            **{CACHE: outputs.get(CACHE)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-            image_hidden_states=outputs.image_hidden_states,
-            audio_hidden_states=outputs.audio_hidden_states,
-            video_hidden_states=outputs.video_hidden_states,
-            image_outputs=outputs.image_outputs,
-            audio_outputs=outputs.audio_outputs,
-            video_outputs=outputs.video_outputs,
-        )
+        passed_on = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        logits = None if skip_logits else logits
+        return MMGPTCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
 
 
 __all__ = ["MMGPTForConditionalGeneration", "MMGPTModel", "MMGPTPreTrainedModel"]

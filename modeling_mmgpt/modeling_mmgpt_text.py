@@ -18,11 +18,13 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_rope_utils import dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, rotate_half
+from transformers.models.llama.modeling_llama import eager_attention_forward
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -43,7 +45,6 @@ from .layers_mmgpt import (
     MMGPTMixture,
     MMGPTRouter,
     add_balancing_loss,
-    eager_attention_forward,
     make_norm,
     sinusoidal_positions,
     takes_cache,
@@ -66,30 +67,10 @@ media (`MMGPTMedia`, *optional*):
 """
 
 
-def positions_from_mask(attention_mask: torch.Tensor, length: int) -> torch.Tensor:
-    """The position of each of the last `length` tokens, counted without padding, on whichever side it stands."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]  # (B, L)
+class MMGPTRotaryEmbedding(GPTNeoXRotaryEmbedding):
+    """Cosines and sines of rotary positions (Su et al. 2021); wavelengths and scaling types are transformers' own.
 
-
-class MMGPTRotaryEmbedding(nn.Module):
-    """Cosines and sines of rotary positions (Su et al. 2021); scaling types are transformers' own."""
-
-    def __init__(self, config: MMGPTTextConfig):
-        super().__init__()
-        self.config = config
-        self.rope_type = config.rope_parameters["rope_type"]
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        compute = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
-        inv_freq, self.attention_scaling = compute(config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: MMGPTTextConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
-        rotary_dim = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
-        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64, device=device).float() / rotary_dim
-        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+    The angles are products of single numbers: the matrix product of transformers before 5.18 would round them where TF32 is on."""
 
     @torch.no_grad()
     @dynamic_rope_update
@@ -98,11 +79,6 @@ class MMGPTRotaryEmbedding(nn.Module):
         angles = torch.cat((angles, angles), dim=-1)  # (B, L, E_rot)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
-
-
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -134,14 +110,8 @@ class MMGPTAttention(AttentionProjections):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        input_shape = hidden_states.shape[:-1]  # (B, L)
-        heads = (*input_shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads)  # (B, L, H, E)
-        key = self.k_proj(hidden_states).view(heads)  # (B, L, K, E)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)  # (B, K, L, E)
-        if self.config.qk_norm:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, H, L, E), (B, K, L, E)
+        query = self.queries(hidden_states)  # (B, H, L, E)
+        key, value = self.keys_and_values(hidden_states)  # (B, K, L, E)
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         if past_key_values is not None:
@@ -161,7 +131,10 @@ class MMGPTAttention(AttentionProjections):
             sliding_window=self.sliding_window,
             **kwargs,
         )  # (B, L, H, E)
-        return self.o_proj(output.reshape(*input_shape, -1).contiguous()), weights  # (B, L, D)
+        output = output.reshape(
+            *hidden_states.shape[:-1], -1
+        ).contiguous()  # engines return other shapes than (B, L, H, E)
+        return self.o_proj(output), weights  # (B, L, D)
 
 
 class MMGPTDecoderLayer(GradientCheckpointingLayer):
@@ -176,19 +149,15 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MMGPTTextConfig, layer_idx: int):
         super().__init__()
-        self.norm_placement = config.norm_placement
-        self.parallel_residual = config.parallel_residual
+        self.config = config
         has_block = layer_idx in config.cross_attention_layers
         self.cross_block = MMGPTGatedCrossAttention(config, layer_idx) if has_block else None
-        self.residual_dropout = config.residual_dropout
+        self.drop = nn.Dropout(config.residual_dropout)
         self.self_attn = MMGPTAttention(config, layer_idx)
         is_sparse = config.num_experts is not None and config.mlp_layer_types[layer_idx] == "sparse"
         self.mlp = MMGPTMixture(config) if is_sparse else MMGPTMLP(config)
         self.input_layernorm = make_norm(config, config.hidden_size)
         self.post_attention_layernorm = make_norm(config, config.hidden_size)
-
-    def drop(self, branch: torch.Tensor) -> torch.Tensor:
-        return nn.functional.dropout(branch, p=self.residual_dropout, training=self.training)
 
     def forward(
         self,
@@ -199,13 +168,13 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         if self.cross_block is not None and media_mask is not None:
             hidden_states = self.cross_block(hidden_states, media_states, media_mask, kwargs["past_key_values"])
-        if self.norm_placement == "post":
+        if self.config.norm_placement == "post":
             attended, _ = self.self_attn(hidden_states, **kwargs)
             hidden_states = self.input_layernorm(hidden_states + self.drop(attended))
             return self.post_attention_layernorm(hidden_states + self.drop(self.mlp(hidden_states)))
 
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        if self.parallel_residual:
+        if self.config.parallel_residual:
             processed = self.mlp(self.post_attention_layernorm(hidden_states))
             return hidden_states + self.drop(attended) + self.drop(processed)
         hidden_states = hidden_states + self.drop(attended)
@@ -215,7 +184,6 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
 @auto_docstring
 class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     config: MMGPTTextConfig
-    config_class = MMGPTTextConfig
     base_model_prefix = "model"
     input_modalities = ("text",)
     supports_gradient_checkpointing = True
@@ -294,7 +262,10 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             refuse_too_long(self.config, inputs_embeds.shape[1])
             position_ids = self.default_positions(inputs_embeds, attention_mask, past_key_values)  # (B or 1, L)
 
-        masks = self.attention_masks(inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids)
+        masks = attention_mask  # one for each kind of layer, where generate() prepared them
+        if not isinstance(masks, dict):
+            given = (inputs_embeds, attention_mask, past_key_values, position_ids)
+            masks = create_masks_for_generate(self.config, *given, block_sequence_ids=block_sequence_ids)
         media_states, media_mask = self.prepare_media(media, past_key_values, inputs_embeds)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
@@ -331,27 +302,9 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         """The positions if none are given: 0, 1, 2, ... over the tokens that are not padding."""
         length = inputs_embeds.shape[1]
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-            return positions_from_mask(attention_mask, length)
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]  # (B, L)
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         return (torch.arange(length, device=inputs_embeds.device) + past_length).unsqueeze(0)
-
-    def attention_masks(
-        self, inputs_embeds, attention_mask, past_key_values, position_ids, block_sequence_ids=None
-    ) -> dict:
-        """One mask for each kind of layer; generate() may have prepared them."""
-        if isinstance(attention_mask, dict):
-            return attention_mask
-        arguments = {
-            "config": self.config,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            CACHE: past_key_values,
-            "position_ids": position_ids,
-            "block_sequence_ids": block_sequence_ids,
-        }
-        makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-        kinds = set(self.config.layer_types)
-        return {kind: make(**arguments) for kind, make in makers.items() if kind in kinds}
 
     def add_positions(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         if self.embed_positions is not None:
@@ -364,15 +317,12 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
 
 def refuse_too_long(text_config, length: int) -> None:
     """Only learned positions end: the table has `max_position_embeddings` of them."""
-    if (
-        getattr(text_config, "position_embedding_type", None) != "learned"
-        or length <= text_config.max_position_embeddings
-    ):
-        return
-    raise bad_request(
-        f"The sequence has {length} tokens but the model learned only {text_config.max_position_embeddings} positions "
-        "(max_position_embeddings): shorten the prompt or max_new_tokens, or use a model with rotary positions."
-    )
+    is_learned = getattr(text_config, "position_embedding_type", None) == "learned"
+    if is_learned and length > text_config.max_position_embeddings:
+        raise bad_request(
+            f"The sequence has {length} tokens but the model learned only {text_config.max_position_embeddings} positions "
+            "(max_position_embeddings): shorten the prompt or max_new_tokens, or use a model with rotary positions."
+        )
 
 
 def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: bool) -> None:
@@ -434,22 +384,13 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         loss, aux_loss = add_balancing_loss(loss, outputs.router_logits, self.config, attention_mask, labels, **kwargs)
-        return MoeCausalLMOutputWithPast(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=logits,
-            **{CACHE: outputs.get(CACHE)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-        )
+        passed_on = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
 
 
 def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """The positions whose logits are asked for: the last `logits_to_keep` (0: all), or those that a 1-D tensor lists."""
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
-    return hidden_states[:, logits_to_keep]
+    return hidden_states[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
 
 
 def keep_labelled(

@@ -14,8 +14,6 @@ from .token_counts_mmgpt import (
     audio_windows,
     most_tiles,
     shortest_audio,
-    takes_fixed_window,
-    takes_only_patches,
     window_frames,
 )
 from .tower_families_mmgpt import vision_family
@@ -55,7 +53,7 @@ def check_image_processor(config, image_processor) -> None:
     any_size, tiles = takes_any_size(image_processor), cuts_tiles(image_processor)
     name = type(image_processor).__name__
     if not (family.patches if any_size else family.pixels):
-        takes = "images of any shape as patches" if takes_only_patches(config.vision_config) else "images of one size"
+        takes = "images of any shape as patches" if not family.pixels else "images of one size"
         raise ValueError(f"The model's {kind!r} encoder takes {takes}, which {name} does not make: use another one.")
     if tiles != (config.vision_max_tiles is not None):
         raise ValueError(
@@ -70,10 +68,10 @@ def check_image_processor(config, image_processor) -> None:
 
 def check_feature_extractor(config, feature_extractor) -> None:
     """Refuses a feature extractor whose windows are not as long as those of the audio encoder."""
-    audio, longest = config.audio_config, framing(feature_extractor).longest
-    if takes_fixed_window(audio) and longest != window_frames(audio):
+    frames, longest = window_frames(config.audio_config), framing(feature_extractor).longest
+    if frames not in (None, longest):
         raise ValueError(
-            f"The model's {audio.model_type!r} encoder takes spectrograms of {window_frames(audio)} frames, but those of "
+            f"The model's {config.audio_config.model_type!r} encoder takes spectrograms of {frames} frames, but those of "
             f"{type(feature_extractor).__name__} have {longest or 'any number'}: use the feature extractor of its checkpoint."
         )
 
@@ -83,11 +81,9 @@ def image_chunks(image_processor, images: list, **kwargs) -> dict:
     if takes_any_size(image_processor):
         processed = image_processor(images, **{**kwargs, "return_tensors": "pt"})
         # The processor pads to its own maximum. In vLLM it stays so: an image must not depend on its neighbours there.
-        longest = None if in_vllm() else int(processed["spatial_shapes"].prod(-1).max())
-        return {
-            "pixel_values": processed["pixel_values"][:, :longest],
-            "spatial_shapes": processed["spatial_shapes"],
-        }
+        shapes = processed["spatial_shapes"]
+        longest = None if in_vllm() else int(shapes.prod(-1).max())
+        return {"pixel_values": processed["pixel_values"][:, :longest], "spatial_shapes": shapes}
     if not cuts_tiles(image_processor):
         return image_processor(images, **kwargs)
     pixel_values, positions = [], []
@@ -220,17 +216,21 @@ def video_chunks(video_processor, videos: list[dict], **kwargs) -> dict:
     }
 
 
+def shared_settings(image_processor) -> dict:
+    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def video_processor_like(image_processor, **choices):
     """A video processor that prepares frames as `image_processor` prepares images, each frame as a whole.
 
     `choices` are settings of its own, such as `fps` and `num_frames`, the most frames of a second and of a video."""
     from transformers import LlavaOnevisionVideoProcessor
 
-    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    settings = shared_settings(image_processor)
     if takes_any_size(image_processor):
         side = int(image_processor.max_num_patches**0.5) * image_processor.patch_size
         settings["size"] = {"height": side, "width": side}
-    settings = {name: value for name, value in settings.items() if value is not None}
     return LlavaOnevisionVideoProcessor(**settings | {"fps": FPS, "num_frames": NUM_FRAMES} | choices)
 
 
@@ -238,10 +238,11 @@ def tiling_processor_like(image_processor, max_tiles: int):
     """A processor that cuts large images into up to `max_tiles` tiles, each like an image of `image_processor`."""
     from transformers import GotOcr2ImageProcessor
 
-    settings = {name: getattr(image_processor, name, None) for name in SHARED_SETTINGS}
+    settings = shared_settings(image_processor)
     height, width = chunk_size(image_processor)
-    settings |= {"size": {"height": height, "width": width}, "crop_size": None, "do_center_crop": None}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings["size"] = {"height": height, "width": width}
+    for name in ("crop_size", "do_center_crop"):
+        settings.pop(name, None)
     return GotOcr2ImageProcessor(**settings, crop_to_patches=True, max_patches=max_tiles)
 
 

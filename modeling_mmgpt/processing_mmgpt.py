@@ -47,8 +47,8 @@ from .token_counts_mmgpt import (
     grid_token_count,
     image_geometry,
     image_token_count,
-    takes_fixed_window,
     tiles_per_image,
+    window_frames,
 )
 from .vllm_mmgpt import name_fields, one_entry_each
 
@@ -167,7 +167,7 @@ class MMGPTProcessor(ProcessorMixin):
             context_length=longest_input(config.text_config),
             image_geometry=image_geometry(config),
             audio_geometry=audio_geometry(config),
-            fixed_audio_window=takes_fixed_window(config.audio_config),
+            fixed_audio_window=window_frames(config.audio_config) is not None,
             **kwargs,
         )
 

@@ -102,29 +102,24 @@ def fixed_tokens(fusion: str, num_queries: int | None) -> dict:
 
 
 def full_chunk_vectors(config, kind: str) -> int | None:
-    """Vectors behind the connector of a whole tile, or of a whole window of audio, where media are cut into such chunks."""
+    """Vectors behind the connector of a whole tile, or of a whole window of audio, where media are cut into such chunks.
+
+    `None` too where each vector has a placeholder, so that the borders of chunks do not matter."""
+    if config.fusion == "interleave":
+        return None
     num_queries = {"image": config.vision_num_queries, "audio": config.audio_num_queries}[kind]
     if num_queries is not None:
         return num_queries
     if kind == "image" and config.vision_max_tiles is not None:
         size, geometry = vision_family(config.vision_config).image_size(config.vision_config), image_geometry(config)
         return image_token_count(size, size, geometry["patch_size"], geometry["merge_size"])
-    if kind == "audio" and takes_fixed_window(config.audio_config):
+    if kind == "audio" and (frames := window_frames(config.audio_config)) is not None:
         geometry = audio_geometry(config)
-        return audio_token_count(window_frames(config.audio_config), geometry["convolutions"], geometry["merge_size"])
+        return audio_token_count(frames, geometry["convolutions"], geometry["merge_size"])
     return None
 
 
-def takes_only_patches(vision_config) -> bool:
-    """Whether the encoder takes patches of images of any shape and no whole images (NaFlex)."""
-    return not vision_family(vision_config).pixels
-
-
-def takes_fixed_window(audio_config) -> bool:
-    """Whether the encoder takes only spectrograms of one length (Whisper's 30 seconds)."""
-    return audio_config is not None and audio_family(audio_config).frames is not None
-
-
-def window_frames(audio_config) -> int:
-    """Spectrogram frames of the window that an encoder of fixed length takes."""
-    return audio_family(audio_config).frames(audio_config)
+def window_frames(audio_config) -> int | None:
+    """Spectrogram frames of the one length of window that the encoder takes (Whisper's 30 seconds); `None`: it takes any."""
+    frames = None if audio_config is None else audio_family(audio_config).frames
+    return None if frames is None else frames(audio_config)

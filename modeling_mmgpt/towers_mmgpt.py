@@ -21,7 +21,6 @@ from .tower_families_mmgpt import audio_family, tower_family, vision_family
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
 class MMGPTPatchTower(PreTrainedModel):
     config: MMGPTPatchConfig
-    config_class = MMGPTPatchConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     # It has no attention, and so supports every form of it.
@@ -81,7 +80,6 @@ class MMGPTPatchTower(PreTrainedModel):
 @auto_docstring(custom_intro="Encoder-free audio: each group of mel frames becomes one vector by one matrix.")
 class MMGPTFrameTower(PreTrainedModel):
     config: MMGPTFrameConfig
-    config_class = MMGPTFrameConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
     # It has no attention, and so supports every form of it.
@@ -105,15 +103,10 @@ class MMGPTFrameTower(PreTrainedModel):
 
 def embedded(config, hidden_states: torch.Tensor, output_hidden_states=None, output_attentions=None, **kwargs):
     """The outputs of an encoder without layers: its embedding is the only hidden state, and there are no attentions."""
-    if output_hidden_states is None:
-        output_hidden_states = config.output_hidden_states
-    if output_attentions is None:
-        output_attentions = config.output_attentions
-    return BaseModelOutput(
-        last_hidden_state=hidden_states,
-        hidden_states=(hidden_states,) if output_hidden_states else None,
-        attentions=() if output_attentions else None,
-    )
+    shows_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+    shows_attentions = config.output_attentions if output_attentions is None else output_attentions
+    hidden_layers, attentions = (hidden_states,) if shows_states else None, () if shows_attentions else None
+    return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=hidden_layers, attentions=attentions)
 
 
 # Classes that a family names; Whisper's config describes an encoder and a decoder, of which only the encoder is used.
@@ -230,9 +223,8 @@ def pad_layers(layers: list[tuple[torch.Tensor, ...] | None]) -> tuple[torch.Ten
 
 def pad_together(states: list[torch.Tensor]) -> torch.Tensor:
     """States of audio clips of several lengths, `(1, T, C)`, or attentions, `(1, heads, T, T)`, with zeros behind the shorter ones."""
-    longest = [max(sizes) for sizes in zip(*(one.shape for one in states), strict=True)]
-    padded = []
-    for one in states:
-        missing = [(0, most - size) for most, size in zip(longest, one.shape, strict=True)]
-        padded.append(nn.functional.pad(one, [side for pair in reversed(missing) for side in pair]))
-    return torch.cat(padded)
+    longest = [max(sizes) for sizes in zip(*(one.shape[1:] for one in states), strict=True)]
+    padded = states[0].new_zeros(len(states), *longest)
+    for place, one in enumerate(states):
+        padded[(place, *map(slice, one.shape[1:]))] = one[0]
+    return padded

@@ -254,13 +254,3 @@ def samples():
 def all_samples(samples):
     """The same, and samples with videos, large images and long audio."""
     return [*samples, make_sample("And then?", "Nothing.", videos=[make_video(6)]), make_long_sample()]
-
-
-@pytest.fixture
-def rows(samples):
-    return samples
-
-
-@pytest.fixture
-def all_rows(all_samples):
-    return all_samples

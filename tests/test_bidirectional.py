@@ -106,14 +106,16 @@ def test_a_left_padded_batch_generates_what_each_prompt_does_alone(model, tokeni
     from modeling_mmgpt import MMGPTCollator
 
     collate = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
-    rows = [
+    samples = [
         make_sample("What?", "x", images=[make_image(0)]),
         make_sample("And what is in these two?", "y", images=[make_image(1), make_image(2)]),
     ]
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, **options}
-    together = model.generate(**collate(rows), **options)
+    together = model.generate(**collate(samples), **options)
     for index in range(2):
-        alone = model.generate(**collate(rows[index : index + 1]), max_new_tokens=6, min_new_tokens=6, do_sample=False)
+        alone = model.generate(
+            **collate(samples[index : index + 1]), max_new_tokens=6, min_new_tokens=6, do_sample=False
+        )
         assert together[index, -6:].tolist() == alone[0, -6:].tolist()
 
 

@@ -106,9 +106,9 @@ def test_a_resampler_knows_the_order():
     assert not torch.allclose(connector(features), connector(features.flip(1)), atol=1e-3)
 
 
-def test_placeholders_of_a_resampler_are_its_queries(tokenizer, rows):
+def test_placeholders_of_a_resampler_are_its_queries(tokenizer, samples):
     model = make_model(audio=WHISPER, **RESAMPLERS)
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     assert (batch["input_ids"] == 4).sum(-1).tolist() == [3, 0, 0, 6]
     assert (batch["input_ids"] == 5).sum(-1).tolist() == [0, 5, 0, 10]
     assert model.get_image_features(batch["pixel_values"]).pooler_output[0].shape == (3, 32)

@@ -10,11 +10,11 @@ from transformers import DynamicCache, StaticCache
 from modeling_mmgpt import MMGPTCollator, MMGPTConfig, MMGPTForCausalLM, MMGPTTextConfig
 from modeling_mmgpt.cross_attention_mmgpt import (
     MMGPTCrossAttention,
-    MMGPTMediaPart,
     gather_media,
     make_cross_attention_mask,
     media_layers,
 )
+from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput
 from tests.conftest import (
     SIGLIP,
     TEXT,
@@ -41,8 +41,11 @@ def two_modalities():
     """Three images of 2 vectors and one audio clip of 3, the last of which is padding."""
     images = torch.arange(1.0, 7).view(3, 2, 1)
     clips = torch.arange(10.0, 13).view(1, 3, 1)
-    is_real = torch.tensor([[True, True, False]])
-    return [MMGPTMediaPart(PLACEHOLDERS == 1, images, None), MMGPTMediaPart(PLACEHOLDERS == 2, clips, is_real)]
+    mask = torch.tensor([[1, 1, 0]])
+    return [
+        (PLACEHOLDERS == 1, MMGPTMediaOutput(pooler_output=images)),
+        (PLACEHOLDERS == 2, MMGPTMediaOutput(pooler_output=clips, attention_mask=mask)),
+    ]
 
 
 def gather(scope="all", position_ids=None, cached=None, parts=None):
@@ -96,17 +99,15 @@ def test_new_media_join_those_in_the_cache(scope):
     """Two calls, cut after the third token, attend to what they do in one call."""
     config = MMGPTTextConfig(**TEXT, cross_attention_every=1)
     whole = make_cross_attention_mask(config, gather(scope), None, 5, torch.float32)
-    images, clips = two_modalities()
+    (is_image, images), (is_audio, clips) = two_modalities()
+    images = images.pooler_output
     cache = DynamicCache(config=config)
-    first = gather(scope, parts=[MMGPTMediaPart(images.is_placeholder[:, :3], images.features[:2], None)])
+    first = gather(scope, parts=[(is_image[:, :3], MMGPTMediaOutput(pooler_output=images[:2]))])
     make_cross_attention_mask(config, first, cache, 3, torch.float32)
     second = gather(
         scope,
         cached=media_layers(cache)[0],
-        parts=[
-            MMGPTMediaPart(images.is_placeholder[:, 3:], images.features[2:], None),
-            MMGPTMediaPart(clips.is_placeholder[:, 3:], *clips[1:]),
-        ],
+        parts=[(is_image[:, 3:], MMGPTMediaOutput(pooler_output=images[2:])), (is_audio[:, 3:], clips)],
     )
     mask = make_cross_attention_mask(config, second, cache, 2, torch.float32)
     counts = (mask.mask[:, 0] & mask.any_visible).sum(-1)
@@ -117,10 +118,10 @@ def test_new_media_join_those_in_the_cache(scope):
     assert second.positions[0, :2].tolist() == ([2, 3] if scope == "all" else [0, 1])
 
 
-def test_zero_initialised_gates_are_identical_to_the_text_only_decoder(tokenizer, rows):
+def test_zero_initialised_gates_are_identical_to_the_text_only_decoder(tokenizer, samples):
     """Bit by bit, with media in the batch."""
     model = make_model(fusion="cross_attention")
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     decoder = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)).eval()
     decoder.model.load_state_dict(model.model.language_model.state_dict(), strict=False)
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -147,9 +148,9 @@ def test_tokens_without_visible_media_get_exactly_zero(tokenizer, implementation
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_eager_is_sdpa_and_other_kernels_fall_back_to_it(tokenizer, rows):
+def test_eager_is_sdpa_and_other_kernels_fall_back_to_it(tokenizer, samples):
     model = open_gates(make_model(fusion="cross_attention"))
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     expected = model(**batch).logits
     model.set_attn_implementation({"text_config": "eager"})
     torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
@@ -212,9 +213,9 @@ def test_packed_is_unpacked(tokenizer):
         torch.testing.assert_close(logits, model(**one).logits[0], atol=1e-5, rtol=1e-4)
 
 
-def test_keys_of_media_are_computed_once_for_a_generation(tokenizer, rows):
+def test_keys_of_media_are_computed_once_for_a_generation(tokenizer, samples):
     model = open_gates(make_model(fusion="cross_attention"))
-    prompts = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(rows)
+    prompts = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(samples)
     calls = []
     for layer in model.model.language_model.layers:
         layer.cross_block.cross_attn.k_proj.register_forward_hook(lambda *_: calls.append(1))
@@ -227,11 +228,11 @@ def test_keys_of_media_are_computed_once_for_a_generation(tokenizer, rows):
     assert not media_layers(text.past_key_values)  # text alone keeps none
 
 
-def test_cached_logits_are_those_without_a_cache(tokenizer, rows):
+def test_cached_logits_are_those_without_a_cache(tokenizer, samples):
     """Token by token after a prompt with media, to rounding: that generations agree could be luck of tiny models."""
     for scope in ("all", "last"):
         model = open_gates(make_model(fusion="cross_attention", cross_attention_scope=scope))
-        batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows[:1] + rows[3:])
+        batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples[:1] + samples[3:])
         batch.pop("labels")
         ids = batch.pop("input_ids")
         batch.pop("attention_mask")
@@ -258,9 +259,9 @@ def test_media_of_a_later_turn_join_the_cache(tokenizer):
     torch.testing.assert_close(torch.cat((first, second), 1), whole, atol=1e-5, rtol=1e-4)
 
 
-def test_a_cache_made_without_a_config_takes_media_too(tokenizer, rows):
+def test_a_cache_made_without_a_config_takes_media_too(tokenizer, samples):
     model = open_gates(make_model(fusion="cross_attention"))
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     batch.pop("labels")
     plain = model(**batch, past_key_values=DynamicCache(), use_cache=True)
     assert torch.equal(plain.logits, model(**batch).logits)
@@ -270,10 +271,10 @@ def test_a_cache_made_without_a_config_takes_media_too(tokenizer, rows):
     assert torch.equal(after, model(**step, past_key_values=expected).logits)
 
 
-def test_a_cache_that_was_reset_has_no_media(tokenizer, rows):
+def test_a_cache_that_was_reset_has_no_media(tokenizer, samples):
     """generate() empties its static cache and takes it again."""
     model = open_gates(make_model(fusion="cross_attention"))
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     batch.pop("labels")
     cache = StaticCache(config=model.config.text_config, max_cache_len=128)
     model(**batch, past_key_values=cache, use_cache=True)
@@ -282,10 +283,10 @@ def test_a_cache_that_was_reset_has_no_media(tokenizer, rows):
     torch.testing.assert_close(model(ids, past_key_values=cache).logits, model(ids).logits, atol=1e-5, rtol=1e-4)
 
 
-def test_gates_learn(tokenizer, rows):
+def test_gates_learn(tokenizer, samples):
     """At zero the gates get a gradient, and nothing behind them does; a step later everything does."""
     model = make_model(fusion="cross_attention").train()
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     block = model.model.language_model.layers[0].cross_block
     model(**batch).loss.backward()
@@ -297,9 +298,9 @@ def test_gates_learn(tokenizer, rows):
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_gradient_checkpointing_reaches_the_encoders(tokenizer, rows, use_reentrant):
+def test_gradient_checkpointing_reaches_the_encoders(tokenizer, samples, use_reentrant):
     model = open_gates(make_model(fusion="cross_attention")).train()
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     model(**batch).loss.backward()
     weight = model.model.vision_tower.patch_embedding.weight
     expected, weight.grad = weight.grad, None
@@ -315,10 +316,10 @@ def test_blocks_stand_before_every_kth_layer():
     assert isinstance(decoder.layers[4].cross_block.cross_attn, MMGPTCrossAttention)
 
 
-def test_as_many_placeholders_as_chunks(tokenizer, rows):
+def test_as_many_placeholders_as_chunks(tokenizer, samples):
     model = make_model(fusion="cross_attention")
     processor = make_processor(model.config, tokenizer)
-    batch = MMGPTCollator(processor)(rows)
+    batch = MMGPTCollator(processor)(samples)
     assert [(batch["input_ids"] == token).sum() for token in (4, 5)] == [3, 3]
     assert processor._get_num_multimodal_tokens(image_sizes=[(9, 9)], audio_lengths=[9000]).num_image_tokens == [1]
     with pytest.raises(ValueError, match="3 image tokens but the image inputs yield 2 chunks"):
@@ -351,9 +352,9 @@ def test_the_tensor_parallel_plan_cuts_the_blocks():
     assert not any("cross_block" in name for name in make_config().text_config.base_model_tp_plan)
 
 
-def test_it_comes_back_from_a_folder(tmp_path, tokenizer, rows):
+def test_it_comes_back_from_a_folder(tmp_path, tokenizer, samples):
     model = open_gates(make_model(fusion="cross_attention", cross_attention_scope="last"))
-    batch = MMGPTCollator(make_processor(model.config, tokenizer))(rows)
+    batch = MMGPTCollator(make_processor(model.config, tokenizer))(samples)
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
     assert isinstance(again.config, MMGPTConfig) and again.config.text_config.cross_attention_every == 1

@@ -55,7 +55,7 @@ def generate(model, prompts, **options) -> list:
 
 
 @pytest.fixture(params=["text", "encoder-free", "towers", "cross-attention", "cross-attention, last"])
-def prompted(request, tokenizer, rows):
+def prompted(request, tokenizer, samples):
     """A model, and left-padded prompts for it, with media where it takes them."""
     if request.param == "text":
         return text_prompts()
@@ -65,7 +65,7 @@ def prompted(request, tokenizer, rows):
         fusion = {"fusion": "cross_attention", "cross_attention_scope": "last" if "last" in request.param else "all"}
     model = open_gates(make_model(**towers, **fusion))
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
-    return model, collator(rows)
+    return model, collator(samples)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -322,13 +322,13 @@ def test_padding_changes_nothing(prompted):
 
 
 @pytest.mark.parametrize("kind", ["text", pytest.param("towers", marks=pytest.mark.conformance)])
-def test_compiled_is_eager(kind, tokenizer, rows):
+def test_compiled_is_eager(kind, tokenizer, samples):
     """Prompt and next token in one graph each, without a break, over a static cache."""
     model, prompts = text_prompts()
     if kind == "towers":
         model = make_model(vision=SIGLIP, audio=WHISPER)
         collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
-        prompts = dict(collator(rows))
+        prompts = dict(collator(samples))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     length = prompts["input_ids"].shape[1]

@@ -53,7 +53,7 @@ def train_one_step(rank: int, name: str, way: str, folder: str) -> None:
     distributed.init_process_group("gloo")
     model = open_gates(make_model(**MODELS[name])).train()
     collator = MMGPTCollator(make_processor(model.config, byte_tokenizer()))
-    batches = [collator(rows) for rows in BATCHES]
+    batches = [collator(samples) for samples in BATCHES]
     total = sum(tokens(batch) for batch in batches)
     if way == "ddp":
         wrapped = DistributedDataParallel(model)
@@ -92,7 +92,7 @@ def test_two_processes_learn_what_one_does(tmp_path, tokenizer, name, way):
 
     model = open_gates(make_model(**MODELS[name])).train()
     collator = MMGPTCollator(make_processor(model.config, tokenizer))
-    batches = [collator(rows) for rows in BATCHES]
+    batches = [collator(samples) for samples in BATCHES]
     total = sum(tokens(batch) for batch in batches)
     sum(model(**batch, num_items_in_batch=total).loss for batch in batches).backward()
     for key, parameter in model.named_parameters():
@@ -102,12 +102,12 @@ def test_two_processes_learn_what_one_does(tmp_path, tokenizer, name, way):
             )
 
 
-def test_alone_nothing_is_added(model, collator, rows):
+def test_alone_nothing_is_added(model, collator, samples):
     """One process: with text alone no encoder runs, in training either."""
     calls = []
     for encoder in (model.model.vision_tower, model.model.audio_tower):
         encoder.register_forward_hook(lambda *_: calls.append(1))
-    model.train()(**collator(rows[2:3])).loss.backward()
+    model.train()(**collator(samples[2:3])).loss.backward()
     assert not calls
 
 

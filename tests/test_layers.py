@@ -64,9 +64,9 @@ def test_accumulated_parts_count_the_balance_once():
     torch.testing.assert_close(sum(part.loss for part in parts), text + coefficient * balance)
 
 
-def test_multimodal_loss_has_the_balance(collator, rows):
+def test_multimodal_loss_has_the_balance(collator, samples):
     model = make_model(text=MIXTURE | {"output_router_logits": True, "router_aux_loss_coef": 1.0})
-    batch = collator(rows)
+    batch = collator(samples)
     outputs, silent = model(**batch), model(**batch, output_router_logits=False)
     assert silent.aux_loss is None and silent.router_logits is None
     torch.testing.assert_close(outputs.loss, silent.loss + outputs.aux_loss)

@@ -31,9 +31,9 @@ FUSIONS = {
 
 
 @pytest.fixture(params=FUSIONS)
-def prompted(request, tokenizer, all_rows):
+def prompted(request, tokenizer, all_samples):
     model = open_gates(make_model(**FUSIONS[request.param]))
-    return model, MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(all_rows)
+    return model, MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)(all_samples)
 
 
 def embedded(model, batch, form) -> dict:
@@ -81,8 +81,8 @@ def test_outputs_carry_the_features_alone_on_a_cache_hit(prompted):
             assert torch.equal(real_features(media), real_features(whole))
 
 
-def test_interleaved_features_may_come_in_one_piece(model, collator, rows):
-    batch = collator(rows)
+def test_interleaved_features_may_come_in_one_piece(model, collator, samples):
+    batch = collator(samples)
     assert torch.equal(model(**embedded(model, batch, torch.cat)).logits, model(**batch).logits)
 
 
@@ -104,8 +104,8 @@ def test_several_questions_about_one_image_encode_it_once(tokenizer):
         assert answer.tolist() == expected.tolist()
 
 
-def test_pixels_and_their_features_together_are_refused(model, collator, rows):
-    batch = collator(rows)
+def test_pixels_and_their_features_together_are_refused(model, collator, samples):
+    batch = collator(samples)
     features = model.get_image_features(batch["pixel_values"]).pooler_output
     with pytest.raises(ValueError, match="pixel_values or image_embeds"):
         model(**batch, image_embeds=features)
@@ -191,8 +191,8 @@ def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(model, col
         pass
 
 
-def test_training_never_takes_from_the_cache(model, collator, rows):
-    batch = collator(rows)
+def test_training_never_takes_from_the_cache(model, collator, samples):
+    batch = collator(samples)
     calls = count_calls(model.model.vision_tower)
     with model.media_cache() as cache:
         for _ in range(2):

@@ -94,30 +94,30 @@ def variant(request, tokenizer):
     return model, make_processor(model.config, tokenizer)
 
 
-def test_batch_is_single(variant, all_rows):
+def test_batch_is_single(variant, all_samples):
     model, processor = variant
     collator = MMGPTCollator(processor)
-    together = model(**collator(all_rows))
-    for index, one in enumerate(all_rows):
+    together = model(**collator(all_samples))
+    for index, one in enumerate(all_samples):
         batch = collator([one])
         length = batch["input_ids"].shape[1]
         torch.testing.assert_close(together.logits[index, :length], model(**batch).logits[0], atol=1e-5, rtol=1e-4)
 
 
-def test_left_padding_is_right_padding(variant, all_rows):
+def test_left_padding_is_right_padding(variant, all_samples):
     model, processor = variant
     prompts = MMGPTCollator(processor, add_generation_prompt=True)
-    left = prompts(all_rows)
+    left = prompts(all_samples)
     logits = model(**left).logits
-    for index, one in enumerate(all_rows):
+    for index, one in enumerate(all_samples):
         alone = prompts([one])
         length = alone["input_ids"].shape[1]
         torch.testing.assert_close(logits[index, -length:], model(**alone).logits[0], atol=1e-5, rtol=1e-4)
 
 
-def test_cache_is_no_cache(variant, all_rows):
+def test_cache_is_no_cache(variant, all_samples):
     model, processor = variant
-    prompts = MMGPTCollator(processor, add_generation_prompt=True)(all_rows)
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(all_samples)
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     cached = model.generate(**prompts, **options, use_cache=True)
     assert cached.tolist() == model.generate(**prompts, **options, use_cache=False).tolist()
@@ -136,8 +136,8 @@ def test_media_change_the_answer(variant):
     assert not torch.equal(reference, last_logits(make_image(0), make_audio(0), make_video(1)))
 
 
-def test_features_stand_in_the_places_of_their_placeholders(model, collator, rows):
-    batch = collator(rows)
+def test_features_stand_in_the_places_of_their_placeholders(model, collator, samples):
+    batch = collator(samples)
     taken = {}
     model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: taken.update(kwargs), with_kwargs=True
@@ -152,8 +152,8 @@ def test_features_stand_in_the_places_of_their_placeholders(model, collator, row
     torch.testing.assert_close(embeds[text], model.get_input_embeddings()(ids[text]))
 
 
-def test_one_tensor_of_features_for_each_item(model, collator, rows):
-    batch = collator(rows)
+def test_one_tensor_of_features_for_each_item(model, collator, samples):
+    batch = collator(samples)
     images = model.get_image_features(batch["pixel_values"])
     assert [tuple(image.shape) for image in images.pooler_output] == [(16, 32)] * 3
     clips = model.get_audio_features(batch["input_features"], batch["input_features_mask"])
@@ -161,11 +161,11 @@ def test_one_tensor_of_features_for_each_item(model, collator, rows):
 
 
 @torch.no_grad()
-def test_outputs_carry_what_the_encoders_made_of_the_media(variant, all_rows):
+def test_outputs_carry_what_the_encoders_made_of_the_media(variant, all_samples):
     """For each chunk of them; and the hidden states and attentions of the encoders when these are asked for, and only then."""
     model, processor = variant
     model.set_attn_implementation("eager")
-    batch = MMGPTCollator(processor)(all_rows)
+    batch = MMGPTCollator(processor)(all_samples)
     inside = {"output_hidden_states": True, "output_attentions": True}
     images, clips = ("pixel_values", "tile_positions", "spatial_shapes"), ("input_features", "input_features_mask")
     features = {
@@ -185,11 +185,11 @@ def test_outputs_carry_what_the_encoders_made_of_the_media(variant, all_rows):
         torch.testing.assert_close(shown.attentions or (), expected.attentions or (), atol=0, rtol=0)
 
 
-def test_features_of_an_encoder_are_its_own(rows, tokenizer):
+def test_features_of_an_encoder_are_its_own(samples, tokenizer):
     model = make_model(vision=SIGLIP)
     tower = SiglipVisionModel(model.config.vision_config).eval()
     tower.load_state_dict(model.model.vision_tower.state_dict())
-    pixels = MMGPTCollator(make_processor(model.config, tokenizer))(rows)["pixel_values"]
+    pixels = MMGPTCollator(make_processor(model.config, tokenizer))(samples)["pixel_values"]
     features = model.get_image_features(pixels).last_hidden_state
     assert torch.equal(features, tower(pixels).last_hidden_state)
 
@@ -228,21 +228,21 @@ def test_order_of_images_matters_and_follows_the_text(model, processor):
     assert not torch.allclose(model(**collator([one])).logits[0, -1], model(**collator([other])).logits[0, -1])
 
 
-def test_order_of_samples_does_not_matter(model, collator, rows):
-    forward, backward = collator(rows), collator(rows[::-1])
+def test_order_of_samples_does_not_matter(model, collator, samples):
+    forward, backward = collator(samples), collator(samples[::-1])
     torch.testing.assert_close(model(**forward).logits, model(**backward).logits.flip(0), atol=1e-5, rtol=1e-4)
 
 
-def test_accumulation_is_one_batch(model, collator, rows):
-    whole = model(**collator(rows)).loss
-    count = (collator(rows)["labels"][:, 1:] != -100).sum()
-    parts = [model(**collator(part), num_items_in_batch=count).loss for part in (rows[:2], rows[2:])]
+def test_accumulation_is_one_batch(model, collator, samples):
+    whole = model(**collator(samples)).loss
+    count = (collator(samples)["labels"][:, 1:] != -100).sum()
+    parts = [model(**collator(part), num_items_in_batch=count).loss for part in (samples[:2], samples[2:])]
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_loss_without_logits_is_the_same(variant, all_rows):
+def test_loss_without_logits_is_the_same(variant, all_samples):
     model, processor = variant
-    batch = MMGPTCollator(processor)(all_rows)
+    batch = MMGPTCollator(processor)(all_samples)
     shifted = torch.nn.functional.pad(batch["labels"], (0, 1), value=-100)[:, 1:].contiguous()
     for given in ({}, {"num_items_in_batch": torch.tensor(7)}, {"shift_labels": shifted}):
         losses, gradients = [], []
@@ -257,21 +257,21 @@ def test_loss_without_logits_is_the_same(variant, all_rows):
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_beam_search_takes_media(model, processor, rows):
-    prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
-    assert model.generate(**prompts, num_beams=3, max_new_tokens=4, min_new_tokens=4).shape[0] == len(rows)
+def test_beam_search_takes_media(model, processor, samples):
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(samples)
+    assert model.generate(**prompts, num_beams=3, max_new_tokens=4, min_new_tokens=4).shape[0] == len(samples)
 
 
-def test_static_cache_generates_the_same(model, processor, rows):
-    prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
+def test_static_cache_generates_the_same(model, processor, samples):
+    prompts = MMGPTCollator(processor, add_generation_prompt=True)(samples)
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "disable_compile": True}
     static = model.generate(**prompts, **options, cache_implementation="static")
     assert static.tolist() == model.generate(**prompts, **options).tolist()
 
 
-def test_gradients_reach_every_parameter(variant, all_rows):
+def test_gradients_reach_every_parameter(variant, all_samples):
     model, processor = variant
-    model(**MMGPTCollator(processor)(all_rows)).loss.backward()
+    model(**MMGPTCollator(processor)(all_samples)).loss.backward()
     # Whisper's key bias does not exist and SigLIP's last layer is not used when an earlier one is asked for.
     missing = [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
@@ -280,10 +280,10 @@ def test_gradients_reach_every_parameter(variant, all_rows):
     assert not [n for n in missing if model.config.vision_feature_layer == -1 or not any(s in n for s in skipped)]
 
 
-def test_outputs_lead_to_no_parameter_that_the_loss_does_not(variant, all_rows):
+def test_outputs_lead_to_no_parameter_that_the_loss_does_not(variant, all_samples):
     """DistributedDataParallel waits for the gradients of whatever the outputs lead to."""
     model, processor = variant
-    outputs = model(**MMGPTCollator(processor)(all_rows), use_cache=False)
+    outputs = model(**MMGPTCollator(processor)(all_samples), use_cache=False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     led_to = []
     for tensors in (
@@ -296,9 +296,9 @@ def test_outputs_lead_to_no_parameter_that_the_loss_does_not(variant, all_rows):
     assert led_to[0] == led_to[1]
 
 
-def test_gradient_checkpointing_gives_the_same_loss(variant, all_rows):
+def test_gradient_checkpointing_gives_the_same_loss(variant, all_samples):
     model, processor = variant
-    batch = MMGPTCollator(processor)(all_rows)
+    batch = MMGPTCollator(processor)(all_samples)
     model.train()
     plain = model(**batch).loss
     model.gradient_checkpointing_enable()
@@ -314,16 +314,16 @@ def test_features_of_media_come_before_padding_in_their_order():
     assert real_first(MMGPTMediaOutput(pooler_output=features))[1] == 6
 
 
-def test_mismatch_names_both_counts(model, collator, rows):
-    batch = collator(rows[:1])
+def test_mismatch_names_both_counts(model, collator, samples):
+    batch = collator(samples[:1])
     with pytest.raises(ValueError, match="16 image tokens but the image inputs yield 32 features"):
         model(**{**batch, "pixel_values": batch["pixel_values"].repeat(2, 1, 1, 1)})
-    batch = collator(rows[1:2])
+    batch = collator(samples[1:2])
     with pytest.raises(ValueError, match="10 audio tokens but the audio inputs yield 20 features"):
         model(**{**batch, **{k: batch[k].repeat(2, 1, 1) for k in ("input_features",)}, "input_features_mask": None})
 
 
-def test_media_without_an_encoder_are_refused(rows):
+def test_media_without_an_encoder_are_refused(samples):
     text_only = make_model(vision=None, audio=None)
     with pytest.raises(ValueError, match="no vision encoder"):
         text_only(torch.tensor([[4]]), pixel_values=torch.zeros(1, 3, 16, 16))
@@ -331,15 +331,19 @@ def test_media_without_an_encoder_are_refused(rows):
         text_only(torch.tensor([[5]]), input_features=torch.zeros(1, 20, 4))
 
 
-def test_embeddings_can_stand_for_tokens(model, collator, rows):
-    batch = collator(rows)
+def test_embeddings_can_stand_for_tokens(model, collator, samples):
+    batch = collator(samples)
     embeds = model.get_input_embeddings()(batch["input_ids"])
     logits = model(**{**batch, "input_ids": None}, inputs_embeds=embeds).logits
     torch.testing.assert_close(logits, model(**batch).logits)
 
 
-def test_a_model_may_have_one_encoder_or_none(tokenizer, rows):
-    for vision, audio, wanted in ((PATCHES, None, rows[:1]), (None, FRAMES, rows[1:2]), (None, None, rows[2:3])):
+def test_a_model_may_have_one_encoder_or_none(tokenizer, samples):
+    for vision, audio, wanted in (
+        (PATCHES, None, samples[:1]),
+        (None, FRAMES, samples[1:2]),
+        (None, None, samples[2:3]),
+    ):
         model = make_model(vision=vision, audio=audio)
         batch = MMGPTCollator(make_processor(model.config, tokenizer))(wanted)
         assert model(**batch).loss.isfinite()

@@ -24,7 +24,7 @@ def test_a_window_is_as_many_samples_as_the_extractor_pads_to(extractor, window)
 
 @pytest.mark.parametrize("num_samples", [400, 559, 560, 561, 6000, 16000])
 def test_frames_that_are_padding_are_told_from_audio(num_samples):
-    """The extractors' own count: Whisper's in its mask; AST's by the rows that differ from its padding."""
+    """The extractors' own count: Whisper's in its mask; AST's by the frames that differ from its padding."""
     audio = make_audio(0, num_samples)["array"]
     mask = audio_chunks(WHISPER, [audio], 16000, 400)["input_features_mask"]
     assert mask.sum() == framing(WHISPER).frames(num_samples, in_window=True)

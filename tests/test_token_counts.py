@@ -119,5 +119,5 @@ def test_tiles_belong_to_the_image_whose_overview_ends_them():
     ],
 )
 def test_whole_tiles_and_windows_have_so_many_vectors(options, image, audio):
-    config = make_config(vision=SIGLIP, audio=WHISPER, **options)
+    config = make_config(vision=SIGLIP, audio=WHISPER, fusion="cross_attention", **options)
     assert (full_chunk_vectors(config, "image"), full_chunk_vectors(config, "audio")) == (image, audio)

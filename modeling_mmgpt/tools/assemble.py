@@ -36,7 +36,6 @@ from ..configuration_mmgpt import MMGPTConfig
 from ..modeling_mmgpt import MMGPTForConditionalGeneration, media_tokens
 from ..preprocessing_mmgpt import image_chunks, tiling_processor_like
 from ..processing_mmgpt import MMGPTProcessor
-from ..token_counts_mmgpt import takes_only_patches
 from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names, vision_family
 from ..towers_mmgpt import TOWER_CLASSES, without_unread
 
@@ -307,7 +306,7 @@ def check_text(model: MMGPTForConditionalGeneration, probe: torch.Tensor, expect
 
 def check_image_sizes(vision_config, image_processor, source: str | os.PathLike) -> None:
     """Refuses an image processor whose images the vision encoder does not take."""
-    if takes_only_patches(vision_config):
+    if not vision_family(vision_config).pixels:
         return
     images = [PIL.Image.new("RGB", size) for size in PROBE_SIZES]
     chunks = [image_chunks(image_processor, [image], return_tensors="pt")["pixel_values"] for image in images]
