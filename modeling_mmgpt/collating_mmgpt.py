@@ -7,8 +7,6 @@ import torch
 from transformers.processing_utils import ProcessorMixin
 
 from .media_features_mmgpt import CHUNK_COUNTS, MEDIA_INPUTS
-from .media_loading_mmgpt import load_image, load_video
-from .preprocessing_mmgpt import sampling
 from .token_counts_mmgpt import tiles_per_image
 
 
@@ -99,11 +97,7 @@ class MMGPTCollator:
             raise ValueError(
                 f"{name} comes with {kind} inputs, but the model has no encoder for them: leave the sample out."
             )
-        if kind == "image":
-            return load_image(source, f"image {index} of {name}")
-        if kind == "video":
-            return load_video(source, *sampling(self.processor.video_processor), f"video {index} of {name}")
-        return self.processor.load_audio(source, f"audio {index} of {name}")
+        return self.processor.load_medium(kind, source, f"{kind} {index} of {name}")
 
     def labels(self, batch, names: list[str]):
         is_learnt = batch.pop("assistant_masks").bool()  # (B, L)
@@ -171,6 +165,3 @@ def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
     if not is_kept.any():
         for key in (*MEDIA_INPUTS[kind], CHUNK_COUNTS.get(kind)):
             batch.pop(key, None)
-
-
-__all__ = ["MMGPTCollator"]

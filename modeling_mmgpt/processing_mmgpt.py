@@ -196,14 +196,11 @@ class MMGPTProcessor(ProcessorMixin):
             written = super().save_pretrained(folder, **kwargs)
         return [path.replace(str(folder), str(save_directory)) for path in written]
 
+    @requests_refused()
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if text is None and audio is None and isinstance(images, np.ndarray) and images.ndim == 1:
             # The transcriptions of `transformers serve`: a waveform in the first place, and nothing else.
             images, text, audio = None, self.speech_prompt, [images]
-        with requests_refused():
-            return self.open_media(images, text, videos, audio)
-
-    def open_media(self, images, text, videos, audio):
         if isinstance(text, str):
             text = [text]
         if images is not None:
@@ -213,7 +210,7 @@ class MMGPTProcessor(ProcessorMixin):
                 raise ValueError("Audio was given but the model has no audio encoder: leave it out.")
             audio = audio if isinstance(audio, (list, tuple)) else [audio]
             audio = [item for entry in audio for item in (entry if isinstance(entry, (list, tuple)) else [entry])]
-            audio = [self.load_audio(item, f"audio {index}") for index, item in enumerate(audio)]
+            audio = [self.load_medium("audio", item, f"audio {index}") for index, item in enumerate(audio)]
         if videos is not None:
             if not hasattr(self, "video_processor"):
                 raise ValueError(
@@ -223,10 +220,12 @@ class MMGPTProcessor(ProcessorMixin):
             videos = flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
 
-    load_image = staticmethod(load_image)
-
-    def load_audio(self, source, name: str = "audio") -> np.ndarray:
-        """As media_loading_mmgpt's, at the model's sampling rate."""
+    def load_medium(self, kind: str, source, name: str):
+        """`source` as media_loading_mmgpt decodes it: audio at the model's sampling rate, as many frames of a video as it takes."""
+        if kind == "image":
+            return load_image(source, name)
+        if kind == "video":
+            return load_video(source, *sampling(self.video_processor), name)
         return load_audio(source, self.feature_extractor.sampling_rate, name)
 
     @property
@@ -365,22 +364,20 @@ class MMGPTProcessor(ProcessorMixin):
         """Samples that shorter audio is padded to: enough for a spectrogram, and for one token."""
         return framing(self.feature_extractor).shortest(self.audio_geometry["convolutions"])
 
+    @requests_refused()
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
-        with requests_refused():
-            if not len(conversation):
-                raise ValueError("The conversation is empty: give at least one message.")
-            outputs = self.render_conversation(conversation, chat_template, **kwargs)
-            if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
-                check_length(self.context_length, max(map(len, outputs["input_ids"])))
-        return outputs
-
-    def render_conversation(self, conversation, chat_template=None, **kwargs):
+        if not len(conversation):
+            raise ValueError("The conversation is empty: give at least one message.")
         template = self.chat_template
         template = without_media(template) if isinstance(template, str) else template
         if chat_template is not None or (self.places_media(template) and LIBRARY_TAKES_MEDIA):
-            return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
-        return self.apply_text_template(conversation, template, **kwargs)
+            outputs = super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
+        else:
+            outputs = self.apply_text_template(conversation, template, **kwargs)
+        if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
+            check_length(self.context_length, max(map(len, outputs["input_ids"])))
+        return outputs
 
     def apply_text_template(
         self,

@@ -10,6 +10,7 @@ No weight is copied: the parts' own modules become the model's, so that memory h
 
 import copy
 import os
+import re
 from contextlib import contextmanager
 from inspect import signature
 
@@ -49,16 +50,7 @@ PROBE_SIZES = ((64, 48), (40, 120))  # width and height of two images that an im
 
 # What can be given as `vision` and `audio`, for error messages and help texts.
 TOWER_NAMES = {"vision": family_names(VISION_FAMILIES), "audio": family_names(AUDIO_FAMILIES)}
-CONNECTOR_FIELDS = (
-    "vision_connector",
-    "vision_merge_size",
-    "vision_num_queries",
-    "vision_feature_layer",
-    "vision_max_tiles",
-    "audio_connector",
-    "audio_merge_size",
-    "audio_num_queries",
-)
+CONNECTOR_FIELDS = [name for name in MMGPTConfig.__annotations__ if re.match("(vision|audio)_(?!config|token)", name)]
 
 
 def assemble(
@@ -240,7 +232,9 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
     try:
         return MMGPTConfig(
             text_config=decoder.config.to_dict(),
-            fusion="cross_attention" if has_gated_blocks(decoder) else "interleave",
+            fusion="interleave"
+            if getattr(decoder.config, "cross_attention_every", None) is None
+            else "cross_attention",
             vision_config=vision_tower.config.to_dict() if vision_tower is not None else None,
             audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
             image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
@@ -253,10 +247,6 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
         )
     except StrictDataclassError as error:
         raise ValueError(f"These connectors do not fit: {error.__cause__}") from error
-
-
-def has_gated_blocks(decoder: PreTrainedModel) -> bool:
-    return decoder.config.model_type == "mmgpt_text" and decoder.config.cross_attention_every is not None
 
 
 def keeps_cache(decoder: PreTrainedModel) -> bool:
@@ -356,6 +346,3 @@ def carry_generation(model: MMGPTForConditionalGeneration, decoder: PreTrainedMo
         ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
         generation.eos_token_id = [tokenizer.convert_tokens_to_ids(CHAT_TOKENS[1]), *ends]
     model.generation_config = generation
-
-
-__all__ = ["CONNECTOR_FIELDS", "TOWER_NAMES", "assemble"]

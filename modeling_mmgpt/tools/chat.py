@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoProcessor, TextStreamer
 
 from .. import register
-from ..media_loading_mmgpt import load_audio, load_image, load_video
-from ..preprocessing_mmgpt import sampling
+from ..collating_mmgpt import PARTS
 
 
 console = Console(highlight=False)
@@ -75,19 +74,9 @@ class Session:
         """Opens a medium now, so that a bad one is refused before it is part of the conversation."""
         if not source:
             raise ValueError(f"Name a file or a URL: /{kind} FILE.")
-        part, noun = {
-            "image": ("image_processor", "images"),
-            "audio": ("feature_extractor", "audio"),
-            "video": ("video_processor", "videos"),
-        }[kind]
-        if not hasattr(self.processor, part):
-            raise ValueError(f"This model takes no {noun}.")
-        if kind == "image":
-            medium = load_image(source, source)
-        elif kind == "audio":
-            medium = load_audio(source, self.processor.feature_extractor.sampling_rate, source)
-        else:
-            medium = load_video(source, *sampling(self.processor.video_processor), source)
+        if not hasattr(self.processor, PARTS[kind]):
+            raise ValueError(f"This model takes no {'audio' if kind == 'audio' else f'{kind}s'}.")
+        medium = self.processor.load_medium(kind, source, source)
         self.waiting.append({"type": kind, kind: medium})
 
     def say(self, text: str, settings: dict) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names
+
 
 HELP = """\
 Build multimodal GPTs from checkpoints, talk to them, look at them, publish them. Runs the installed package's code, not the folder's.
@@ -159,10 +161,11 @@ def assemble(
     text: Annotated[str, typer.Option(help="Causal decoder with its tokenizer: MMGPT, GPT-2, Llama, Qwen, ...")],
     output: Annotated[Path, typer.Option(help="Folder for the model.")],
     vision: Annotated[
-        str | None, typer.Option(help="Vision encoder, or a model that has one: SigLIP, CLIP, DINOv2, ...")
+        str | None,
+        typer.Option(help=f"Vision encoder, or a model that has one: {family_names(VISION_FAMILIES)}."),
     ] = None,
     audio: Annotated[
-        str | None, typer.Option(help="Audio encoder, or a model that has one: Whisper, HuBERT, ...")
+        str | None, typer.Option(help=f"Audio encoder, or a model that has one: {family_names(AUDIO_FAMILIES)}.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Of the whole model, for example bfloat16. Default: the decoder's.")
