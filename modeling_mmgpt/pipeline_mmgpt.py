@@ -93,7 +93,14 @@ class MMGPTTaskPipeline(ChunkPipeline):
     def answer(self, requests: list[Request], generate_kwargs: dict) -> list[list[dict]]:
         """For each request its answers: `text`, and where the task wants it `score`."""
         inputs = self.tensors(requests)
-        settings = {**self.generation_defaults(generate_kwargs), **generate_kwargs}
+        settings, config = (
+            dict(generate_kwargs),
+            generate_kwargs.get("generation_config") or self.model.generation_config,
+        )
+        if not {"max_new_tokens", "max_length"} & settings.keys() and config.max_new_tokens is None:
+            settings["max_new_tokens"] = MAX_NEW_TOKENS
+        if config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
+            settings.setdefault("pad_token_id", self.tokenizer.pad_token_id)
         output = self.model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=self.scored)
         new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
         answers = [
@@ -123,15 +130,6 @@ class MMGPTTaskPipeline(ChunkPipeline):
             name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
         }
-
-    def generation_defaults(self, given: dict) -> dict:
-        config = given.get("generation_config") or self.model.generation_config
-        defaults = {}
-        if not {"max_new_tokens", "max_length"} & given.keys() and config.max_new_tokens is None:
-            defaults["max_new_tokens"] = MAX_NEW_TOKENS
-        if config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
-            defaults["pad_token_id"] = self.tokenizer.pad_token_id
-        return defaults
 
     def probabilities(self, output, new_tokens: torch.Tensor) -> list[float]:
         """Of each answer: the product of the probabilities of its tokens up to the one that ends it."""

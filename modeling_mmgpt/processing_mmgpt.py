@@ -261,8 +261,7 @@ class MMGPTProcessor(ProcessorMixin):
         """Decoded images in the nesting they came in: one, a list, or a list for each sample."""
         if not hasattr(self, "image_processor"):
             raise ValueError("Images were given but the model has no vision encoder: leave them out.")
-        if not isinstance(images, (list, tuple)):
-            return [load_image(images, "image 0")]
+        images = images if isinstance(images, (list, tuple)) else [images]
         return [
             [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
             if isinstance(entry, (list, tuple))
@@ -312,19 +311,6 @@ class MMGPTProcessor(ProcessorMixin):
         geometry = self.image_geometry
         return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
 
-    def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs) -> str:
-        frames = audio_inputs["input_features_mask"].sum(-1)  # (windows of all audio clips,)
-        windows = audio_inputs.get("audio_windows", np.ones(len(frames), dtype=int))
-        first = int(windows[:audio_idx].sum())
-        own = frames[first : first + int(windows[audio_idx])]
-        return self.audio_token * int(audio_token_count(own, **self.audio_geometry).sum())
-
-    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
-        """The time of each frame in seconds, such as "<0.5 s>", and behind it the placeholders of the frame."""
-        height, width = video_inputs["pixel_values_videos"].shape[-2:]
-        frame = self.video_token * image_token_count(height, width, **self.image_geometry)
-        return "".join(f"<{time:.1f} s>{frame}" for time in video_inputs["video_times"][video_idx])
-
     def _process_images(self, images, **kwargs):
         if self.max_tiles is not None and (kwargs.get("max_patches") or 0) > self.max_tiles:
             raise ValueError(
@@ -336,7 +322,10 @@ class MMGPTProcessor(ProcessorMixin):
 
     def _process_audio(self, audio, **kwargs):
         processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
-        texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
+        frames = processed["input_features_mask"].sum(-1)  # (windows of all audio clips,)
+        ends = np.cumsum(processed.get("audio_windows", np.ones(len(frames), dtype=int)))
+        counts = [audio_token_count(own, **self.audio_geometry).sum() for own in np.split(frames, ends[:-1])]
+        texts = [self.audio_token * int(count) for count in counts]
         return one_entry_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, do_sample_frames=None, **kwargs):
@@ -350,8 +339,10 @@ class MMGPTProcessor(ProcessorMixin):
             )
         videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
         processed = video_chunks(self.video_processor, videos, **kwargs)
-        processed["video_times"] = [video["times"] for video in videos]
-        texts = [self.replace_video_token(processed, index) for index in range(len(videos))]
+        height, width = processed["pixel_values_videos"].shape[-2:]
+        frame = self.video_token * image_token_count(height, width, **self.image_geometry)
+        # Before each frame its time in seconds, such as "<0.5 s>".
+        texts = ["".join(f"<{time:.1f} s>{frame}" for time in video["times"]) for video in videos]
         return one_entry_each(processed), texts
 
     @property
@@ -505,7 +496,7 @@ class MMGPTProcessor(ProcessorMixin):
 
     @property
     def unused_input_names(self) -> list[str]:
-        return ["video_times", "pixel_attention_mask"]
+        return ["pixel_attention_mask"]
 
     @property
     def model_input_names(self) -> list[str]:

@@ -25,10 +25,8 @@ HELP = """\
 /clear        begin a new conversation
 /exit         leave (or Ctrl-D); Ctrl-C stops an answer"""
 
-# What is wrong with a request, and leaves the model as it was.
-REQUEST_ERRORS = (ValueError, OSError, ImportError, torch.OutOfMemoryError)
-# And what is wrong with a folder, a device or the way to the Hub.
-LOADING_ERRORS = (*REQUEST_ERRORS, RuntimeError, httpx.HTTPError)
+# What is wrong with a request, a folder or the way to the Hub. It leaves the model as it was.
+ERRORS = (ValueError, OSError, ImportError, torch.OutOfMemoryError, httpx.HTTPError)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -122,6 +120,8 @@ def load(folder: str, device: str | None, dtype: str):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=as_dtype(dtype) or "auto").to(device).eval()
     except SafetensorError as error:
         raise ValueError(f"The weights of {folder} are damaged: {error}") from error
+    except RuntimeError as error:  # no such device, weights that do not fit the configuration
+        raise ValueError(str(error)) from error
     return model, AutoProcessor.from_pretrained(folder)
 
 
@@ -174,7 +174,7 @@ def respond(session: Session, line: str, settings: dict) -> None:
             console.print(HELP, markup=False)
         else:
             session.say(line, settings)
-    except REQUEST_ERRORS as error:
+    except ERRORS as error:
         error_console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         if len(session.messages) > len(session.system):
             console.print("The conversation goes on without it; /clear begins a new one.", style="dim")
