@@ -66,13 +66,9 @@ class MMGPTTaskPipeline(ChunkPipeline):
         return asked, {**kwargs, **(generate_kwargs or {})}, {}
 
     def preprocess(self, inputs, **options):
-        requests = list(self.ask(inputs, **options))
+        requests = list(self.ask(inputs, **options))  # of each task: the requests that one input becomes
         for index, request in enumerate(requests):
             yield {"request": request, "is_last": index == len(requests) - 1}
-
-    def ask(self, inputs, prompt: str | None = None, **options):
-        """The requests that one input becomes."""
-        raise NotImplementedError
 
     def postprocess(self, outputs):
         """The answers to the one request of an input, under the task's own name for them."""

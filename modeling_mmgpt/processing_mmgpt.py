@@ -204,7 +204,15 @@ class MMGPTProcessor(ProcessorMixin):
         if isinstance(text, str):
             text = [text]
         if images is not None:
-            images = self.decode_images(images)
+            if not hasattr(self, "image_processor"):
+                raise ValueError("Images were given but the model has no vision encoder: leave them out.")
+            # Decoded in the nesting they came in: one, a list, or a list for each sample.
+            images = [
+                [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
+                if isinstance(entry, (list, tuple))
+                else load_image(entry, f"image {index}")
+                for index, entry in enumerate(images if isinstance(images, (list, tuple)) else [images])
+            ]
         if audio is not None:
             if not hasattr(self, "feature_extractor"):
                 raise ValueError("Audio was given but the model has no audio encoder: leave it out.")
@@ -239,11 +247,8 @@ class MMGPTProcessor(ProcessorMixin):
 
     def batch_decode(self, sequences, *args, **kwargs):
         """As in transformers; where audio came alone, only the answer, without the prompt that the processor put before it."""
-        if hasattr(self, "feature_extractor"):
-            sequences = self.without_speech_prompt(sequences)
-        return super().batch_decode(sequences, *args, **kwargs)
-
-    def without_speech_prompt(self, sequences):
+        if not hasattr(self, "feature_extractor"):
+            return super().batch_decode(sequences, *args, **kwargs)
         own = self.tokenizer(self.speech_prompt)["input_ids"]
         place = own.index(self.audio_token_id)
         before, behind = own[:place], own[place + 1 :]
@@ -255,19 +260,7 @@ class MMGPTProcessor(ProcessorMixin):
                 end += 1
             asked = end > len(before) and tokens[: len(before)] == before and tokens[end : end + len(behind)] == behind
             answers.append(tokens[end + len(behind) :] if asked else tokens)
-        return answers
-
-    def decode_images(self, images):
-        """Decoded images in the nesting they came in: one, a list, or a list for each sample."""
-        if not hasattr(self, "image_processor"):
-            raise ValueError("Images were given but the model has no vision encoder: leave them out.")
-        images = images if isinstance(images, (list, tuple)) else [images]
-        return [
-            [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
-            if isinstance(entry, (list, tuple))
-            else load_image(entry, f"image {index}")
-            for index, entry in enumerate(images)
-        ]
+        return super().batch_decode(answers, *args, **kwargs)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if text is not None:

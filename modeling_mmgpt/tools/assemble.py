@@ -11,7 +11,6 @@ No weight is copied: the parts' own modules become the model's, so that memory h
 import copy
 import os
 import re
-from contextlib import contextmanager
 from inspect import signature
 
 import PIL.Image
@@ -193,27 +192,20 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
         rf"^(model\.)?{place}\.": "" for place in (f"{part}_tower", family.checkpoint_prefix) if place is not None
     }
     tower_class = TOWER_CLASSES.get(family.model_class) or MODEL_MAPPING[type(config)]
-    with quiet():  # the other halves are left behind on purpose
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the other halves are left behind on purpose
+    try:
         tower, info = tower_class.from_pretrained(
             source, config=config, dtype=dtype, key_mapping=places, output_loading_info=True
         )
+    finally:
+        logging.set_verbosity(verbosity)
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(family.unread)):
         raise ValueError(
             f"{part}={str(source)!r} lacks {len(missing)} of the encoder's weights (first: {missing[0]}): the checkpoint is not "
             f"complete, or its config.json describes another model."
         )
     return without_unread(tower)
-
-
-@contextmanager
-def quiet():
-    """Only errors of transformers are shown."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def load_companion(loader, source: str | os.PathLike | None, name: str):
@@ -237,9 +229,7 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
             else "cross_attention",
             vision_config=vision_tower.config.to_dict() if vision_tower is not None else None,
             audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
-            image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
-            audio_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["audio"]),
-            video_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["video"]),
+            **{f"{kind}_token_id": tokenizer.convert_tokens_to_ids(token) for kind, token in MEDIA_TOKENS.items()},
             lm_head_bias=decoder.get_output_embeddings().bias is not None,
             use_cache=keeps_cache(decoder),
             dtype=decoder.dtype,

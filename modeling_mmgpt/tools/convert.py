@@ -237,16 +237,6 @@ def generation_config_of(source: str | PreTrainedModel) -> GenerationConfig:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(source))
 
 
-def load_tokenizer(source: str):
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{source} has no tokenizer that transformers can load, so a folder made from it could read no text. "
-            "To convert the weights alone use from_gpt or to_gpt, and save_pretrained."
-        ) from error
-
-
 def convert_checkpoint(
     source: str | os.PathLike, destination: str | os.PathLike, to: str = "mmgpt", dtype: torch.dtype | None = None
 ) -> Path:
@@ -261,7 +251,13 @@ def convert_checkpoint(
     source, destination = os.fspath(source), Path(destination)
     if to != "mmgpt":
         family_of(to)  # refused before anything is read
-    tokenizer = load_tokenizer(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{source} has no tokenizer that transformers can load, so a folder made from it could read no text. "
+            "To convert the weights alone use from_gpt or to_gpt, and save_pretrained."
+        ) from error
     kind = AutoConfig.from_pretrained(source).model_type
     if to == "mmgpt":
         card = {"training": f"The weights are those of {Path(source).name} ({kind}), in the form of MMGPT."}

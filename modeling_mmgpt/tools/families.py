@@ -93,19 +93,9 @@ EXPERT_FIELDS = QWEN2_FIELDS | same("num_experts num_experts_per_tok output_rout
 MIXTRAL_FIELDS = EXPERT_FIELDS | same("sliding_window") | {"num_experts": "num_local_experts"}
 QWEN3_MOE_FIELDS = EXPERT_FIELDS | same("attention_bias moe_intermediate_size norm_topk_prob")
 
-GPT2_FIXED = {
-    "position_embedding_type": "learned",
-    "norm_type": "layernorm",
-    "mlp_type": "plain",
-    "mlp_bias": True,
-    "attention_bias": True,
-}
-ROPE_LAYERNORM_FIXED = {
-    "position_embedding_type": "rope",
-    "norm_type": "layernorm",
-    "mlp_type": "plain",
-    "mlp_bias": True,
-}
+PLAIN_FIXED = {"norm_type": "layernorm", "mlp_type": "plain", "mlp_bias": True}
+GPT2_FIXED = PLAIN_FIXED | {"position_embedding_type": "learned", "attention_bias": True}
+ROPE_LAYERNORM_FIXED = PLAIN_FIXED | {"position_embedding_type": "rope"}
 LLAMA_FIXED = {
     "position_embedding_type": "rope",
     "norm_type": "rmsnorm",

@@ -47,7 +47,6 @@ BASELINES = ("majority", "shuffled", "blank")
 SOURCE_FACTS = {"source", "samples", "weight", "licence"}
 # Facts that the Hub shows from the card's metadata, where the owner may change them, too.
 METADATA_FACTS = ("license", "language", "datasets")
-SECTION_FACTS = {"Results": "results", "Bias": "bias"}
 
 
 # The facts ---------------------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def record_results(folder: str | os.PathLike, results: list[dict], by: str, sect
     folder = Path(folder)
     if not (folder / "README.md").is_file():
         return None
-    before, key = read_card(folder), SECTION_FACTS[section]
+    before, key = read_card(folder), section.lower()
     tables = tables_of(before.facts.get(key))
     tables[by] = [{**result, "by": by, "date": str(datetime.date.today())} for result in results]
     measured = {key: [result for table in tables.values() for result in table]}
@@ -310,21 +309,19 @@ def render_metadata(facts: dict, before: Card) -> str:
         data[key] = facts.get(key)
     ours = {(result["task"], result["measure"]) for result in before.facts.get("results") or []}
     theirs = [one for one in data.eval_results or [] if (one.dataset_name, one.metric_type) not in ours]
-    new = [as_eval_result(result, data.pipeline_tag or "text-generation") for result in facts.get("results") or []]
+    new = [
+        EvalResult(
+            task_type=data.pipeline_tag or "text-generation",
+            dataset_type=result.get("dataset") or result["task"],
+            dataset_name=result["task"],
+            dataset_split=result.get("split"),
+            metric_type=result["measure"],
+            metric_value=result["value"],
+        )
+        for result in facts.get("results") or []
+    ]
     # Measured twice on the same data, the later result counts.
     latest = {(one.dataset_type, one.dataset_split, one.metric_type): one for one in [*theirs, *new]}
     data.eval_results = list(latest.values()) or None
     data.model_name = facts["name"] if latest else None
     return data.to_yaml()
-
-
-def as_eval_result(result: dict, task_type: str) -> EvalResult:
-    """A result as the Hub's metadata have it."""
-    return EvalResult(
-        task_type=task_type,
-        dataset_type=result.get("dataset") or result["task"],
-        dataset_name=result["task"],
-        dataset_split=result.get("split"),
-        metric_type=result["measure"],
-        metric_value=result["value"],
-    )
