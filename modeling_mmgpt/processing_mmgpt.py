@@ -290,15 +290,6 @@ class MMGPTProcessor(ProcessorMixin):
                 f"{sum(placeholders)} tokens (in each sample: {placeholders}) and {given} {kind}."
             )
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        if "spatial_shapes" in image_inputs:
-            return self.image_token * self.grid_tokens(*image_inputs["spatial_shapes"][image_idx].tolist())
-        tiles, chunk = 1, image_idx
-        if "tile_positions" in image_inputs:
-            tiles, chunk = int(tiles_per_image(image_inputs["tile_positions"])[image_idx]), 0
-        height, width = image_inputs["pixel_values"][chunk].shape[-2:]
-        return self.image_token * (tiles * image_token_count(height, width, **self.image_geometry))
-
     def grid_tokens(self, rows: int, columns: int) -> int:
         """Tokens of an image of so many patches."""
         geometry = self.image_geometry
@@ -311,7 +302,17 @@ class MMGPTProcessor(ProcessorMixin):
             )
         images = make_flat_list_of_images(images)
         processed = image_chunks(self.image_processor, images, **kwargs)
-        return processed, [self.replace_image_token(processed, index) for index in range(len(images))]
+        if "spatial_shapes" in processed:
+            return processed, [
+                self.image_token * self.grid_tokens(*grid) for grid in processed["spatial_shapes"].tolist()
+            ]
+        tiles = tiles_per_image(processed["tile_positions"]).tolist() if "tile_positions" in processed else None
+        texts = []
+        for index in range(len(images)):
+            height, width = processed["pixel_values"][index].shape[-2:]  # all tiles are of one size
+            count = image_token_count(height, width, **self.image_geometry)
+            texts.append(self.image_token * (count if tiles is None else tiles[index] * count))
+        return processed, texts
 
     def _process_audio(self, audio, **kwargs):
         processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)

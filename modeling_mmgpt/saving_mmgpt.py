@@ -133,12 +133,6 @@ def find_companion(origin: str, name: str, commit: str | None = None) -> Path | 
     return find_file(Path(origin) if os.path.isdir(origin) else download_companions(origin, commit), name)
 
 
-def runs_code_of(folder: Path) -> bool:
-    """Whether `folder` still has the code that runs here, file by file."""
-    ours = [path for path in CODE.glob("*.py") if path.name != "__init__.py"]
-    return all(find_file(folder, path.name) and filecmp.cmp(path, folder / path.name, shallow=False) for path in ours)
-
-
 class CompleteFolderMixin:
     """`save_pretrained` that leaves a complete folder: all code, and the processor's files and the card of the checkpoint that
     the model came from, unless the folder has its own."""
@@ -177,8 +171,11 @@ class CompleteFolderMixin:
             if source is not None:
                 shutil.copyfile(source, folder / name)
         origin = self.name_or_path
-        if os.path.isdir(origin) and not runs_code_of(Path(origin)):  # another version is there by now
-            origin = ""
+        if os.path.isdir(origin):
+            ours = [path for path in CODE.glob("*.py") if path.name != "__init__.py"]
+            theirs = [find_file(Path(origin), path.name) for path in ours]
+            if not all(b and filecmp.cmp(a, b, shallow=False) for a, b in zip(ours, theirs, strict=True)):
+                origin = ""  # another version of the code is there by now
         code = reachable_code(
             self.config.auto_map, lambda name: find_file(CODE, name) or find_companion(origin, name, commit)
         )

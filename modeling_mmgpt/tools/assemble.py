@@ -75,7 +75,13 @@ def assemble(
         dtype: of the whole model; `"auto"`: that of the decoder's checkpoint.
     """
     connectors = connectors or {}
-    check_connectors(connectors, vision, audio)
+    if unknown := sorted(set(connectors) - set(CONNECTOR_FIELDS)):
+        raise ValueError(f"connectors has {', '.join(unknown)}, but only {', '.join(CONNECTOR_FIELDS)} can be chosen.")
+    for part, source in (("vision", vision), ("audio", audio)):
+        if source is None and (useless := [name for name in connectors if name.startswith(part)]):
+            raise ValueError(
+                f"connectors has {', '.join(useless)}, but no {part}= is given: give it, or leave them out."
+            )
     decoder, tokenizer = load_decoder(text, dtype)
     probe = torch.arange(min(8, len(tokenizer)))[None]
     with torch.no_grad():
@@ -100,16 +106,6 @@ def assemble(
         check_image_tokens(model, processor, vision)
     carry_generation(model, decoder, tokenizer)
     return model, processor
-
-
-def check_connectors(connectors: dict, vision, audio) -> None:
-    if unknown := sorted(set(connectors) - set(CONNECTOR_FIELDS)):
-        raise ValueError(f"connectors has {', '.join(unknown)}, but only {', '.join(CONNECTOR_FIELDS)} can be chosen.")
-    for part, source in (("vision", vision), ("audio", audio)):
-        if source is None and (useless := [name for name in connectors if name.startswith(part)]):
-            raise ValueError(
-                f"connectors has {', '.join(useless)}, but no {part}= is given: give it, or leave them out."
-            )
 
 
 def load_config(source: str | os.PathLike, part: str):

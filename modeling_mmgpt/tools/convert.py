@@ -9,8 +9,9 @@ Weights are read one tensor at a time into the finished model: beside it there i
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -129,14 +130,6 @@ def read_tensors(file: str) -> Iterator[tuple[str, torch.Tensor]]:
         yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
 
 
-def stream_tensors(source: str | PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(source, PreTrainedModel):
-        yield from source.state_dict().items()
-        return
-    for file in weight_files(source):
-        yield from read_tensors(file)
-
-
 def find_rule(model_type: str, name: str) -> tuple[Weight, list[str]]:
     """The rule for the family's tensor `name`, and what its wildcards stand for."""
     family = FAMILIES[model_type]
@@ -151,7 +144,7 @@ def find_rule(model_type: str, name: str) -> tuple[Weight, list[str]]:
     )
 
 
-def fill_ours(model: MMGPTForCausalLM, model_type: str, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+def fill_ours(model: MMGPTForCausalLM, model_type: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Copies their tensors into our model one by one, and makes sure that every parameter of ours was filled."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     unfilled = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -204,8 +197,9 @@ def from_gpt(source: str | os.PathLike | PreTrainedModel, dtype: torch.dtype | N
     theirs = source.config if is_model else AutoConfig.from_pretrained(source)
     config = config_from_gpt(theirs)
     model = empty_model(MMGPTForCausalLM, config, dtype or config.dtype or torch.float32)
+    tensors = source.state_dict().items() if is_model else chain.from_iterable(map(read_tensors, weight_files(source)))
     with torch.no_grad():
-        fill_ours(model, theirs.model_type, stream_tensors(source))
+        fill_ours(model, theirs.model_type, tensors)
     model.generation_config = generation_config_of(source)
     return model
 

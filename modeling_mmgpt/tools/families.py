@@ -271,11 +271,7 @@ FAMILIES = {
     "gpt2": Family(
         fields=GPT2_FIELDS,
         fixed=GPT2_FIXED,
-        required={
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-        },
+        required={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
         to_ours=mlp_width_to_ours,
         to_theirs=mlp_width_to_theirs,
         weights=(

@@ -23,7 +23,14 @@ def print_info(folder: str) -> None:
         model = AutoModelForCausalLM.from_config(config)
     console = Console(highlight=False)
     console.print(parts_table(model))
-    console.print(decoder_line(config.get_text_config()))
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    cache = 2 * text.num_hidden_layers * heads * head_dim * 2  # bytes a token: keys and values, bfloat16
+    console.print(
+        f"Decoder: {text.num_hidden_layers} layers, width {text.hidden_size}, vocabulary {text.vocab_size:,}, up to "
+        f"{text.max_position_embeddings:,} tokens. Its cache takes {megabytes(1000 * cache)} for 1,000 tokens in bfloat16."
+    )
     table = Table("medium", "tokens", title="Tokens in the decoder")
     if hasattr(processor, "image_processor"):
         tokens = processor._get_num_multimodal_tokens(image_sizes=IMAGE_SIZES)["num_image_tokens"]
@@ -56,13 +63,3 @@ def parts_table(model) -> Table:
 
 def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def decoder_line(text) -> str:
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * head_dim * 2  # bytes a token: keys and values, bfloat16
-    return (
-        f"Decoder: {text.num_hidden_layers} layers, width {text.hidden_size}, vocabulary {text.vocab_size:,}, up to "
-        f"{text.max_position_embeddings:,} tokens. Its cache takes {megabytes(1000 * cache)} for 1,000 tokens in bfloat16."
-    )

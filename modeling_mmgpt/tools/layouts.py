@@ -83,9 +83,4 @@ class Weight:
 
     def our_names(self, wildcards: list[str]) -> list[str]:
         patterns = (self.ours,) if isinstance(self.ours, str) else self.ours
-        return [fill(pattern, wildcards) for pattern in patterns]
-
-
-def fill(pattern: str, wildcards: list[str]) -> str:
-    parts = pattern.split("*")
-    return parts[0] + "".join(found + part for found, part in zip(wildcards, parts[1:], strict=False))
+        return [pattern.replace("*", "{}").format(*wildcards) for pattern in patterns]

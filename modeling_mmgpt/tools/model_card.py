@@ -90,13 +90,6 @@ def read_facts(origin: str | os.PathLike) -> dict:
     return read_card(origin).facts
 
 
-def check_facts(facts: dict) -> None:
-    if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
-        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
-    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
-    check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
-
-
 def check_entries(entries: list[dict], what: str, keys: set[str]) -> None:
     for entry in entries:
         if missing := keys - set(entry):
@@ -167,7 +160,10 @@ def write_card(folder: Path, model, facts: dict, earlier: str | os.PathLike | No
     earlier: the folder or Hub id with the card that the model had before. What `facts` do not mention stays as it was there; an empty
         list is a mention.
     """
-    check_facts(facts)
+    if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
+        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
+    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
+    check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
     before = Card() if earlier is None else read_card(earlier)
     kept = {key: value for key, value in before.facts.items() if key not in ("name", "model")}
     merged = {"name": folder.name, **kept, **facts, "model": describe_model(model, facts.get("base_model"))}
@@ -258,10 +254,16 @@ def training_text(facts: dict) -> str:
 
 
 def results_text(results: list[dict] | None) -> str:
-    """A table for each that measured, under its words and date."""
+    """A table for each that measured, under its words and date; baselines have a column where any result has them."""
     texts = []
     for by, table in tables_of(results).items():
-        texts.append(results_table(table))
+        baselines = [name for name in BASELINES if any(result.get(name) is not None for result in table)]
+        lines = [["task", "measure", "value", "95 % interval", *baselines, "n"]]
+        for result in table:
+            interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
+            beside = ["" if result.get(name) is None else result[name] for name in baselines]
+            lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
+        texts.append(markdown_table(lines))
         if by is not None:
             heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
             texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
@@ -274,17 +276,6 @@ def tables_of(results: list[dict] | None) -> dict[str | None, list[dict]]:
     for result in results or []:
         tables.setdefault(result.get("by"), []).append(result)
     return tables
-
-
-def results_table(results: list[dict]) -> str:
-    """Baselines have a column where any result has them."""
-    baselines = [name for name in BASELINES if any(result.get(name) is not None for result in results)]
-    lines = [["task", "measure", "value", "95 % interval", *baselines, "n"]]
-    for result in results:
-        interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
-        beside = ["" if result.get(name) is None else result[name] for name in baselines]
-        lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
-    return markdown_table(lines)
 
 
 def markdown_table(lines: list[list]) -> str:
