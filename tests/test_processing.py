@@ -286,7 +286,7 @@ def test_placeholders_are_features_for_videos(kind, counts, bound, side, tokeniz
     check_forward(model, inputs)
 
 
-SIGHTS = {
+ENCODERS = {
     "tiles, windows": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4},
     "any size, any length": {"vision": NAFLEX, "audio": FRAMES},
     "resamplers": {
@@ -301,7 +301,7 @@ SIGHTS = {
 }
 
 
-@pytest.mark.parametrize("kind", SIGHTS)
+@pytest.mark.parametrize("kind", ENCODERS)
 @given(
     sizes=st.lists(st.tuples(SIDES, SIDES), max_size=2),
     lengths=st.lists(st.integers(1, 40000), max_size=2),
@@ -309,7 +309,7 @@ SIGHTS = {
 )
 @FEW
 def test_with_cross_attention_placeholders_are_chunks_whatever_the_media(kind, sizes, lengths, counts, tokenizer):
-    model = make_model(**SIGHTS[kind], fusion="cross_attention")
+    model = make_model(**ENCODERS[kind], fusion="cross_attention")
     processor = make_processor(model.config, tokenizer, any_size=kind.startswith("any"))
     media = {
         "images": [make_image(index, *size) for index, size in enumerate(sizes)] or None,
@@ -327,7 +327,7 @@ def test_with_cross_attention_placeholders_are_chunks_whatever_the_media(kind, s
     check_forward(model, inputs)
 
 
-def test_with_cross_attention_each_row_has_one_placeholder(tokenizer):
+def test_with_cross_attention_each_sample_has_one_placeholder_for_each_chunk(tokenizer):
     model = make_model(
         vision=SIGLIP,
         audio=WHISPER,

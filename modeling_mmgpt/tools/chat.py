@@ -85,7 +85,16 @@ class Session:
             raise ValueError("Your message is not valid UTF-8 text.") from error
         content = [*self.waiting, {"type": "text", "text": text}] if self.waiting else text
         messages = [*self.messages, {"role": "user", "content": content}]
-        inputs = self.prepare(messages)
+        if self.processor.chat_template is None:  # a model that only continues text
+            inputs = self.tokenizer(content, return_tensors="pt", return_token_type_ids=False)
+        else:
+            inputs = self.processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        inputs = {
+            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
         length = inputs["input_ids"].shape[1]
         speaker = Speaker(self.tokenizer)
         try:
@@ -95,18 +104,6 @@ class Session:
         answer = self.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
         self.messages, self.waiting = [*messages, {"role": "assistant", "content": answer}], []
         return answer
-
-    def prepare(self, messages: list[dict]) -> dict[str, torch.Tensor]:
-        if self.processor.chat_template is None:  # a model that only continues text
-            inputs = self.tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
-        else:
-            inputs = self.processor.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
-        return {
-            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
 
 
 def load(folder: str, device: str | None, dtype: str):

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
 from ..saving_mmgpt import find_companion
-from .old_cards import is_old_card, read_old_card
+from .old_cards import LEAD, read_old_card
 
 
 FACTS_FILE = "card_facts.json"
@@ -76,7 +76,7 @@ def read_card(origin: str | os.PathLike) -> Card:
         ) from error
     above, _, rest = card.text.partition(START)
     below = rest.partition(END)[2]
-    if is_old_card(card):
+    if FACTS_FILE not in card.text and LEAD.search(card.text):
         old_facts, below = read_old_card(card)
         facts, above = facts or old_facts, ""
     is_adapter = (facts.get("model") or {}).get("adapter_of") is not None  # its base is no fact but the model's

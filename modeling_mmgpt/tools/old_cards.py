@@ -28,10 +28,6 @@ DECODER = re.compile(r"^Decoder: (\d+) layers, width (\d+), (\d+) heads, vocabul
 TABLE_LINE = re.compile(r"^\| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
-def is_old_card(card: ModelCard) -> bool:
-    return "card_facts.json" not in card.text and LEAD.search(card.text) is not None
-
-
 def read_old_card(card: ModelCard) -> tuple[dict, str]:
     """The facts that the card tells, and what its owner added to it."""
     head, *sections = re.split(r"^(?=## )", card.text, flags=re.MULTILINE)
