@@ -58,10 +58,8 @@ def register() -> None:
 
     for config_class in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig, MMGPTConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoModel.register(MMGPTTextConfig, MMGPTTextModel, exist_ok=True)
-    AutoModel.register(MMGPTPatchConfig, MMGPTPatchTower, exist_ok=True)
-    AutoModel.register(MMGPTFrameConfig, MMGPTFrameTower, exist_ok=True)
-    AutoModel.register(MMGPTConfig, MMGPTModel, exist_ok=True)
+    for model_class in (MMGPTTextModel, MMGPTPatchTower, MMGPTFrameTower, MMGPTModel):
+        AutoModel.register(model_class.config_class, model_class, exist_ok=True)
     for auto_class in (AutoModelForCausalLM, AutoModelForMultimodalLM):
         auto_class.register(MMGPTTextConfig, MMGPTForCausalLM, exist_ok=True)
     for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):

@@ -104,18 +104,15 @@ def flatten(message: dict, placeholders: dict[str, str]) -> dict:
 
 def media_of(conversation: list[dict], kind: str) -> list:
     """The media of one kind that stand in the messages, in order, however they are named."""
-    parts = [
-        part
-        for message in conversation
-        if isinstance(message.get("content"), (list, tuple))
-        for part in message["content"]
-        if part["type"] in (kind, f"{kind}_url")
-    ]
     found = []
-    for part in parts:
-        source = next((part[key] for key in (kind, "url", "path", "base64", f"{kind}_url") if key in part), None)
-        if source is not None:
-            found.append(source["url"] if part["type"] == f"{kind}_url" else source)
+    for message in conversation:
+        content = message.get("content")
+        for part in content if isinstance(content, (list, tuple)) else []:
+            if part["type"] not in (kind, f"{kind}_url"):
+                continue
+            source = next((part[key] for key in (kind, "url", "path", "base64", f"{kind}_url") if key in part), None)
+            if source is not None:
+                found.append(source["url"] if part["type"] == f"{kind}_url" else source)
     return found
 
 
@@ -194,18 +191,3 @@ def fill_prompt(task: str, prompt: str, fields: dict[str, str]) -> str:
     except KeyError as error:
         name = error.args[0]
         raise ValueError(f"The prompt of {task} is {prompt!r}: give {name}=... with the input.") from None
-
-
-__all__ = [
-    "CHAT_TEMPLATE",
-    "DEFAULT_PROMPTS",
-    "TIMESTAMPS",
-    "assistant_spans",
-    "check_prompts",
-    "fill_prompt",
-    "flatten",
-    "locate",
-    "media_of",
-    "with_media",
-    "without_media",
-]

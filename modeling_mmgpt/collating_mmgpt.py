@@ -7,8 +7,6 @@ import torch
 from transformers.processing_utils import ProcessorMixin
 
 from .media_features_mmgpt import CHUNK_COUNTS, MEDIA_INPUTS
-from .media_loading_mmgpt import load_image, load_video
-from .preprocessing_mmgpt import sampling
 from .token_counts_mmgpt import tiles_per_image
 
 
@@ -70,40 +68,38 @@ class MMGPTCollator:
         if self.add_generation_prompt and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         media = {kind: list(sample.get(f"{kind}s") or []) for kind in PARTS}
-        taken = dict.fromkeys(PARTS, 0)
+        kinds = [
+            part["type"]
+            for message in messages
+            if not isinstance(message["content"], str)
+            for part in message["content"]
+        ]
+        for kind, sources in media.items():
+            if kinds.count(kind) != len(sources):
+                raise ValueError(
+                    f"{name}: its messages have {kinds.count(kind)} {kind} parts but it comes with {len(sources)}."
+                )
+            if sources and not hasattr(self.processor, PARTS[kind]):
+                raise ValueError(
+                    f"{name} comes with {kind} inputs, but the model has no encoder for them: leave the sample out."
+                )
+        waiting = {kind: enumerate(sources) for kind, sources in media.items()}
         filled = []
         for message in messages:
             if isinstance(message["content"], str):
                 filled.append(message)
                 continue
-            parts = []
+            content = []
             for part in message["content"]:
                 kind = part["type"]
-                if kind in media:
-                    if taken[kind] < len(media[kind]):
-                        part = {"type": kind, kind: self.decode(kind, media[kind][taken[kind]], taken[kind], name)}
-                    taken[kind] += 1
+                if kind in waiting:
+                    index, source = next(waiting[kind])
+                    medium = self.processor.load_medium(kind, source, f"{kind} {index} of {name}")
+                    content.append({"type": kind, kind: medium})
                 else:
-                    part = {"type": "text", "text": part["text"]}
-                parts.append(part)
-            filled.append({"role": message["role"], "content": parts})
-        for kind, count in taken.items():
-            if count != len(media[kind]):
-                raise ValueError(
-                    f"{name}: its messages have {count} {kind} parts but it comes with {len(media[kind])}."
-                )
+                    content.append({"type": "text", "text": part["text"]})
+            filled.append({"role": message["role"], "content": content})
         return filled
-
-    def decode(self, kind: str, source, index: int, name: str):
-        if not hasattr(self.processor, PARTS[kind]):
-            raise ValueError(
-                f"{name} comes with {kind} inputs, but the model has no encoder for them: leave the sample out."
-            )
-        if kind == "image":
-            return load_image(source, f"image {index} of {name}")
-        if kind == "video":
-            return load_video(source, *sampling(self.processor.video_processor), f"video {index} of {name}")
-        return self.processor.load_audio(source, f"audio {index} of {name}")
 
     def labels(self, batch, names: list[str]):
         is_learnt = batch.pop("assistant_masks").bool()  # (B, L)
@@ -171,6 +167,3 @@ def drop_media(batch, kind: str, is_kept: torch.Tensor) -> None:
     if not is_kept.any():
         for key in (*MEDIA_INPUTS[kind], CHUNK_COUNTS.get(kind)):
             batch.pop(key, None)
-
-
-__all__ = ["MMGPTCollator"]

@@ -90,7 +90,11 @@ def load_image(source, name: str = "image"):
     pillow = import_optional("PIL.Image", "pillow", "Reading images")
     transpose = importlib.import_module("PIL.ImageOps").exif_transpose
     try:
-        image = source if is_image(source) else open_image(read_bytes(source, name))
+        image = source
+        if not is_image(source):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
+                image = pillow.open(io.BytesIO(read_bytes(source, name)))
         bound_pixels(image, name)
         return transpose(image).convert("RGB")
     except pillow.UnidentifiedImageError as error:
@@ -101,13 +105,6 @@ def load_image(source, name: str = "image"):
         raise
     except OSError as error:
         raise ValueError(f"{name} is damaged: {error}.") from error
-
-
-def open_image(data: bytes):
-    pillow = importlib.import_module("PIL.Image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
-        return pillow.open(io.BytesIO(data))
 
 
 def most_pixels() -> int | None:

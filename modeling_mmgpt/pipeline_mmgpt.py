@@ -15,6 +15,7 @@ Media are opened by the processor: text checkpoints carry this file too, but not
 import copy
 import re
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ class MMGPTTaskPipeline(ChunkPipeline):
     _load_image_processor = False
     _load_video_processor = False
 
+    key: str  # of the answer
     options: tuple[str, ...] = ()  # of `ask`, besides `prompt`
     scored = False  # whether the answers come with their probabilities
 
@@ -64,16 +66,16 @@ class MMGPTTaskPipeline(ChunkPipeline):
         return asked, {**kwargs, **(generate_kwargs or {})}, {}
 
     def preprocess(self, inputs, **options):
-        requests = list(self.ask(inputs, **options))
+        requests = list(self.ask(inputs, **options))  # of each task: the requests that one input becomes
         for index, request in enumerate(requests):
             yield {"request": request, "is_last": index == len(requests) - 1}
 
-    def ask(self, inputs, prompt: str | None = None, **options):
-        """The requests that one input becomes."""
-        raise NotImplementedError
+    def postprocess(self, outputs):
+        """The answers to the one request of an input, under the task's own name for them."""
+        return [{self.key: answer.pop("text"), **answer} for answer in outputs[0]["answers"]]
 
     def image_part(self, image) -> dict:
-        return {"type": "image", "image": self.processor.load_image(image, "the image")}
+        return {"type": "image", "image": self.processor.load_medium("image", image, "the image")}
 
     def fill(self, prompt: str | None, task: str, **fields) -> str:
         prompts = DEFAULT_PROMPTS if self.processor is None else self.processor.prompts
@@ -87,7 +89,14 @@ class MMGPTTaskPipeline(ChunkPipeline):
     def answer(self, requests: list[Request], generate_kwargs: dict) -> list[list[dict]]:
         """For each request its answers: `text`, and where the task wants it `score`."""
         inputs = self.tensors(requests)
-        settings = {**self.generation_defaults(generate_kwargs), **generate_kwargs}
+        settings, config = (
+            dict(generate_kwargs),
+            generate_kwargs.get("generation_config") or self.model.generation_config,
+        )
+        if not {"max_new_tokens", "max_length"} & settings.keys() and config.max_new_tokens is None:
+            settings["max_new_tokens"] = MAX_NEW_TOKENS
+        if config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
+            settings.setdefault("pad_token_id", self.tokenizer.pad_token_id)
         output = self.model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=self.scored)
         new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
         answers = [
@@ -118,15 +127,6 @@ class MMGPTTaskPipeline(ChunkPipeline):
             for name, tensor in inputs.items()
         }
 
-    def generation_defaults(self, given: dict) -> dict:
-        config = given.get("generation_config") or self.model.generation_config
-        defaults = {}
-        if not {"max_new_tokens", "max_length"} & given.keys() and config.max_new_tokens is None:
-            defaults["max_new_tokens"] = MAX_NEW_TOKENS
-        if config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
-            defaults["pad_token_id"] = self.tokenizer.pad_token_id
-        return defaults
-
     def probabilities(self, output, new_tokens: torch.Tensor) -> list[float]:
         """Of each answer: the product of the probabilities of its tokens up to the one that ends it."""
         log_probabilities = self.model.compute_transition_scores(
@@ -142,15 +142,11 @@ class MMGPTTextPipeline(MMGPTTaskPipeline):
     """A text in, a text out. For a text, a list with its answer; for a list of texts, a list with an answer for each."""
 
     kind: str  # the task
-    key: str  # of the answer
 
     def ask(self, inputs, prompt=None, **options):
         if not isinstance(inputs, str):
             raise ValueError(f"{self.kind} takes a text or a list of texts, but one is a {type(inputs).__name__}.")
         yield Request(self.fill(prompt, self.kind, text=inputs, **options))
-
-    def postprocess(self, outputs):
-        return [{self.key: answer["text"]} for answer in outputs[0]["answers"]]
 
     def __call__(self, inputs, **kwargs):
         results = super().__call__(inputs, **kwargs)
@@ -196,7 +192,7 @@ class MMGPTQuestionAnsweringPipeline(MMGPTTaskPipeline):
 class MMGPTVisualQuestionAnsweringPipeline(MMGPTTaskPipeline):
     """`image=` and `question=`, each one or a list, or dictionaries of the two. `top_k` answers by beam search."""
 
-    scored = True
+    key, scored = "answer", True
 
     def _sanitize_parameters(self, top_k=None, **kwargs):
         if top_k is not None and top_k > 1:
@@ -209,9 +205,6 @@ class MMGPTVisualQuestionAnsweringPipeline(MMGPTTaskPipeline):
         text = self.fill(prompt, "visual-question-answering", question=inputs["question"])
         yield Request(text, [self.image_part(inputs["image"])])
 
-    def postprocess(self, outputs):
-        return [{"score": answer["score"], "answer": answer["text"]} for answer in outputs[0]["answers"]]
-
     def __call__(self, image=None, question=None, **kwargs):
         if question is None:  # a dictionary, a list of them, a data set
             return super().__call__(image, **kwargs)
@@ -219,11 +212,10 @@ class MMGPTVisualQuestionAnsweringPipeline(MMGPTTaskPipeline):
 
 
 class MMGPTImageToTextPipeline(MMGPTTaskPipeline):
+    key = "generated_text"
+
     def ask(self, inputs, prompt=None):
         yield Request(self.fill(prompt, "image-to-text"), [self.image_part(inputs)])
-
-    def postprocess(self, outputs):
-        return [{"generated_text": answer["text"]} for answer in outputs[0]["answers"]]
 
 
 class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
@@ -242,7 +234,7 @@ class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
         rate = extractor.sampling_rate
         if isinstance(inputs, dict) and "raw" in inputs:
             inputs = {"array": inputs["raw"], "sampling_rate": inputs["sampling_rate"]}
-        waveform = self.processor.load_audio(inputs, "the audio")
+        waveform = self.processor.load_medium("audio", inputs, "the audio")
         if chunk_length_s is None and self.processor.fixed_audio_window:
             chunk_length_s = extractor.chunk_length
         length = round(chunk_length_s * rate) if chunk_length_s else len(waveform)
@@ -329,7 +321,7 @@ class ProcessorBatchingMixin:
     _load_tokenizer = True  # without one, transformers makes no batches; only its being there counts
 
     def preprocess(self, inputs=None, **options):
-        return {"waiting": Waiting(inputs, options)}
+        return {"waiting": SimpleNamespace(inputs=inputs, options=options)}  # a dictionary would be taken apart
 
     def _forward(self, model_inputs, **kwargs):
         waiting = model_inputs["waiting"]
@@ -364,7 +356,8 @@ class ProcessorBatchingMixin:
         if not isinstance(inputs, dict) or inputs.get("audio") is None:
             return inputs
         clips = inputs["audio"] if isinstance(inputs["audio"], (list, tuple)) else [inputs["audio"]]
-        return {**inputs, "audio": [self.processor.load_audio(clip, f"audio {i}") for i, clip in enumerate(clips)]}
+        load = self.processor.load_medium
+        return {**inputs, "audio": [load("audio", clip, f"audio {i}") for i, clip in enumerate(clips)]}
 
     def merged(self, inputs: list):
         """Samples of text, or of text and media, as one sample with lists."""
@@ -376,12 +369,6 @@ class ProcessorBatchingMixin:
             listed = [[] if v is None else list(v) if isinstance(v, (list, tuple)) else [v] for v in values]
             merged[name] = listed if name == "images" else [item for items in listed for item in items]
         return self.decoded({name: value for name, value in merged.items() if any(value)})
-
-
-@dataclass
-class Waiting:
-    inputs: object
-    options: dict
 
 
 class MMGPTAnyToAnyPipeline(ProcessorBatchingMixin, AnyToAnyPipeline):

@@ -196,24 +196,29 @@ class MMGPTProcessor(ProcessorMixin):
             written = super().save_pretrained(folder, **kwargs)
         return [path.replace(str(folder), str(save_directory)) for path in written]
 
+    @requests_refused()
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if text is None and audio is None and isinstance(images, np.ndarray) and images.ndim == 1:
             # The transcriptions of `transformers serve`: a waveform in the first place, and nothing else.
             images, text, audio = None, self.speech_prompt, [images]
-        with requests_refused():
-            return self.open_media(images, text, videos, audio)
-
-    def open_media(self, images, text, videos, audio):
         if isinstance(text, str):
             text = [text]
         if images is not None:
-            images = self.decode_images(images)
+            if not hasattr(self, "image_processor"):
+                raise ValueError("Images were given but the model has no vision encoder: leave them out.")
+            # Decoded in the nesting they came in: one, a list, or a list for each sample.
+            images = [
+                [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
+                if isinstance(entry, (list, tuple))
+                else load_image(entry, f"image {index}")
+                for index, entry in enumerate(images if isinstance(images, (list, tuple)) else [images])
+            ]
         if audio is not None:
             if not hasattr(self, "feature_extractor"):
                 raise ValueError("Audio was given but the model has no audio encoder: leave it out.")
             audio = audio if isinstance(audio, (list, tuple)) else [audio]
             audio = [item for entry in audio for item in (entry if isinstance(entry, (list, tuple)) else [entry])]
-            audio = [self.load_audio(item, f"audio {index}") for index, item in enumerate(audio)]
+            audio = [self.load_medium("audio", item, f"audio {index}") for index, item in enumerate(audio)]
         if videos is not None:
             if not hasattr(self, "video_processor"):
                 raise ValueError(
@@ -223,10 +228,12 @@ class MMGPTProcessor(ProcessorMixin):
             videos = flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
 
-    load_image = staticmethod(load_image)
-
-    def load_audio(self, source, name: str = "audio") -> np.ndarray:
-        """As media_loading_mmgpt's, at the model's sampling rate."""
+    def load_medium(self, kind: str, source, name: str):
+        """`source` as media_loading_mmgpt decodes it: audio at the model's sampling rate, as many frames of a video as it takes."""
+        if kind == "image":
+            return load_image(source, name)
+        if kind == "video":
+            return load_video(source, *sampling(self.video_processor), name)
         return load_audio(source, self.feature_extractor.sampling_rate, name)
 
     @property
@@ -240,11 +247,8 @@ class MMGPTProcessor(ProcessorMixin):
 
     def batch_decode(self, sequences, *args, **kwargs):
         """As in transformers; where audio came alone, only the answer, without the prompt that the processor put before it."""
-        if hasattr(self, "feature_extractor"):
-            sequences = self.without_speech_prompt(sequences)
-        return super().batch_decode(sequences, *args, **kwargs)
-
-    def without_speech_prompt(self, sequences):
+        if not hasattr(self, "feature_extractor"):
+            return super().batch_decode(sequences, *args, **kwargs)
         own = self.tokenizer(self.speech_prompt)["input_ids"]
         place = own.index(self.audio_token_id)
         before, behind = own[:place], own[place + 1 :]
@@ -256,20 +260,7 @@ class MMGPTProcessor(ProcessorMixin):
                 end += 1
             asked = end > len(before) and tokens[: len(before)] == before and tokens[end : end + len(behind)] == behind
             answers.append(tokens[end + len(behind) :] if asked else tokens)
-        return answers
-
-    def decode_images(self, images):
-        """Decoded images in the nesting they came in: one, a list, or a list for each sample."""
-        if not hasattr(self, "image_processor"):
-            raise ValueError("Images were given but the model has no vision encoder: leave them out.")
-        if not isinstance(images, (list, tuple)):
-            return [load_image(images, "image 0")]
-        return [
-            [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
-            if isinstance(entry, (list, tuple))
-            else load_image(entry, f"image {index}")
-            for index, entry in enumerate(images)
-        ]
+        return super().batch_decode(answers, *args, **kwargs)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if text is not None:
@@ -299,32 +290,10 @@ class MMGPTProcessor(ProcessorMixin):
                 f"{sum(placeholders)} tokens (in each sample: {placeholders}) and {given} {kind}."
             )
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        if "spatial_shapes" in image_inputs:
-            return self.image_token * self.grid_tokens(*image_inputs["spatial_shapes"][image_idx].tolist())
-        tiles, chunk = 1, image_idx
-        if "tile_positions" in image_inputs:
-            tiles, chunk = int(tiles_per_image(image_inputs["tile_positions"])[image_idx]), 0
-        height, width = image_inputs["pixel_values"][chunk].shape[-2:]
-        return self.image_token * (tiles * image_token_count(height, width, **self.image_geometry))
-
     def grid_tokens(self, rows: int, columns: int) -> int:
         """Tokens of an image of so many patches."""
         geometry = self.image_geometry
         return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
-
-    def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs) -> str:
-        frames = audio_inputs["input_features_mask"].sum(-1)  # (windows of all audio clips,)
-        windows = audio_inputs.get("audio_windows", np.ones(len(frames), dtype=int))
-        first = int(windows[:audio_idx].sum())
-        own = frames[first : first + int(windows[audio_idx])]
-        return self.audio_token * int(audio_token_count(own, **self.audio_geometry).sum())
-
-    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
-        """The time of each frame in seconds, such as "<0.5 s>", and behind it the placeholders of the frame."""
-        height, width = video_inputs["pixel_values_videos"].shape[-2:]
-        frame = self.video_token * image_token_count(height, width, **self.image_geometry)
-        return "".join(f"<{time:.1f} s>{frame}" for time in video_inputs["video_times"][video_idx])
 
     def _process_images(self, images, **kwargs):
         if self.max_tiles is not None and (kwargs.get("max_patches") or 0) > self.max_tiles:
@@ -333,11 +302,24 @@ class MMGPTProcessor(ProcessorMixin):
             )
         images = make_flat_list_of_images(images)
         processed = image_chunks(self.image_processor, images, **kwargs)
-        return processed, [self.replace_image_token(processed, index) for index in range(len(images))]
+        if "spatial_shapes" in processed:
+            return processed, [
+                self.image_token * self.grid_tokens(*grid) for grid in processed["spatial_shapes"].tolist()
+            ]
+        tiles = tiles_per_image(processed["tile_positions"]).tolist() if "tile_positions" in processed else None
+        texts = []
+        for index in range(len(images)):
+            height, width = processed["pixel_values"][index].shape[-2:]  # all tiles are of one size
+            count = image_token_count(height, width, **self.image_geometry)
+            texts.append(self.image_token * (count if tiles is None else tiles[index] * count))
+        return processed, texts
 
     def _process_audio(self, audio, **kwargs):
         processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
-        texts = [self.replace_audio_token(processed, index) for index in range(len(audio))]
+        frames = processed["input_features_mask"].sum(-1)  # (windows of all audio clips,)
+        ends = np.cumsum(processed.get("audio_windows", np.ones(len(frames), dtype=int)))
+        counts = [audio_token_count(own, **self.audio_geometry).sum() for own in np.split(frames, ends[:-1])]
+        texts = [self.audio_token * int(count) for count in counts]
         return one_entry_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, do_sample_frames=None, **kwargs):
@@ -351,8 +333,10 @@ class MMGPTProcessor(ProcessorMixin):
             )
         videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
         processed = video_chunks(self.video_processor, videos, **kwargs)
-        processed["video_times"] = [video["times"] for video in videos]
-        texts = [self.replace_video_token(processed, index) for index in range(len(videos))]
+        height, width = processed["pixel_values_videos"].shape[-2:]
+        frame = self.video_token * image_token_count(height, width, **self.image_geometry)
+        # Before each frame its time in seconds, such as "<0.5 s>".
+        texts = ["".join(f"<{time:.1f} s>{frame}" for time in video["times"]) for video in videos]
         return one_entry_each(processed), texts
 
     @property
@@ -365,22 +349,20 @@ class MMGPTProcessor(ProcessorMixin):
         """Samples that shorter audio is padded to: enough for a spectrogram, and for one token."""
         return framing(self.feature_extractor).shortest(self.audio_geometry["convolutions"])
 
+    @requests_refused()
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
-        with requests_refused():
-            if not len(conversation):
-                raise ValueError("The conversation is empty: give at least one message.")
-            outputs = self.render_conversation(conversation, chat_template, **kwargs)
-            if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
-                check_length(self.context_length, max(map(len, outputs["input_ids"])))
-        return outputs
-
-    def render_conversation(self, conversation, chat_template=None, **kwargs):
+        if not len(conversation):
+            raise ValueError("The conversation is empty: give at least one message.")
         template = self.chat_template
         template = without_media(template) if isinstance(template, str) else template
         if chat_template is not None or (self.places_media(template) and LIBRARY_TAKES_MEDIA):
-            return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
-        return self.apply_text_template(conversation, template, **kwargs)
+            outputs = super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
+        else:
+            outputs = self.apply_text_template(conversation, template, **kwargs)
+        if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
+            check_length(self.context_length, max(map(len, outputs["input_ids"])))
+        return outputs
 
     def apply_text_template(
         self,
@@ -508,7 +490,7 @@ class MMGPTProcessor(ProcessorMixin):
 
     @property
     def unused_input_names(self) -> list[str]:
-        return ["video_times", "pixel_attention_mask"]
+        return ["pixel_attention_mask"]
 
     @property
     def model_input_names(self) -> list[str]:

@@ -49,6 +49,3 @@ def check_length(longest: int | None, length: int) -> None:
             f"The input has {length} tokens, but the model reads at most {longest} together with its answer: shorten the text, "
             "or give fewer, smaller or shorter media (of speech: a smaller chunk_length_s)."
         )
-
-
-__all__ = ["bad_request", "check_length", "longest_input", "requests_refused"]

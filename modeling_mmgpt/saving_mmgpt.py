@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,10 +52,10 @@ def atomic_folder(folder: str | os.PathLike):
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".saving", dir=folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~current_umask())
-        if folder.exists():
-            remove_stale_weights(temporary, folder)
-            remove_stale_code(temporary, folder)
+        umask = os.umask(0)  # it can be read only by setting it
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        remove_stale_files(temporary, folder)
         mark_version(temporary, folder)
         if not folder.exists():
             temporary.rename(folder)
@@ -69,31 +69,11 @@ def atomic_folder(folder: str | os.PathLike):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def current_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def remove_stale_weights(new: Path, old: Path) -> None:
-    """Shards of an earlier save of another size would be read beside the new ones."""
-    names = {path.name for path in new.glob("model*.safetensors*")}
-    if not names:
-        return
-    for path in old.glob("model*.safetensors*"):
-        if path.name not in names:
-            path.unlink()
-
-
-def named_code(auto_map: dict) -> set[str]:
-    """The files that `auto_map` and the pipelines name; what it takes from another repository is not ours to carry."""
+def reachable_code(auto_map: dict, find: Callable[[str], Path | None]) -> dict[str, Path | None]:
+    """Where `find` finds the files that `auto_map` and the pipelines name, and all that they import relatively; `None`: nowhere.
+    What `auto_map` takes from another repository is not ours to carry."""
     references = [name for name in auto_map.values() if isinstance(name, str) and "--" not in name]
-    return {PIPELINE, *(f"{name.partition('.')[0]}.py" for name in references)}
-
-
-def reachable_code(names: Iterable[str], find: Callable[[str], Path | None]) -> dict[str, Path | None]:
-    """Where `find` finds the files `names` and all that they import relatively; `None`: nowhere."""
-    found, waiting = {}, list(names)
+    found, waiting = {}, [PIPELINE, *(f"{name.partition('.')[0]}.py" for name in references)]
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -108,15 +88,16 @@ def find_file(folder: Path | None, name: str) -> Path | None:
     return folder / name if folder is not None and (folder / name).is_file() else None
 
 
-def remove_stale_code(new: Path, old: Path) -> None:
-    """Code that an earlier save needed and this one does not; any other file of the folder is its owner's."""
-    if not (new / "config.json").is_file() or not (old / "config.json").is_file():
-        return
-    auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")
-    code = reachable_code(named_code(auto_map), lambda name: find_file(old, name)) if auto_map else {}
-    for name, path in code.items():
-        if path is not None and not (new / name).exists():
-            path.unlink()
+def remove_stale_files(new: Path, old: Path) -> None:
+    """What an earlier save needed and this one does not: shards of another size, which would be read beside the new ones, and code.
+    Any other file of the folder is its owner's."""
+    stale = {path.name for path in old.glob("model*.safetensors*")} if any(new.glob("model*.safetensors*")) else set()
+    if (new / "config.json").is_file() and (old / "config.json").is_file():
+        auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")
+        stale |= reachable_code(auto_map, lambda name: find_file(old, name)).keys() if auto_map else set()
+    for name in stale:
+        if not (new / name).exists():
+            (old / name).unlink(missing_ok=True)
 
 
 def mark_version(new: Path, old: Path) -> None:
@@ -150,12 +131,6 @@ def find_companion(origin: str, name: str, commit: str | None = None) -> Path | 
     if not origin:
         return None
     return find_file(Path(origin) if os.path.isdir(origin) else download_companions(origin, commit), name)
-
-
-def runs_code_of(folder: Path) -> bool:
-    """Whether `folder` still has the code that runs here, file by file."""
-    ours = [path for path in CODE.glob("*.py") if path.name != "__init__.py"]
-    return all(find_file(folder, path.name) and filecmp.cmp(path, folder / path.name, shallow=False) for path in ours)
 
 
 class CompleteFolderMixin:
@@ -196,11 +171,13 @@ class CompleteFolderMixin:
             if source is not None:
                 shutil.copyfile(source, folder / name)
         origin = self.name_or_path
-        if os.path.isdir(origin) and not runs_code_of(Path(origin)):  # another version is there by now
-            origin = ""
+        if os.path.isdir(origin):
+            ours = [path for path in CODE.glob("*.py") if path.name != "__init__.py"]
+            theirs = [find_file(Path(origin), path.name) for path in ours]
+            if not all(b and filecmp.cmp(a, b, shallow=False) for a, b in zip(ours, theirs, strict=True)):
+                origin = ""  # another version of the code is there by now
         code = reachable_code(
-            named_code(self.config.auto_map),
-            lambda name: find_file(CODE, name) or find_companion(origin, name, commit),
+            self.config.auto_map, lambda name: find_file(CODE, name) or find_companion(origin, name, commit)
         )
         for name, source in code.items():
             if source is not None and source != folder / name:

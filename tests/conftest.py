@@ -1,6 +1,8 @@
 """Tiny models and processors, built in milliseconds and the same in every run."""
 
 import os
+import re
+from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -154,6 +157,13 @@ def make_processor(config: MMGPTConfig, tokenizer, any_size: bool = False) -> MM
         if config.audio_config
         else None,
     )
+
+
+def section_of(path: Path, heading: str) -> str:
+    """What a model card says under a heading; nothing where it has no such section."""
+    text = re.sub("^<!-- .* -->$", "", ModelCard.load(path).text, flags=re.MULTILINE)
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True)).get(heading, "").strip()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.tools.model_card import section_of, write_card
+from modeling_mmgpt.tools.model_card import write_card
+from tests.conftest import section_of
 from training.evaluation import bias
 from training.evaluation.likelihood import text_losses
 from training.evaluation.metrics.answers import estimate_share

@@ -1,5 +1,6 @@
 """The mmgpt command: its verbs, in real processes where what a process prints matters."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
 from modeling_mmgpt.tools import cli
 from modeling_mmgpt.tools.assemble import CONNECTOR_FIELDS
+from modeling_mmgpt.tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names
 from tests.conftest import TEXT, byte_tokenizer
 from tests.test_assemble import save_parts
 from training.checks.parity import MODELS, random_model, same_weights
@@ -94,6 +96,11 @@ class TestAssemble:
     def test_every_connector_field_has_an_option(self):
         shown = run("assemble", "--help").stdout
         assert all(f"--{name.replace('_', '-')}" in shown for name in CONNECTOR_FIELDS)
+
+    def test_the_help_names_the_families_of_the_table(self):
+        words = re.findall(r"[\w-]+", run("assemble", "--help").stdout)
+        for families in (VISION_FAMILIES, AUDIO_FAMILIES):
+            assert set(re.findall(r"[\w-]+", family_names(families))) <= set(words)
 
 
 class TestConvert:

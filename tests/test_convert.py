@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, GPT2Config, GPT2Model, GPTJConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, convert_checkpoint, from_gpt, to_gpt
 from modeling_mmgpt.tools import convert as converting
@@ -30,10 +29,8 @@ def test_every_family_is_the_same_function_and_comes_back(name):
     assert parity.weights_back and parity.config_back
 
 
-def test_every_family_is_measured_and_its_class_exists():
+def test_every_family_is_measured():
     assert {model_type for model_type, _ in MODELS.values()} == set(FAMILIES)
-    for model_type, family in FAMILIES.items():
-        assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == family.architecture
 
 
 @pytest.mark.parametrize(

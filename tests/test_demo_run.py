@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from modeling_mmgpt.tools.model_card import licences_of, read_facts, section_of
+from modeling_mmgpt.tools.model_card import licences_of, read_facts
+from tests.conftest import section_of
 from training.checks import answer_anywhere
 from training.data.samples import answer_of
 from training.data.synthetic.course import TASKS, load_demo

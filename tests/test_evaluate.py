@@ -9,8 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from modeling_mmgpt import save_checkpoint
-from modeling_mmgpt.tools.model_card import section_of
-from tests.conftest import make_audio, make_image, make_sample, make_video
+from tests.conftest import make_audio, make_image, make_sample, make_video, section_of
 from tests.test_controls import image_samples
 from training.data.formats import OWN_DATA, OwnData
 from training.data.samples import answer_of, assistant_turn, make_dataset, user_turn

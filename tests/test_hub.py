@@ -70,10 +70,10 @@ def on_hub(hub, tmp_path):
 ASK = """
 import sys
 from transformers import pipeline
-name, picture = sys.argv[1:]
+name, image = sys.argv[1:]
 ask = pipeline("image-to-text", name, trust_remote_code=True, device="cpu")
 print(type(ask.model).__module__)
-print(ask(picture)[0]["generated_text"])
+print(ask(image)[0]["generated_text"])
 """
 
 TUNE = """

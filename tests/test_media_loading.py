@@ -158,7 +158,7 @@ def test_a_bad_image_is_named(source, sentence):
         (np.array([0.0, np.nan, np.inf]), "clip 7 has 2 samples that are NaN or infinite"),
         (np.zeros(3600 * 16000 + 1, dtype=np.float32), "clip 7 is longer than 3600 s"),
         (wav()[:30], "clip 7 is not audio"),
-        (b"no sound at all", "clip 7 is not audio"),
+        (b"no audio at all", "clip 7 is not audio"),
         (np.zeros((2, 3, 4)), r"clip 7 has shape \(2, 3, 4\)"),
         (None, "clip 7 is None"),
     ],

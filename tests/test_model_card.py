@@ -19,9 +19,9 @@ from modeling_mmgpt.tools.model_card import (
     read_facts,
     record_results,
     renamed_files,
-    section_of,
     write_card,
 )
+from tests.conftest import section_of
 
 
 RESULTS = [
@@ -305,6 +305,8 @@ class TestOldCard:
         assert model["architecture"] == "MMGPTForConditionalGeneration" and model["modalities"] == ["vision", "audio"]
         assert sum(model["parts"].values()) == 35952 and (model["layers"], model["vocabulary"]) == (2, 320)
         by = {"by": "recipe `toy`, split `test`", "date": "2026-11-28"}
+        training = section_of(folder / "README.md", "Training").removeprefix("Trained from me/base.\n\n")
+        assert training.startswith("10 steps.\n\nHardware: 2 CPU cores.") and training.endswith("5 steps.")
         assert facts == {
             "name": "nano",
             "license": "mit",
@@ -312,11 +314,8 @@ class TestOldCard:
             "datasets": ["me/questions"],
             "base_model": "me/base",
             "intended_use": "Birds.",
-            "training": "10 steps.",
-            "hardware": "2 CPU cores",
-            "mixture": MIXTURE,
-            "history": "Before that, as `x`:\n\n5 steps.",
-            "licences": {"decoder": "mit"},
+            "data": training,  # as it stood there
+            "licences": {"decoder": "mit", "me/questions": "cc-by-4.0", "birds": "not stated"},
             "limits": "Knows | nothing.",
             "results": [
                 {"task": "captions", "measure": "exact match", "value": "0.970", "n": 300},
@@ -327,14 +326,17 @@ class TestOldCard:
         }
 
     def test_nothing_of_it_is_lost_when_it_is_rendered(self, folder, model):
-        before = ModelCard.load(folder / "README.md").data.to_dict()
+        before, training = (
+            ModelCard.load(folder / "README.md").data.to_dict(),
+            section_of(folder / "README.md", "Training"),
+        )
         write_card(folder, model, {"name": "nano"}, earlier=folder)
         card = ModelCard.load(folder / "README.md")
         after = card.data.to_dict()
         assert sorted(before.pop("tags")) == sorted(after.pop("tags")) and after == before
         assert (
             card.text.endswith(f"{END}\n\n## Thanks\n\nTo all.\n")
-            and "Trained from me/base.\n\n10 steps." in card.text
+            and section_of(folder / "README.md", "Training") == training
         )
         facts = read_facts(folder)
         record_results(folder, RESULTS, by="recipe `b`")

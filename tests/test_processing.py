@@ -286,7 +286,7 @@ def test_placeholders_are_features_for_videos(kind, counts, bound, side, tokeniz
     check_forward(model, inputs)
 
 
-SIGHTS = {
+ENCODERS = {
     "tiles, windows": {"vision": SIGLIP, "audio": WHISPER, "vision_max_tiles": 4},
     "any size, any length": {"vision": NAFLEX, "audio": FRAMES},
     "resamplers": {
@@ -301,15 +301,15 @@ SIGHTS = {
 }
 
 
-@pytest.mark.parametrize("kind", SIGHTS)
+@pytest.mark.parametrize("kind", ENCODERS)
 @given(
     sizes=st.lists(st.tuples(SIDES, SIDES), max_size=2),
     lengths=st.lists(st.integers(1, 40000), max_size=2),
     counts=st.lists(st.integers(1, 4), max_size=2),
 )
 @FEW
-def test_with_cross_attention_placeholders_are_rows_whatever_the_media(kind, sizes, lengths, counts, tokenizer):
-    model = make_model(**SIGHTS[kind], fusion="cross_attention")
+def test_with_cross_attention_placeholders_are_chunks_whatever_the_media(kind, sizes, lengths, counts, tokenizer):
+    model = make_model(**ENCODERS[kind], fusion="cross_attention")
     processor = make_processor(model.config, tokenizer, any_size=kind.startswith("any"))
     media = {
         "images": [make_image(index, *size) for index, size in enumerate(sizes)] or None,
@@ -318,16 +318,16 @@ def test_with_cross_attention_placeholders_are_rows_whatever_the_media(kind, siz
     }
     text = "<|video|>" * len(counts) + "a<|image|>" * len(sizes) + "b" + "<|audio|>c" * len(lengths)
     inputs = processor(text=[text], return_tensors="pt", **media)
-    rows = [len(inputs.get(name, [])) for name in ("pixel_values", "input_features", "pixel_values_videos")]
-    assert [placeholders(inputs, token) for token in (4, 5, 6)] == rows
+    chunks = [len(inputs.get(name, [])) for name in ("pixel_values", "input_features", "pixel_values_videos")]
+    assert [placeholders(inputs, token) for token in (4, 5, 6)] == chunks
     planned = processor._get_num_multimodal_tokens(
         image_sizes=sizes, audio_lengths=lengths, video_sizes=[(count, 16, 16) for count in counts]
     )
-    assert [sum(planned[f"num_{name}_tokens"]) for name in ("image", "audio", "video")] == rows
+    assert [sum(planned[f"num_{name}_tokens"]) for name in ("image", "audio", "video")] == chunks
     check_forward(model, inputs)
 
 
-def test_with_cross_attention_each_row_has_one_placeholder(tokenizer):
+def test_with_cross_attention_each_sample_has_one_placeholder_for_each_chunk(tokenizer):
     model = make_model(
         vision=SIGLIP,
         audio=WHISPER,
@@ -548,8 +548,8 @@ def test_what_serving_engines_read(processor):
     assert [text for kind, text in replaced if kind == "audio"] == [
         processor.audio_token * count for count in counts["num_audio_tokens"]
     ]
-    assert len(inputs["pixel_values"]) == sum(counts["num_image_patches"])  # rows, split among the images
-    assert len(inputs["input_features"]) == len(inputs["input_features_mask"]) == len(clips)  # a row for each
+    assert len(inputs["pixel_values"]) == sum(counts["num_image_patches"])  # chunks, split among the images
+    assert len(inputs["input_features"]) == len(inputs["input_features_mask"]) == len(clips)  # a window for each
     assert processor.image_processor.size == {"height": 16, "width": 16}
     assert processor.feature_extractor.sampling_rate == 16000
     assert make_config().audio_config.max_source_positions == 512  # no audio is longer than what the decoder takes

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from modeling_mmgpt.tools.model_card import section_of
+from tests.conftest import section_of
 from tests.toy_training import losses, toy_tree
 from training.recipe import RecipeError, build_recipe
 from training.resuming import changed_keys, checkpoint_to_resume, last_checkpoint

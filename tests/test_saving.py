@@ -12,13 +12,11 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig, save_checkpoint
 from modeling_mmgpt.configuration_mmgpt import AUTO_MAP, TEXT_AUTO_MAP
-from modeling_mmgpt.saving_mmgpt import atomic_folder, named_code, reachable_code
+from modeling_mmgpt.saving_mmgpt import atomic_folder, reachable_code
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
 
 
-CODE = set(
-    reachable_code(named_code(AUTO_MAP), lambda name: Path("modeling_mmgpt") / name)
-)  # see tests/test_remote_code.py
+CODE = set(reachable_code(AUTO_MAP, lambda name: Path("modeling_mmgpt") / name))  # see tests/test_remote_code.py
 COMPLETE = {
     "config.json",
     "generation_config.json",
@@ -103,7 +101,7 @@ def test_a_text_model_loads_as_one(tmp_path, tokenizer):
     assert type(loaded).__name__ == "MMGPTForCausalLM"
     ids = torch.randint(10, 320, (1, 5))
     assert torch.equal(loaded.eval()(ids).logits, decoder(ids).logits)
-    code = reachable_code(named_code(TEXT_AUTO_MAP), lambda name: Path("modeling_mmgpt") / name)
+    code = reachable_code(TEXT_AUTO_MAP, lambda name: Path("modeling_mmgpt") / name)
     assert {path.name for path in (tmp_path / "text").glob("*.py")} == set(code)
 
 

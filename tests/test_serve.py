@@ -292,8 +292,8 @@ class TestBadRequests:
     @transcribes
     @pytest.mark.parametrize(("seconds", "message"), [(0, "it has no samples"), (12, "reads at most 256")])
     def test_a_recording(self, client, assistant, tmp_path, seconds, message):
-        soundfile.write(tmp_path / "sound.wav", np.zeros(seconds * RATE, dtype=np.float32), RATE)
-        with (tmp_path / "sound.wav").open("rb") as file, pytest.raises(openai.BadRequestError) as error:
+        soundfile.write(tmp_path / "silence.wav", np.zeros(seconds * RATE, dtype=np.float32), RATE)
+        with (tmp_path / "silence.wav").open("rb") as file, pytest.raises(openai.BadRequestError) as error:
             client.audio.transcriptions.create(model=str(assistant), file=file)
         assert message in error.value.body["detail"]
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor
-from modeling_mmgpt.tools.model_card import licences_of, read_facts, record_results, section_of
+from modeling_mmgpt.tools.model_card import licences_of, read_facts, record_results
+from tests.conftest import section_of
 from tests.toy_training import TOY_DATA, losses, toy_tree
 from training import train
 from training.data.formats import OWN_DATA

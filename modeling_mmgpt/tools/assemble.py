@@ -10,7 +10,7 @@ No weight is copied: the parts' own modules become the model's, so that memory h
 
 import copy
 import os
-from contextlib import contextmanager
+import re
 from inspect import signature
 
 import PIL.Image
@@ -48,16 +48,7 @@ PROBE_SIZES = ((64, 48), (40, 120))  # width and height of two images that an im
 
 # What can be given as `vision` and `audio`, for error messages and help texts.
 TOWER_NAMES = {"vision": family_names(VISION_FAMILIES), "audio": family_names(AUDIO_FAMILIES)}
-CONNECTOR_FIELDS = (
-    "vision_connector",
-    "vision_merge_size",
-    "vision_num_queries",
-    "vision_feature_layer",
-    "vision_max_tiles",
-    "audio_connector",
-    "audio_merge_size",
-    "audio_num_queries",
-)
+CONNECTOR_FIELDS = [name for name in MMGPTConfig.__annotations__ if re.match("(vision|audio)_(?!config|token)", name)]
 
 
 def assemble(
@@ -83,7 +74,13 @@ def assemble(
         dtype: of the whole model; `"auto"`: that of the decoder's checkpoint.
     """
     connectors = connectors or {}
-    check_connectors(connectors, vision, audio)
+    if unknown := sorted(set(connectors) - set(CONNECTOR_FIELDS)):
+        raise ValueError(f"connectors has {', '.join(unknown)}, but only {', '.join(CONNECTOR_FIELDS)} can be chosen.")
+    for part, source in (("vision", vision), ("audio", audio)):
+        if source is None and (useless := [name for name in connectors if name.startswith(part)]):
+            raise ValueError(
+                f"connectors has {', '.join(useless)}, but no {part}= is given: give it, or leave them out."
+            )
     decoder, tokenizer = load_decoder(text, dtype)
     probe = torch.arange(min(8, len(tokenizer)))[None]
     with torch.no_grad():
@@ -108,16 +105,6 @@ def assemble(
         check_image_tokens(model, processor, vision)
     carry_generation(model, decoder, tokenizer)
     return model, processor
-
-
-def check_connectors(connectors: dict, vision, audio) -> None:
-    if unknown := sorted(set(connectors) - set(CONNECTOR_FIELDS)):
-        raise ValueError(f"connectors has {', '.join(unknown)}, but only {', '.join(CONNECTOR_FIELDS)} can be chosen.")
-    for part, source in (("vision", vision), ("audio", audio)):
-        if source is None and (useless := [name for name in connectors if name.startswith(part)]):
-            raise ValueError(
-                f"connectors has {', '.join(useless)}, but no {part}= is given: give it, or leave them out."
-            )
 
 
 def load_config(source: str | os.PathLike, part: str):
@@ -200,27 +187,20 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
         rf"^(model\.)?{place}\.": "" for place in (f"{part}_tower", family.checkpoint_prefix) if place is not None
     }
     tower_class = TOWER_CLASSES.get(family.model_class) or MODEL_MAPPING[type(config)]
-    with quiet():  # the other halves are left behind on purpose
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the other halves are left behind on purpose
+    try:
         tower, info = tower_class.from_pretrained(
             source, config=config, dtype=dtype, key_mapping=places, output_loading_info=True
         )
+    finally:
+        logging.set_verbosity(verbosity)
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(family.unread)):
         raise ValueError(
             f"{part}={str(source)!r} lacks {len(missing)} of the encoder's weights (first: {missing[0]}): the checkpoint is not "
             f"complete, or its config.json describes another model."
         )
     return without_unread(tower)
-
-
-@contextmanager
-def quiet():
-    """Only errors of transformers are shown."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def load_companion(loader, source: str | os.PathLike | None, name: str):
@@ -239,12 +219,12 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
     try:
         return MMGPTConfig(
             text_config=decoder.config.to_dict(),
-            fusion="cross_attention" if has_gated_blocks(decoder) else "interleave",
+            fusion="interleave"
+            if getattr(decoder.config, "cross_attention_every", None) is None
+            else "cross_attention",
             vision_config=vision_tower.config.to_dict() if vision_tower is not None else None,
             audio_config=audio_tower.config.to_dict() if audio_tower is not None else None,
-            image_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["image"]),
-            audio_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["audio"]),
-            video_token_id=tokenizer.convert_tokens_to_ids(MEDIA_TOKENS["video"]),
+            **{f"{kind}_token_id": tokenizer.convert_tokens_to_ids(token) for kind, token in MEDIA_TOKENS.items()},
             lm_head_bias=decoder.get_output_embeddings().bias is not None,
             use_cache=keeps_cache(decoder),
             dtype=decoder.dtype,
@@ -252,10 +232,6 @@ def choose_config(decoder: PreTrainedModel, tokenizer, vision_tower, audio_tower
         )
     except StrictDataclassError as error:
         raise ValueError(f"These connectors do not fit: {error.__cause__}") from error
-
-
-def has_gated_blocks(decoder: PreTrainedModel) -> bool:
-    return decoder.config.model_type == "mmgpt_text" and decoder.config.cross_attention_every is not None
 
 
 def keeps_cache(decoder: PreTrainedModel) -> bool:
@@ -355,6 +331,3 @@ def carry_generation(model: MMGPTForConditionalGeneration, decoder: PreTrainedMo
         ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
         generation.eos_token_id = [tokenizer.convert_tokens_to_ids(CHAT_TOKENS[1]), *ends]
     model.generation_config = generation
-
-
-__all__ = ["CONNECTOR_FIELDS", "TOWER_NAMES", "assemble"]

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoProcessor, TextStreamer
 
 from .. import register
-from ..media_loading_mmgpt import load_audio, load_image, load_video
-from ..preprocessing_mmgpt import sampling
+from ..collating_mmgpt import PARTS
 
 
 console = Console(highlight=False)
@@ -26,10 +25,8 @@ HELP = """\
 /clear        begin a new conversation
 /exit         leave (or Ctrl-D); Ctrl-C stops an answer"""
 
-# What is wrong with a request, and leaves the model as it was.
-REQUEST_ERRORS = (ValueError, OSError, ImportError, torch.OutOfMemoryError)
-# And what is wrong with a folder, a device or the way to the Hub.
-LOADING_ERRORS = (*REQUEST_ERRORS, RuntimeError, httpx.HTTPError)
+# What is wrong with a request, a folder or the way to the Hub. It leaves the model as it was.
+ERRORS = (ValueError, OSError, ImportError, torch.OutOfMemoryError, httpx.HTTPError)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -75,19 +72,9 @@ class Session:
         """Opens a medium now, so that a bad one is refused before it is part of the conversation."""
         if not source:
             raise ValueError(f"Name a file or a URL: /{kind} FILE.")
-        part, noun = {
-            "image": ("image_processor", "images"),
-            "audio": ("feature_extractor", "audio"),
-            "video": ("video_processor", "videos"),
-        }[kind]
-        if not hasattr(self.processor, part):
-            raise ValueError(f"This model takes no {noun}.")
-        if kind == "image":
-            medium = load_image(source, source)
-        elif kind == "audio":
-            medium = load_audio(source, self.processor.feature_extractor.sampling_rate, source)
-        else:
-            medium = load_video(source, *sampling(self.processor.video_processor), source)
+        if not hasattr(self.processor, PARTS[kind]):
+            raise ValueError(f"This model takes no {'audio' if kind == 'audio' else f'{kind}s'}.")
+        medium = self.processor.load_medium(kind, source, source)
         self.waiting.append({"type": kind, kind: medium})
 
     def say(self, text: str, settings: dict) -> str:
@@ -98,7 +85,16 @@ class Session:
             raise ValueError("Your message is not valid UTF-8 text.") from error
         content = [*self.waiting, {"type": "text", "text": text}] if self.waiting else text
         messages = [*self.messages, {"role": "user", "content": content}]
-        inputs = self.prepare(messages)
+        if self.processor.chat_template is None:  # a model that only continues text
+            inputs = self.tokenizer(content, return_tensors="pt", return_token_type_ids=False)
+        else:
+            inputs = self.processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        inputs = {
+            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
         length = inputs["input_ids"].shape[1]
         speaker = Speaker(self.tokenizer)
         try:
@@ -108,18 +104,6 @@ class Session:
         answer = self.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
         self.messages, self.waiting = [*messages, {"role": "assistant", "content": answer}], []
         return answer
-
-    def prepare(self, messages: list[dict]) -> dict[str, torch.Tensor]:
-        if self.processor.chat_template is None:  # a model that only continues text
-            inputs = self.tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
-        else:
-            inputs = self.processor.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
-        return {
-            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
 
 
 def load(folder: str, device: str | None, dtype: str):
@@ -133,6 +117,8 @@ def load(folder: str, device: str | None, dtype: str):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=as_dtype(dtype) or "auto").to(device).eval()
     except SafetensorError as error:
         raise ValueError(f"The weights of {folder} are damaged: {error}") from error
+    except RuntimeError as error:  # no such device, weights that do not fit the configuration
+        raise ValueError(str(error)) from error
     return model, AutoProcessor.from_pretrained(folder)
 
 
@@ -185,7 +171,7 @@ def respond(session: Session, line: str, settings: dict) -> None:
             console.print(HELP, markup=False)
         else:
             session.say(line, settings)
-    except REQUEST_ERRORS as error:
+    except ERRORS as error:
         error_console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         if len(session.messages) > len(session.system):
             console.print("The conversation goes on without it; /clear begins a new one.", style="dim")

@@ -1,10 +1,13 @@
 """The mmgpt command. What a verb needs is imported when it runs, so that --help does not wait for PyTorch."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names
 
 
 HELP = """\
@@ -34,26 +37,31 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default
 Dtype = Annotated[str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")]
 
 
-def fail(error: Exception | str) -> NoReturn:
-    typer.secho(f"Error: {error}", fg="red", err=True)
-    raise typer.Exit(1)
+@contextmanager
+def errors_in_a_line():
+    """What is wrong with arguments, folders or the way to the Hub ends the command without a traceback."""
+    from .chat import ERRORS
+
+    try:
+        yield
+    except ERRORS as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
 
 
 def start(*arguments, **media: list[str] | None):
-    """A session with the media of the command line; what is wrong with them or with the model ends the command."""
-    from .chat import LOADING_ERRORS, Session
+    """A session with the media of the command line."""
+    from .chat import Session
 
-    try:
-        session = Session(*arguments)
-        for kind, sources in media.items():
-            for source in sources or []:
-                session.attach(kind, source)
-    except LOADING_ERRORS as error:
-        fail(error)
+    session = Session(*arguments)
+    for kind, sources in media.items():
+        for source in sources or []:
+            session.attach(kind, source)
     return session
 
 
 @app.command()
+@errors_in_a_line()
 def chat(
     folder: Folder,
     image: Images = None,
@@ -71,11 +79,12 @@ def chat(
 
     session = start(folder, device, dtype, system, image=image, audio=audio, video=video)
     if session.processor.chat_template is None:
-        fail("This model only continues text and has no form of conversation: use mmgpt generate.")
+        raise ValueError("This model only continues text and has no form of conversation: use mmgpt generate.")
     converse(session, generation_settings(max_new_tokens, temperature, seed))
 
 
 @app.command()
+@errors_in_a_line()
 def generate(
     folder: Folder,
     prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
@@ -92,30 +101,25 @@ def generate(
     """Ask once. The answer alone goes to standard output."""
     from transformers.utils import logging
 
-    from .chat import REQUEST_ERRORS, generation_settings
+    from .chat import generation_settings
 
     logging.disable_progress_bar()
     session = start(folder, device, dtype, system, image=image, audio=audio, video=video)
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-    try:
-        session.say(text, generation_settings(max_new_tokens, temperature, seed))
-    except REQUEST_ERRORS as error:
-        fail(error)
+    session.say(text, generation_settings(max_new_tokens, temperature, seed))
 
 
 @app.command()
+@errors_in_a_line()
 def info(folder: Folder):
     """What a model consists of and needs: parts, memory, tokens of images and audio. Loads no weights."""
-    from .chat import LOADING_ERRORS
     from .info import print_info
 
-    try:
-        print_info(folder)
-    except LOADING_ERRORS as error:
-        fail(error)
+    print_info(folder)
 
 
 @app.command()
+@errors_in_a_line()
 def push(
     folder: Annotated[Path, typer.Argument(help="A saved folder.", exists=True, file_okay=False)],
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
@@ -123,17 +127,13 @@ def push(
     message: Annotated[str, typer.Option("--message", "-m", help="Title of the commit.")] = "Upload model",
 ):
     """Publish a saved folder on the Hub, all of it in one commit (log in first: hf auth login)."""
-    from .chat import LOADING_ERRORS
     from .checkpoints import push_folder
 
-    try:
-        commit = push_folder(folder, repo_id, private=private or None, message=message)
-    except LOADING_ERRORS as error:
-        fail(error)
-    typer.echo(commit.commit_url)
+    typer.echo(push_folder(folder, repo_id, private=private or None, message=message).commit_url)
 
 
 @app.command()
+@errors_in_a_line()
 def convert(
     source: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
     destination: Annotated[Path, typer.Argument(help="The new folder.")],
@@ -146,23 +146,21 @@ def convert(
     from .. import convert_checkpoint
     from .chat import as_dtype
 
-    try:
-        folder = convert_checkpoint(source, destination, to, as_dtype(dtype))
-    except (ValueError, OSError) as error:
-        fail(error)
-    typer.echo(folder)
+    typer.echo(convert_checkpoint(source, destination, to, as_dtype(dtype)))
 
 
 @app.command()
+@errors_in_a_line()
 def assemble(
     context: typer.Context,
     text: Annotated[str, typer.Option(help="Causal decoder with its tokenizer: MMGPT, GPT-2, Llama, Qwen, ...")],
     output: Annotated[Path, typer.Option(help="Folder for the model.")],
     vision: Annotated[
-        str | None, typer.Option(help="Vision encoder, or a model that has one: SigLIP, CLIP, DINOv2, ...")
+        str | None,
+        typer.Option(help=f"Vision encoder, or a model that has one: {family_names(VISION_FAMILIES)}."),
     ] = None,
     audio: Annotated[
-        str | None, typer.Option(help="Audio encoder, or a model that has one: Whisper, HuBERT, ...")
+        str | None, typer.Option(help=f"Audio encoder, or a model that has one: {family_names(AUDIO_FAMILIES)}.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Of the whole model, for example bfloat16. Default: the decoder's.")
@@ -199,11 +197,8 @@ def assemble(
     names = {part: Path(source).name if Path(source).is_dir() else source for part, source in parts.items()}
     made_of = ", ".join(f"{part}: {name}" for part, name in names.items())
     card = {"training": f"Assembled from {made_of}, with their weights unchanged; new connectors, not trained yet."}
-    try:
-        model, processor = assemble_parts(**parts, connectors=connectors, dtype=as_dtype(dtype) or "auto")
-        save_checkpoint(output, model, processor, card=card)
-    except (ValueError, OSError) as error:
-        fail(error)
+    model, processor = assemble_parts(**parts, connectors=connectors, dtype=as_dtype(dtype) or "auto")
+    save_checkpoint(output, model, processor, card=card)
     typer.echo(f"{model.num_parameters():,} parameters in {output} ({made_of})")
 
 

@@ -9,8 +9,9 @@ Weights are read one tensor at a time into the finished model: beside it there i
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ import transformers
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from ..configuration_mmgpt import MMGPTTextConfig
@@ -79,7 +81,7 @@ def config_to_gpt(ours: MMGPTTextConfig, model_type: str) -> PreTrainedConfig:
     refuse_losses({name: (comparable(ours, name), value) for name, value in family.fixed.items()}, model_type)
     renamed = {name: getattr(ours, our_name) for our_name, name in family.fields.items()}
     theirs = transformers.CONFIG_MAPPING[model_type](**renamed, **family.required, **family.to_theirs(ours))
-    theirs.architectures = [family.architecture]
+    theirs.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]]
     read_back = config_from_gpt(theirs)
     names = [item.name for item in fields(MMGPTTextConfig) if item.name in MMGPTTextConfig.__annotations__]
     refuse_losses({name: (comparable(ours, name), comparable(read_back, name)) for name in names}, model_type)
@@ -128,28 +130,21 @@ def read_tensors(file: str) -> Iterator[tuple[str, torch.Tensor]]:
         yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
 
 
-def stream_tensors(source: str | PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(source, PreTrainedModel):
-        yield from source.state_dict().items()
-        return
-    for file in weight_files(source):
-        yield from read_tensors(file)
-
-
-def find_rule(family: Family, name: str) -> tuple[Weight, list[str]]:
-    """The rule for their tensor `name`, and what its wildcards stand for."""
+def find_rule(model_type: str, name: str) -> tuple[Weight, list[str]]:
+    """The rule for the family's tensor `name`, and what its wildcards stand for."""
+    family = FAMILIES[model_type]
     for candidate in (name, family.prefix + name):
         for rule in family.weights:
             wildcards = rule.match(candidate)
             if wildcards is not None:
                 return rule, wildcards
     raise ValueError(
-        f"The tensor {name!r} belongs to no part of {family.architecture}: the checkpoint is of another class, such as a "
+        f"The tensor {name!r} belongs to no part of {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]}: the checkpoint is of another class, such as a "
         "classifier, or of a newer form of the family."
     )
 
 
-def fill_ours(model: MMGPTForCausalLM, family: Family, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+def fill_ours(model: MMGPTForCausalLM, model_type: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Copies their tensors into our model one by one, and makes sure that every parameter of ours was filled."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     unfilled = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -157,7 +152,7 @@ def fill_ours(model: MMGPTForCausalLM, family: Family, tensors: Iterator[tuple[s
     for name, tensor in tensors:
         if COMPUTED_BUFFERS.fullmatch(name):
             continue
-        rule, wildcards = find_rule(family, name)
+        rule, wildcards = find_rule(model_type, name)
         for our_name, piece in zip(rule.our_names(wildcards), rule.layout.split(tensor, model.config), strict=True):
             if our_name not in parameters:
                 raise ValueError(
@@ -202,8 +197,9 @@ def from_gpt(source: str | os.PathLike | PreTrainedModel, dtype: torch.dtype | N
     theirs = source.config if is_model else AutoConfig.from_pretrained(source)
     config = config_from_gpt(theirs)
     model = empty_model(MMGPTForCausalLM, config, dtype or config.dtype or torch.float32)
+    tensors = source.state_dict().items() if is_model else chain.from_iterable(map(read_tensors, weight_files(source)))
     with torch.no_grad():
-        fill_ours(model, FAMILIES[theirs.model_type], stream_tensors(source))
+        fill_ours(model, theirs.model_type, tensors)
     model.generation_config = generation_config_of(source)
     return model
 
@@ -212,14 +208,12 @@ def to_gpt(model: MMGPTForCausalLM, model_type: str) -> PreTrainedModel:
     """The model as transformers' own class of a family (`"gpt2"`, `"llama"`, ...), for tools that know only those.
 
     Refused where the family lacks one of the model's choices, which the error names."""
-    family = family_of(model_type)
-    theirs = empty_model(
-        getattr(transformers, family.architecture), config_to_gpt(model.config, model_type), model.dtype
-    )
+    config = config_to_gpt(model.config, model_type)
+    theirs = empty_model(getattr(transformers, config.architectures[0]), config, model.dtype)
     tensors = model.state_dict()
     with torch.no_grad():
         for name, place in theirs.state_dict().items():
-            rule, wildcards = find_rule(family, name)
+            rule, wildcards = find_rule(model_type, name)
             pieces = [tensors[our_name] for our_name in rule.our_names(wildcards)]
             place.copy_(rule.layout.join(pieces, model.config))
     theirs.generation_config = GenerationConfig.from_dict(model.generation_config.to_dict())
@@ -237,16 +231,6 @@ def generation_config_of(source: str | PreTrainedModel) -> GenerationConfig:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(source))
 
 
-def load_tokenizer(source: str):
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{source} has no tokenizer that transformers can load, so a folder made from it could read no text. "
-            "To convert the weights alone use from_gpt or to_gpt, and save_pretrained."
-        ) from error
-
-
 def convert_checkpoint(
     source: str | os.PathLike, destination: str | os.PathLike, to: str = "mmgpt", dtype: torch.dtype | None = None
 ) -> Path:
@@ -261,7 +245,13 @@ def convert_checkpoint(
     source, destination = os.fspath(source), Path(destination)
     if to != "mmgpt":
         family_of(to)  # refused before anything is read
-    tokenizer = load_tokenizer(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{source} has no tokenizer that transformers can load, so a folder made from it could read no text. "
+            "To convert the weights alone use from_gpt or to_gpt, and save_pretrained."
+        ) from error
     kind = AutoConfig.from_pretrained(source).model_type
     if to == "mmgpt":
         card = {"training": f"The weights are those of {Path(source).name} ({kind}), in the form of MMGPT."}
@@ -273,6 +263,3 @@ def convert_checkpoint(
         tokenizer.save_pretrained(folder)
         theirs.save_pretrained(folder)
     return destination
-
-
-__all__ = ["convert_checkpoint", "from_gpt", "to_gpt"]

@@ -20,24 +20,24 @@ from .layouts import (
     TRANSPOSED,
     TRANSPOSED_QKV,
     Weight,
-    expert,
-    expert_gate,
-    expert_up,
 )
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model family of transformers. `prefix` is what the names of a checkpoint without head lack."""
+    """One model family of transformers."""
 
-    architecture: str
-    prefix: str
     fields: dict[str, str]
     fixed: dict
     weights: tuple[Weight, ...]
     required: dict = field(default_factory=dict)
     to_ours: Callable[..., dict] = lambda config: {}
     to_theirs: Callable[[MMGPTTextConfig], dict] = lambda config: {}
+
+    @property
+    def prefix(self) -> str:
+        """What the names of a checkpoint without head lack."""
+        return self.weights[0].theirs.partition(".")[0] + "."
 
 
 # Fields ------------------------------------------------------------------------------------------------------------
@@ -93,19 +93,9 @@ EXPERT_FIELDS = QWEN2_FIELDS | same("num_experts num_experts_per_tok output_rout
 MIXTRAL_FIELDS = EXPERT_FIELDS | same("sliding_window") | {"num_experts": "num_local_experts"}
 QWEN3_MOE_FIELDS = EXPERT_FIELDS | same("attention_bias moe_intermediate_size norm_topk_prob")
 
-GPT2_FIXED = {
-    "position_embedding_type": "learned",
-    "norm_type": "layernorm",
-    "mlp_type": "plain",
-    "mlp_bias": True,
-    "attention_bias": True,
-}
-ROPE_LAYERNORM_FIXED = {
-    "position_embedding_type": "rope",
-    "norm_type": "layernorm",
-    "mlp_type": "plain",
-    "mlp_bias": True,
-}
+PLAIN_FIXED = {"norm_type": "layernorm", "mlp_type": "plain", "mlp_bias": True}
+GPT2_FIXED = PLAIN_FIXED | {"position_embedding_type": "learned", "attention_bias": True}
+ROPE_LAYERNORM_FIXED = PLAIN_FIXED | {"position_embedding_type": "rope"}
 LLAMA_FIXED = {
     "position_embedding_type": "rope",
     "norm_type": "rmsnorm",
@@ -126,10 +116,6 @@ def openai_to_ours(theirs) -> dict:
     # What GPT-1 calls gelu is the tanh form.
     names = {"gelu": "gelu_new", "swish": "silu"}
     return {"hidden_act": names.get(theirs.afn, theirs.afn), "intermediate_size": 4 * theirs.n_embd}
-
-
-def openai_to_theirs(ours: MMGPTTextConfig) -> dict:
-    return {"afn": {"gelu_new": "gelu"}.get(ours.hidden_act, ours.hidden_act)}
 
 
 def gpt_neo_to_ours(theirs) -> dict:
@@ -172,10 +158,6 @@ def rope_to_ours(theirs) -> dict:
     return {"rope_parameters": dict(theirs.rope_parameters)}
 
 
-def partial_rope_to_theirs(ours: MMGPTTextConfig) -> dict:
-    return {"rope_parameters": {"partial_rotary_factor": 1.0, **ours.rope_parameters}}
-
-
 def rope_to_theirs(ours: MMGPTTextConfig) -> dict:
     # They rotate whole heads: a partial rotary factor gets lost here, and is refused for that.
     return {"rope_parameters": {k: v for k, v in ours.rope_parameters.items() if k != "partial_rotary_factor"}}
@@ -194,14 +176,6 @@ def qwen_to_theirs(ours: MMGPTTextConfig) -> dict:
     )
     window = {"use_sliding_window": is_sliding, "sliding_window": ours.sliding_window, "max_window_layers": leading}
     return {"layer_types": list(ours.layer_types), **window, **rope_to_theirs(ours)}
-
-
-def mixtral_to_ours(theirs) -> dict:
-    return {"head_dim": theirs.head_dim, **rope_to_ours(theirs)}
-
-
-def mixtral_to_theirs(ours: MMGPTTextConfig) -> dict:
-    return {**head_dim_if_not_derived(ours), **rope_to_theirs(ours)}
 
 
 def head_dim_if_not_derived(ours: MMGPTTextConfig) -> dict:
@@ -256,21 +230,26 @@ LLAMA_WEIGHTS = (
 )
 # In a model the experts of a layer are one tensor, as ours are; in files each expert has its own.
 EXPERTS = OURS + "mlp.experts."
+
+
+def expert_files(mixture: str, gate: str, up: str, down: str) -> tuple[Weight, ...]:
+    names = [f"model.layers.*.{mixture}.experts.*.{name}.weight" for name in (gate, up, down)]
+    return (
+        Weight(names[0], EXPERTS + "gate_up_proj", place=lambda tensor, index: tensor[index].chunk(2)[0]),
+        Weight(names[1], EXPERTS + "gate_up_proj", place=lambda tensor, index: tensor[index].chunk(2)[1]),
+        Weight(names[2], EXPERTS + "down_proj", place=lambda tensor, index: tensor[index]),
+    )
+
+
 MIXTURE = (
     Weight("model.layers.*.mlp.gate.*", OURS + "mlp.gate.*"),
     Weight("model.layers.*.mlp.experts.gate_up_proj", EXPERTS + "gate_up_proj"),
     Weight("model.layers.*.mlp.experts.down_proj", EXPERTS + "down_proj"),
 )
-QWEN3_MOE_FILES = (
-    Weight("model.layers.*.mlp.experts.*.gate_proj.weight", EXPERTS + "gate_up_proj", place=expert_gate),
-    Weight("model.layers.*.mlp.experts.*.up_proj.weight", EXPERTS + "gate_up_proj", place=expert_up),
-    Weight("model.layers.*.mlp.experts.*.down_proj.weight", EXPERTS + "down_proj", place=expert),
-)
+QWEN3_MOE_FILES = expert_files("mlp", "gate_proj", "up_proj", "down_proj")
 MIXTRAL_FILES = (
     Weight("model.layers.*.block_sparse_moe.gate.*", OURS + "mlp.gate.*"),
-    Weight("model.layers.*.block_sparse_moe.experts.*.w1.weight", EXPERTS + "gate_up_proj", place=expert_gate),
-    Weight("model.layers.*.block_sparse_moe.experts.*.w3.weight", EXPERTS + "gate_up_proj", place=expert_up),
-    Weight("model.layers.*.block_sparse_moe.experts.*.w2.weight", EXPERTS + "down_proj", place=expert),
+    *expert_files("block_sparse_moe", "w1", "w3", "w2"),
 )
 QK_NORM = tuple(Weight(f"model.layers.*.self_attn.{x}_norm.*", f"{OURS}self_attn.{x}_norm.*") for x in "qk")
 
@@ -278,12 +257,10 @@ QK_NORM = tuple(Weight(f"model.layers.*.self_attn.{x}_norm.*", f"{OURS}self_attn
 
 FAMILIES = {
     "openai-gpt": Family(
-        architecture="OpenAIGPTLMHeadModel",
-        prefix="transformer.",
         fields=OPENAI_FIELDS,
         fixed=GPT2_FIXED | {"norm_placement": "post", "scale_residual_init": False},
         to_ours=openai_to_ours,
-        to_theirs=openai_to_theirs,
+        to_theirs=lambda ours: {"afn": "gelu" if ours.hidden_act == "gelu_new" else ours.hidden_act},
         weights=(
             Weight("transformer.tokens_embed.*", "model.embed_tokens.*"),
             Weight("transformer.positions_embed.*", "model.embed_positions.*"),
@@ -292,15 +269,9 @@ FAMILIES = {
         ),
     ),
     "gpt2": Family(
-        architecture="GPT2LMHeadModel",
-        prefix="transformer.",
         fields=GPT2_FIELDS,
         fixed=GPT2_FIXED,
-        required={
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-        },
+        required={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
         to_ours=mlp_width_to_ours,
         to_theirs=mlp_width_to_theirs,
         weights=(
@@ -312,8 +283,6 @@ FAMILIES = {
         ),
     ),
     "gpt_neo": Family(
-        architecture="GPTNeoForCausalLM",
-        prefix="transformer.",
         fields=GPT_NEO_FIELDS,
         fixed=GPT2_FIXED
         | {
@@ -338,8 +307,6 @@ FAMILIES = {
         ),
     ),
     "gptj": Family(
-        architecture="GPTJForCausalLM",
-        prefix="transformer.",
         fields=GPT2_FIELDS,
         fixed=ROPE_LAYERNORM_FIXED
         | {"attention_bias": False, "parallel_residual": True, "lm_head_bias": True, "scale_residual_init": False},
@@ -363,12 +330,10 @@ FAMILIES = {
         ),
     ),
     "gpt_neox": Family(
-        architecture="GPTNeoXForCausalLM",
-        prefix="gpt_neox.",
         fields=GPT_NEOX_FIELDS,
         fixed=ROPE_LAYERNORM_FIXED | {"scale_residual_init": False},
         to_ours=rope_to_ours,
-        to_theirs=partial_rope_to_theirs,
+        to_theirs=lambda ours: {"rope_parameters": {"partial_rotary_factor": 1.0, **ours.rope_parameters}},
         weights=(
             Weight("gpt_neox.embed_in.*", "model.embed_tokens.*"),
             Weight("gpt_neox.layers.*.input_layernorm.*", OURS + "input_layernorm.*"),
@@ -382,64 +347,38 @@ FAMILIES = {
             *HEAD,
         ),
     ),
-    "llama": Family(
-        architecture="LlamaForCausalLM",
-        prefix="model.",
-        fields=LLAMA_FIELDS,
-        fixed=LLAMA_FIXED,
-        to_ours=rope_to_ours,
-        to_theirs=rope_to_theirs,
-        weights=LLAMA_WEIGHTS,
-    ),
-    "mistral": Family(
-        architecture="MistralForCausalLM",
-        prefix="model.",
-        fields=MISTRAL_FIELDS,
-        fixed=LLAMA_FIXED,
-        to_ours=rope_to_ours,
-        to_theirs=rope_to_theirs,
-        weights=LLAMA_WEIGHTS,
-    ),
+    "llama": Family(LLAMA_FIELDS, LLAMA_FIXED, LLAMA_WEIGHTS, to_ours=rope_to_ours, to_theirs=rope_to_theirs),
+    "mistral": Family(MISTRAL_FIELDS, LLAMA_FIXED, LLAMA_WEIGHTS, to_ours=rope_to_ours, to_theirs=rope_to_theirs),
     "qwen2": Family(
-        architecture="Qwen2ForCausalLM",
-        prefix="model.",
-        fields=QWEN2_FIELDS,
-        fixed=LLAMA_FIXED | {"attention_bias": True, "attention_output_bias": False},
+        QWEN2_FIELDS,
+        LLAMA_FIXED | {"attention_bias": True, "attention_output_bias": False},
+        LLAMA_WEIGHTS,
         to_ours=qwen_to_ours,
         to_theirs=qwen_to_theirs,
-        weights=LLAMA_WEIGHTS,
     ),
     "qwen3": Family(
-        architecture="Qwen3ForCausalLM",
-        prefix="model.",
-        fields=QWEN3_FIELDS,
-        fixed=LLAMA_FIXED | {"qk_norm": True},
+        QWEN3_FIELDS,
+        LLAMA_FIXED | {"qk_norm": True},
+        LLAMA_WEIGHTS + QK_NORM,
         to_ours=qwen_to_ours,
         to_theirs=qwen_to_theirs,
-        weights=LLAMA_WEIGHTS + QK_NORM,
     ),
     "mixtral": Family(
-        architecture="MixtralForCausalLM",
-        prefix="model.",
-        fields=MIXTRAL_FIELDS,
-        fixed=LLAMA_FIXED,
+        MIXTRAL_FIELDS,
+        LLAMA_FIXED,
+        LLAMA_WEIGHTS + MIXTURE + MIXTRAL_FILES,
         required={"router_jitter_noise": 0.0},
-        to_ours=mixtral_to_ours,
-        to_theirs=mixtral_to_theirs,
-        weights=LLAMA_WEIGHTS + MIXTURE + MIXTRAL_FILES,
+        to_ours=lambda theirs: {"head_dim": theirs.head_dim, **rope_to_ours(theirs)},
+        to_theirs=lambda ours: {**head_dim_if_not_derived(ours), **rope_to_theirs(ours)},
     ),
     "qwen3_moe": Family(
-        architecture="Qwen3MoeForCausalLM",
-        prefix="model.",
-        fields=QWEN3_MOE_FIELDS,
-        fixed=LLAMA_FIXED | {"qk_norm": True},
+        QWEN3_MOE_FIELDS,
+        LLAMA_FIXED | {"qk_norm": True},
+        LLAMA_WEIGHTS + QK_NORM + MIXTURE + QWEN3_MOE_FILES,
         to_ours=qwen3_moe_to_ours,
         to_theirs=qwen3_moe_to_theirs,
-        weights=LLAMA_WEIGHTS + QK_NORM + MIXTURE + QWEN3_MOE_FILES,
     ),
 }
 
 # Buffers that old checkpoints carry and today's classes compute.
 COMPUTED_BUFFERS = re.compile(r"(.*\.)?(attn|attention)\.(attention\.)?(bias|masked_bias)|(.*\.)?rotary_emb\.inv_freq")
-
-__all__ = ["COMPUTED_BUFFERS", "FAMILIES", "Family"]

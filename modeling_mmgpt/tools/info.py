@@ -23,12 +23,25 @@ def print_info(folder: str) -> None:
         model = AutoModelForCausalLM.from_config(config)
     console = Console(highlight=False)
     console.print(parts_table(model))
-    console.print(decoder_line(config.get_text_config()))
-    counts = media_token_counts(processor)
-    if counts:
-        table = Table("medium", "tokens", title="Tokens in the decoder")
-        for name, count in counts:
-            table.add_row(name, f"{count:,}")
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    cache = 2 * text.num_hidden_layers * heads * head_dim * 2  # bytes a token: keys and values, bfloat16
+    console.print(
+        f"Decoder: {text.num_hidden_layers} layers, width {text.hidden_size}, vocabulary {text.vocab_size:,}, up to "
+        f"{text.max_position_embeddings:,} tokens. Its cache takes {megabytes(1000 * cache)} for 1,000 tokens in bfloat16."
+    )
+    table = Table("medium", "tokens", title="Tokens in the decoder")
+    if hasattr(processor, "image_processor"):
+        tokens = processor._get_num_multimodal_tokens(image_sizes=IMAGE_SIZES)["num_image_tokens"]
+        for (height, width), count in zip(IMAGE_SIZES, tokens, strict=True):
+            table.add_row(f"image, {width} x {height}", f"{count:,}")
+    if hasattr(processor, "feature_extractor"):
+        lengths = [seconds * processor.feature_extractor.sampling_rate for seconds in AUDIO_SECONDS]
+        tokens = processor._get_num_multimodal_tokens(audio_lengths=lengths)["num_audio_tokens"]
+        for seconds, count in zip(AUDIO_SECONDS, tokens, strict=True):
+            table.add_row(f"audio, {seconds} s", f"{count:,}")
+    if table.row_count:
         console.print(table)
 
 
@@ -50,28 +63,3 @@ def parts_table(model) -> Table:
 
 def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def decoder_line(text) -> str:
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * head_dim * 2  # bytes a token: keys and values, bfloat16
-    return (
-        f"Decoder: {text.num_hidden_layers} layers, width {text.hidden_size}, vocabulary {text.vocab_size:,}, up to "
-        f"{text.max_position_embeddings:,} tokens. Its cache takes {megabytes(1000 * cache)} for 1,000 tokens in bfloat16."
-    )
-
-
-def media_token_counts(processor) -> list[tuple[str, int]]:
-    """How many tokens images and audio of some sizes become; nothing for what the model does not take."""
-    counts = []
-    if hasattr(processor, "image_processor"):
-        tokens = processor._get_num_multimodal_tokens(image_sizes=IMAGE_SIZES)["num_image_tokens"]
-        counts += [
-            (f"image, {width} x {height}", count) for (height, width), count in zip(IMAGE_SIZES, tokens, strict=True)
-        ]
-    if hasattr(processor, "feature_extractor"):
-        lengths = [seconds * processor.feature_extractor.sampling_rate for seconds in AUDIO_SECONDS]
-        tokens = processor._get_num_multimodal_tokens(audio_lengths=lengths)["num_audio_tokens"]
-        counts += [(f"audio, {seconds} s", count) for seconds, count in zip(AUDIO_SECONDS, tokens, strict=True)]
-    return counts

@@ -83,37 +83,4 @@ class Weight:
 
     def our_names(self, wildcards: list[str]) -> list[str]:
         patterns = (self.ours,) if isinstance(self.ours, str) else self.ours
-        return [fill(pattern, wildcards) for pattern in patterns]
-
-
-def expert(tensor: torch.Tensor, index: int) -> torch.Tensor:
-    """The part of one expert in the tensor of all experts of a layer."""
-    return tensor[index]
-
-
-def expert_gate(tensor: torch.Tensor, index: int) -> torch.Tensor:
-    return tensor[index].chunk(2)[0]
-
-
-def expert_up(tensor: torch.Tensor, index: int) -> torch.Tensor:
-    return tensor[index].chunk(2)[1]
-
-
-def fill(pattern: str, wildcards: list[str]) -> str:
-    parts = pattern.split("*")
-    return parts[0] + "".join(found + part for found, part in zip(wildcards, parts[1:], strict=False))
-
-
-__all__ = [
-    "QKV_BY_HEAD",
-    "ROTARY_PAIRS",
-    "SAME",
-    "SHARED_NORM",
-    "TRANSPOSED",
-    "TRANSPOSED_QKV",
-    "Layout",
-    "Weight",
-    "expert",
-    "expert_gate",
-    "expert_up",
-]
+        return [pattern.replace("*", "{}").format(*wildcards) for pattern in patterns]

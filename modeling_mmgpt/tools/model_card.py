@@ -10,13 +10,14 @@ What stands outside the two markers of the rendered part is the owner's, and kep
 import datetime
 import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
 from ..saving_mmgpt import find_companion
-from .old_cards import is_old_card, name_of, read_old_card, split_sections
+from .old_cards import LEAD, read_old_card
 
 
 FACTS_FILE = "card_facts.json"
@@ -46,32 +47,47 @@ BASELINES = ("majority", "shuffled", "blank")
 SOURCE_FACTS = {"source", "samples", "weight", "licence"}
 # Facts that the Hub shows from the card's metadata, where the owner may change them, too.
 METADATA_FACTS = ("license", "language", "datasets")
-SECTION_FACTS = {"Results": "results", "Bias": "bias"}
 
 
 # The facts ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Card:
+    """A card as it was: its facts, its metadata, and what its owner wrote above and below the rendered part."""
+
+    facts: dict = field(default_factory=dict)
+    data: ModelCardData = field(default_factory=ModelCardData)
+    above: str = ""
+    below: str = ""
+
+
+def read_card(origin: str | os.PathLike) -> Card:
+    """The card of a folder or a Hub repository; an empty one where there is none."""
+    path, readme = (find_companion(str(origin), name) for name in (FACTS_FILE, "README.md"))
+    facts = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    if readme is None:
+        return Card(facts)
+    try:
+        card = ModelCard(readme.read_text(encoding="utf-8"))
+    except Exception as error:  # of several libraries: yaml's own, huggingface_hub's ValueError
+        raise ValueError(
+            f"The metadata at the head of {readme} cannot be read: fix or remove it ({error})."
+        ) from error
+    above, _, rest = card.text.partition(START)
+    below = rest.partition(END)[2]
+    if FACTS_FILE not in card.text and LEAD.search(card.text):
+        old_facts, below = read_old_card(card)
+        facts, above = facts or old_facts, ""
+    is_adapter = (facts.get("model") or {}).get("adapter_of") is not None  # its base is no fact but the model's
+    keys = METADATA_FACTS if is_adapter else (*METADATA_FACTS, "base_model")
+    facts |= {key: card.data.get(key) for key in keys if card.data.get(key) is not None}
+    return Card(facts, card.data, above.strip(), below.strip())
+
+
 def read_facts(origin: str | os.PathLike) -> dict:
     """The facts of the card of a folder or a Hub repository, with `model`, what the card says of the model's parts."""
-    path, readme = (find_companion(str(origin), name) for name in (FACTS_FILE, "README.md"))
-    card = None if readme is None else load_card(readme)
-    if path is not None:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        facts = {} if card is None else read_old_card(card)[0]
-    if card is not None:
-        is_adapter = (facts.get("model") or {}).get("adapter_of") is not None  # its base is no fact but the model's
-        keys = METADATA_FACTS if is_adapter else (*METADATA_FACTS, "base_model")
-        facts |= {key: card.data.get(key) for key in keys if card.data.get(key) is not None}
-    return facts
-
-
-def check_facts(facts: dict) -> None:
-    if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
-        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
-    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
-    check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
+    return read_card(origin).facts
 
 
 def check_entries(entries: list[dict], what: str, keys: set[str]) -> None:
@@ -144,12 +160,14 @@ def write_card(folder: Path, model, facts: dict, earlier: str | os.PathLike | No
     earlier: the folder or Hub id with the card that the model had before. What `facts` do not mention stays as it was there; an empty
         list is a mention.
     """
-    check_facts(facts)
-    before = {} if earlier is None else read_facts(earlier)
-    readme = None if earlier is None else find_companion(str(earlier), "README.md")
-    kept = {key: value for key, value in before.items() if key not in ("name", "model")}
+    if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
+        raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
+    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
+    check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
+    before = Card() if earlier is None else read_card(earlier)
+    kept = {key: value for key, value in before.facts.items() if key not in ("name", "model")}
     merged = {"name": folder.name, **kept, **facts, "model": describe_model(model, facts.get("base_model"))}
-    write_files(folder, render_files(merged, before, None if readme is None else load_card(readme)))
+    write_files(folder, render_files(merged, before))
 
 
 def record_results(folder: str | os.PathLike, results: list[dict], by: str, section: str = "Results") -> Path | None:
@@ -168,30 +186,27 @@ def record_results(folder: str | os.PathLike, results: list[dict], by: str, sect
     folder = Path(folder)
     if not (folder / "README.md").is_file():
         return None
-    card, before, key = load_card(folder / "README.md"), read_facts(folder), SECTION_FACTS[section]
-    tables = tables_of(before.get(key) or [])
+    before, key = read_card(folder), section.lower()
+    tables = tables_of(before.facts.get(key))
     tables[by] = [{**result, "by": by, "date": str(datetime.date.today())} for result in results]
-    name = before.get("name") or name_of(card.text) or folder.absolute().name
-    facts = {**before, "name": name, key: [result for table in tables.values() for result in table]}
-    write_files(folder, render_files(facts, before, card))
+    measured = {key: [result for table in tables.values() for result in table]}
+    write_files(folder, render_files({"name": folder.absolute().name, **before.facts, **measured}, before))
     return folder / "README.md"
 
 
 def renamed_files(folder: str | os.PathLike, name: str) -> dict[str, str]:
     """The two files of a folder's card as they are under another name; none where there is no card of ours."""
-    readme, before = Path(folder) / "README.md", read_facts(folder)
-    return render_files({**before, "name": name}, before, load_card(readme)) if before.get("model") else {}
+    before = read_card(folder)
+    return render_files({**before.facts, "name": name}, before) if before.facts.get("model") else {}
 
 
-def render_files(facts: dict, before: dict, card: ModelCard | None) -> dict[str, str]:
-    """README.md and card_facts.json of `facts`. `card` is what was there, rendered from the facts `before`."""
+def render_files(facts: dict, before: Card) -> dict[str, str]:
+    """README.md and card_facts.json of `facts`, in the place of the card `before`."""
     stored = json.dumps(facts, indent=1, ensure_ascii=False, default=lambda scalar: scalar.item())  # of numpy or torch
     facts = json.loads(stored)
-    metadata = render_metadata(facts, before, ModelCardData() if card is None else card.data)
-    above, below = ("", "") if card is None else own_text(card)
-    parts = [above.strip(), f"{START}\n\n{render_body(facts)}\n\n{END}", below.strip()]
+    parts = [before.above, f"{START}\n\n{render_body(facts)}\n\n{END}", before.below]
     text = "\n\n".join(part for part in parts if part)
-    return {"README.md": f"---\n{metadata}\n---\n\n{text}\n", FACTS_FILE: stored + "\n"}
+    return {"README.md": f"---\n{render_metadata(facts, before)}\n---\n\n{text}\n", FACTS_FILE: stored + "\n"}
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
@@ -204,96 +219,63 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
 # Rendering ---------------------------------------------------------------------------------------------------------
 
 
-def load_card(path: Path) -> ModelCard:
-    """The card, or an error that names the file where its metadata cannot be read."""
-    try:
-        return ModelCard(path.read_text(encoding="utf-8"))
-    except Exception as error:  # of several libraries: yaml's own, huggingface_hub's ValueError
-        raise ValueError(f"The metadata at the head of {path} cannot be read: fix or remove it ({error}).") from error
-
-
-def own_text(card: ModelCard) -> tuple[str, str]:
-    """What the card's owner wrote above and below the rendered part."""
-    if is_old_card(card):
-        return "", read_old_card(card)[1]
-    above, _, rest = card.text.partition(START)
-    return above, rest.partition(END)[2]
-
-
 def render_body(facts: dict) -> str:
+    package = Path(__file__).parent.parent  # the template is inside the installed package, or at the top of a checkout
+    path = next(path for path in (package / "hub_card.md", package.parent / "hub_card.md") if path.is_file())
     licences = licences_of(facts)
-    template = Template(card_template().read_text(encoding="utf-8"))
-    return template.render(
-        {key: facts.get(key) for key in CARD_FACTS}
-        | {
-            "model": facts.get("model"),  # None under a card that somebody wrote from scratch
-            "training": training_text(facts),
-            "results": results_text(facts.get("results")),
-            "bias": results_text(facts.get("bias")),
-            "licences": {"code": "Apache-2.0", **licences} if licences else {},
-        }
-    ).strip()
-
-
-def card_template() -> Path:
-    """hub_card.md: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).parent.parent
-    return next(path for path in (package / "hub_card.md", package.parent / "hub_card.md") if path.is_file())
+    rendered = {
+        "training": training_text(facts),
+        "results": results_text(facts.get("results")),
+        "bias": results_text(facts.get("bias")),
+        "licences": {"code": "Apache-2.0", **licences} if licences else {},
+    }
+    return Template(path.read_text(encoding="utf-8")).render(facts | rendered).strip()
 
 
 def training_text(facts: dict) -> str:
     """The section on training, in Markdown; a model that is trained further tells it as its `history`."""
     is_adapter = bool(facts.get("model") and facts["model"]["adapter_of"])
     base, hardware, data = (facts.get(key) for key in ("base_model", "hardware", "data"))
-    mixture = mixture_table(facts["mixture"]) if facts.get("mixture") else None
+    mixture = [["data", "samples of an epoch", "weight"]]
+    for source in facts.get("mixture") or []:
+        count = "streamed" if source["samples"] is None else f"{source['samples']:,}"
+        mixture.append([source["source"], count, source["weight"]])
+    is_known = data or len(mixture) > 1
     parts = [
         f"Trained from {base}." if base and not is_adapter else None,
         facts.get("training"),
         f"Hardware: {hardware}." if hardware else None,
         data,
-        mixture,
-        None if data or mixture else "What the model was trained on was not recorded when this checkpoint was saved.",
+        markdown_table(mixture) if len(mixture) > 1 else None,
+        None if is_known else "What the model was trained on was not recorded when this checkpoint was saved.",
         facts.get("history"),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def mixture_table(mixture: list[dict]) -> str:
-    lines = [["data", "samples of an epoch", "weight"]]
-    for source in mixture:
-        count = "streamed" if source["samples"] is None else f"{source['samples']:,}"
-        lines.append([source["source"], count, source["weight"]])
-    return markdown_table(lines)
-
-
 def results_text(results: list[dict] | None) -> str:
-    """A table for each that measured, under its words and date."""
+    """A table for each that measured, under its words and date; baselines have a column where any result has them."""
     texts = []
-    for by, table in tables_of(results or []).items():
-        texts.append(results_table(table))
+    for by, table in tables_of(results).items():
+        baselines = [name for name in BASELINES if any(result.get(name) is not None for result in table)]
+        lines = [["task", "measure", "value", "95 % interval", *baselines, "n"]]
+        for result in table:
+            interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
+            beside = ["" if result.get(name) is None else result[name] for name in baselines]
+            lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
+        texts.append(markdown_table(lines))
         if by is not None:
             heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
             texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
     return "\n\n".join(texts)
 
 
-def tables_of(results: list[dict]) -> dict[str | None, list[dict]]:
+def tables_of(results: list[dict] | None) -> dict[str | None, list[dict]]:
     """The results by what measured them."""
     tables: dict[str | None, list[dict]] = {}
-    for result in results:
+    for result in results or []:
         tables.setdefault(result.get("by"), []).append(result)
     return tables
-
-
-def results_table(results: list[dict]) -> str:
-    """Baselines have a column where any result has them."""
-    baselines = [name for name in BASELINES if any(result.get(name) is not None for result in results)]
-    lines = [["task", "measure", "value", "95 % interval", *baselines, "n"]]
-    for result in results:
-        interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
-        beside = ["" if result.get(name) is None else result[name] for name in baselines]
-        lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
-    return markdown_table(lines)
 
 
 def markdown_table(lines: list[list]) -> str:
@@ -301,9 +283,9 @@ def markdown_table(lines: list[list]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *rest))
 
 
-def render_metadata(facts: dict, before: dict, data: ModelCardData) -> str:
+def render_metadata(facts: dict, before: Card) -> str:
     """The metadata for the Hub: ours, and those of the owner that no fact speaks of."""
-    model = facts.get("model")
+    model, data = facts.get("model"), before.data
     if model is not None:
         pipeline_tag = {(): "text-generation", ("vision",): "image-text-to-text"}.get(
             tuple(model["modalities"]), "any-to-any"
@@ -316,32 +298,21 @@ def render_metadata(facts: dict, before: dict, data: ModelCardData) -> str:
         )
     for key in METADATA_FACTS:
         data[key] = facts.get(key)
-    ours = {(result["task"], result["measure"]) for result in before.get("results") or []}
+    ours = {(result["task"], result["measure"]) for result in before.facts.get("results") or []}
     theirs = [one for one in data.eval_results or [] if (one.dataset_name, one.metric_type) not in ours]
-    new = [as_eval_result(result, data.pipeline_tag or "text-generation") for result in facts.get("results") or []]
+    new = [
+        EvalResult(
+            task_type=data.pipeline_tag or "text-generation",
+            dataset_type=result.get("dataset") or result["task"],
+            dataset_name=result["task"],
+            dataset_split=result.get("split"),
+            metric_type=result["measure"],
+            metric_value=result["value"],
+        )
+        for result in facts.get("results") or []
+    ]
     # Measured twice on the same data, the later result counts.
     latest = {(one.dataset_type, one.dataset_split, one.metric_type): one for one in [*theirs, *new]}
     data.eval_results = list(latest.values()) or None
     data.model_name = facts["name"] if latest else None
     return data.to_yaml()
-
-
-def as_eval_result(result: dict, task_type: str) -> EvalResult:
-    """A result as the Hub's metadata have it."""
-    return EvalResult(
-        task_type=task_type,
-        dataset_type=result.get("dataset") or result["task"],
-        dataset_name=result["task"],
-        dataset_split=result.get("split"),
-        metric_type=result["measure"],
-        metric_value=result["value"],
-    )
-
-
-def section_of(path: Path, heading: str) -> str:
-    """What a card says under a heading; nothing where it has no such section."""
-    text = load_card(path).text.replace(START, "").replace(END, "")
-    return split_sections(text).get(heading, "").partition("\n")[2].strip()
-
-
-__all__ = ["adapter_base", "licences_of", "part_sizes", "read_facts", "record_results", "training_text", "write_card"]

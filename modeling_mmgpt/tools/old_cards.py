@@ -1,15 +1,15 @@
 """Cards of checkpoints that were saved before card_facts.json: their Markdown is read once into facts.
 
-The headings and sentences are those of that time, whatever cards say today."""
+The headings and sentences are those of that time, whatever cards say today. What no code reads piece by piece stays Markdown."""
 
+import json
 import re
 
 from huggingface_hub import ModelCard
 
 
-TEXT_FACTS = {"Intended use": "intended_use", "Limits": "limits"}
+TEXT_FACTS = {"Intended use": "intended_use", "Training": "data", "Limits": "limits"}
 RESULT_FACTS = {"Results": "results", "Bias": "bias"}
-RENDERED = {"", "Use", "Training", "Licences", *TEXT_FACTS, *RESULT_FACTS}
 # What such a card said where nothing was known.
 NOTHING_KNOWN = {
     "Not stated by those who trained it.",
@@ -20,90 +20,51 @@ NOTHING_KNOWN = {
     "rely on it.",
 }
 LEAD = re.compile(
-    r"^An (MMGPT checkpoint|adapter \(PEFT\) of (?P<base>.+), an MMGPT model) \(`(?P<architecture>\w+)`\).*",
+    r"^An (MMGPT checkpoint|adapter \(PEFT\) of (?P<mark>[`\[])(?P<base>.+?)[`\]].*, an MMGPT model) "
+    r"\(`(?P<architecture>\w+)`\)(?P<skills>.*)",
     re.MULTILINE,
 )
 DECODER = re.compile(r"^Decoder: (\d+) layers, width (\d+), (\d+) heads, vocabulary (\d+)\.$", re.MULTILINE)
 TABLE_LINE = re.compile(r"^\| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
-def is_old_card(card: ModelCard) -> bool:
-    return "card_facts.json" not in card.text and LEAD.search(card.text) is not None
-
-
 def read_old_card(card: ModelCard) -> tuple[dict, str]:
-    """The facts that the card tells, and what its owner added to it; no facts where it is not one of ours."""
-    if not is_old_card(card):
-        return {}, card.text
-    sections = split_sections(card.text)
-    body = {heading: text.partition("\n")[2].strip() for heading, text in sections.items()}
-    facts = {"name": name_of(card.text), "model": read_model(sections[""])}
-    added = []
-    for heading, key in TEXT_FACTS.items():
-        if body.get(heading) and body[heading] not in NOTHING_KNOWN:
-            facts[key] = body[heading]
-    for heading, key in RESULT_FACTS.items():
-        facts[key], rest = read_results(body.get(heading, ""))
-        added += [f"## {heading}: notes\n\n{rest}"] if rest else []
+    """The facts that the card tells, and what its owner added to it."""
+    head, *sections = re.split(r"^(?=## )", card.text, flags=re.MULTILINE)
+    name = re.search(r'^name = "(.+)"$', card.text, flags=re.MULTILINE)  # what its snippet loads the model by
+    facts = {"name": name and name[1], "model": read_model(head), "results": []}
+    base, added = card.data.base_model, []
+    for section in sections:
+        heading, _, body = map(str.strip, section.removeprefix("## ").partition("\n"))
+        if heading in TEXT_FACTS:
+            body = body.removeprefix(f"Trained from {base}.").strip()  # the fact base_model tells that
+            facts |= {TEXT_FACTS[heading]: body} if body not in NOTHING_KNOWN else {}
+        elif heading in RESULT_FACTS:
+            facts[RESULT_FACTS[heading]], rest = read_results(body)
+            added += [f"## {heading}: notes\n\n{rest}"] if rest else []
+        elif heading == "Licences":
+            cells = dict(TABLE_LINE.findall(body))
+            facts["licences"] = {of: licence for of, licence in cells.items() if of not in ("of", "---", "code")}
+        elif heading != "Use":
+            added.append(section.strip())
     for one in card.data.eval_results or []:
         for result in facts["results"]:
             if (result["task"], result["measure"]) == (one.dataset_name, one.metric_type):
                 about = {"dataset": one.dataset_type, "split": one.dataset_split}
                 result |= {key: value for key, value in about.items() if value not in (None, result["task"])}
-    licences = {
-        of: licence for of, licence in TABLE_LINE.findall(body.get("Licences", "")) if of not in ("of", "---", "code")
-    }
-    base = None if facts["model"]["adapter_of"] else card.data.base_model
-    facts |= read_training(body.get("Training", ""), base, licences)
-    facts |= {"licences": licences} if licences else {}
-    return facts, "\n\n".join(
-        [*added, *(text.strip() for heading, text in sections.items() if heading not in RENDERED)]
-    )
-
-
-def read_training(text: str, base: str | None, licences: dict[str, str]) -> dict:
-    """The facts of the section on training; takes the licences of the mixture out of `licences`."""
-    facts, place = {}, "training"
-    for part in text.split("\n\n"):
-        hardware = re.fullmatch(r"Hardware: (.+)\.", part)
-        if part == f"Trained from {base}.":
-            continue
-        if place == "history" or not (hardware or part in NOTHING_KNOWN or part.startswith("| data |")):
-            facts[place] = f"{facts[place]}\n\n{part}" if place in facts else part
-        elif hardware:
-            facts["hardware"], place = hardware[1], "data"
-        else:  # the mixture, or that it is not known
-            lines = [split_cells(line) for line in part.splitlines()[2:]]
-            mixture = [read_source(*cells, licences) for cells in lines]
-            facts |= {"mixture": mixture} if mixture else {}
-            place = "history"
-    return {key: value for key, value in facts.items() if value}
-
-
-def read_source(source: str, count: str, weight: str, licences: dict[str, str]) -> dict:
-    licence = licences.pop(source, "not stated")
-    return {
-        "source": source,
-        "samples": None if count == "streamed" else int(count.replace(",", "")),
-        "weight": read_number(weight),
-        "licence": None if licence == "not stated" else licence,
-    }
+    return {key: value for key, value in facts.items() if value}, "\n\n".join(added)
 
 
 def read_model(head: str) -> dict:
     """What stands above the first heading: the model and its parts."""
     lead, decoder = LEAD.search(head), DECODER.search(head)
-    base = lead["base"] and lead["base"].strip("`").removeprefix("[").partition("]")[0]
-    words = {"vision": r"\b(sees|image)", "audio": r"\b(hears|sound)"}
-    parts = {
-        name: int(size.replace(",", "")) for name, size in TABLE_LINE.findall(head) if re.fullmatch("[0-9,]+", size)
-    }
+    sizes = {name: size.replace(",", "") for name, size in TABLE_LINE.findall(head)}
     return {
         "architecture": lead["architecture"],
-        "adapter_of": base or None,
-        "is_local": bool(base) and lead["base"].startswith("`"),
-        "modalities": [part for part, pattern in words.items() if re.search(pattern, lead[0])],
-        "parts": {name: size for name, size in parts.items() if name != "all"},
+        "adapter_of": lead["base"],
+        "is_local": lead["mark"] == "`",
+        "modalities": [part for part, word in (("vision", "sees"), ("audio", "hears")) if word in lead["skills"]],
+        "parts": {name: int(size) for name, size in sizes.items() if size.isdecimal() and name != "all"},
         **dict(zip(("layers", "width", "heads", "vocabulary"), map(int, decoder.groups()), strict=True)),
     }
 
@@ -113,56 +74,31 @@ def read_results(text: str) -> tuple[list[dict], str]:
     results, rest, about, header = [], [], {}, []
     for line in text.splitlines():
         measured, dated = re.fullmatch("<!-- measured: (.+) -->", line), re.fullmatch(r".+, (\d{4}-\d\d-\d\d):", line)
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if measured:
             about = {"by": measured[1]}
         elif line == "<!-- end -->":
             about = {}
         elif about and dated:
             about["date"] = dated[1]
-        elif line.startswith("| task |"):
-            header = split_cells(line)
-        elif header and line.startswith("|"):
-            results += (
-                []
-                if line.startswith("| --- |")
-                else [read_result(dict(zip(header, split_cells(line), strict=True))) | about]
-            )
+        elif cells and cells[0] == "task":
+            header = cells
+        elif cells and header:
+            if cells[0] == "---":
+                continue
+            result = {key: cell for key, cell in zip(header, cells, strict=True) if cell}
+            low, _, high = result.pop("95 % interval", "").partition(" to ")
+            result |= {"low": low, "high": high} if low else {}
+            words = {key: result.pop(key) for key in ("task", "measure")}
+            results.append(words | {key: read_number(cell) for key, cell in result.items()} | about)
         elif line.strip() and line not in NOTHING_KNOWN:
             rest.append(line)
     return results, "\n".join(rest)
 
 
-def split_cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def read_result(cells: dict[str, str]) -> dict:
-    interval = cells.pop("95 % interval")
-    ends = dict(zip(("low", "high"), map(read_number, interval.split(" to ")), strict=True)) if interval else {}
-    words = {key: cells.pop(key) for key in ("task", "measure")}
-    return words | {key: read_number(cell) for key, cell in cells.items() if cell} | ends
-
-
 def read_number(cell: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            if str(kind(cell)) == cell:
-                return kind(cell)
-        except ValueError:
-            continue
-    return cell  # as somebody gave it, such as 0.50
-
-
-def split_sections(text: str) -> dict[str, str]:
-    """The text of a card by its `## ` headings, each part with its heading; what stands before the first is under ""."""
-    sections: dict[str, str] = {"": ""}
-    for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
-        heading = part.partition("\n")[0].removeprefix("## ").strip() if part.startswith("## ") else ""
-        sections[heading] = sections.get(heading, "") + part
-    return sections
-
-
-def name_of(text: str) -> str | None:
-    """The name that the snippets of a card load the model by."""
-    found = re.search(r'^name = "(.+)"$', text, flags=re.MULTILINE)
-    return found[1] if found else None
+    try:
+        number = json.loads(cell)
+    except ValueError:
+        return cell
+    return number if str(number) == cell else cell  # as somebody gave it, such as 0.50
