@@ -44,10 +44,10 @@ class TestWork:
             work = 60 * rates["tokens"] + learnt * rates["lm_head"] + 2 * 3 * 20 * 20 * rates["pairs"]
             assert seen["flops"] == pytest.approx(work, rel=0.01)
 
-    def test_a_tower_and_frozen_parts(self, rows, tokenizer):
+    def test_a_tower_and_frozen_parts(self, samples, tokenizer):
         model = make_model(audio=None, vision=SIGLIP)
         model.set_attn_implementation("eager")
-        batch = MMGPTCollator(make_processor(model.config, tokenizer))([rows[0], rows[0]])
+        batch = MMGPTCollator(make_processor(model.config, tokenizer))([samples[0], samples[0]])
         for frozen in (model.model.vision_tower, model.model.language_model):
             frozen.requires_grad_(False)
         seen = counted(model, batch)
@@ -60,10 +60,10 @@ class TestWork:
         )
         assert seen["flops"] == pytest.approx(work, rel=0.03)
 
-    def test_packed_counts_what_unpacked_counts(self, rows, collator, processor, model):
-        plain = counted(model, collator(rows))
-        lengths = collator(rows)["attention_mask"].sum(-1)
-        packed = counted(model, MMGPTPackingCollator(processor, pack_to=int(lengths.sum()))(rows))
+    def test_packed_counts_what_unpacked_counts(self, samples, collator, processor, model):
+        plain = counted(model, collator(samples))
+        lengths = collator(samples)["attention_mask"].sum(-1)
+        packed = counted(model, MMGPTPackingCollator(processor, pack_to=int(lengths.sum()))(samples))
         for name in ("tokens", "media", "pairs", "lm_head", "vision_tower", "vision_connector", "audio_connector"):
             assert packed[name] == plain[name]
         assert plain["media"] == 16 + 10 + 32 + 9 and plain["vision_connector"] == 3 * 16

@@ -56,39 +56,39 @@ class TestTransformersTrainer:
     def arguments(self, folder, **kwargs):
         return TrainingArguments(str(folder), remove_unused_columns=False, **{**QUICK, **kwargs})
 
-    def test_checkpoints_are_complete(self, model, processor, rows, tmp_path):
+    def test_checkpoints_are_complete(self, model, processor, samples, tmp_path):
         arguments = self.arguments(tmp_path, save_strategy="steps", save_steps=2)
         collator = MMGPTCollator(processor)
-        Trainer(model, arguments, train_dataset=rows, data_collator=collator, processing_class=processor).train()
+        Trainer(model, arguments, train_dataset=samples, data_collator=collator, processing_class=processor).train()
         folder = tmp_path / "checkpoint-2"
         again = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
-        batch = MMGPTCollator(AutoProcessor.from_pretrained(folder, trust_remote_code=True))(rows)
+        batch = MMGPTCollator(AutoProcessor.from_pretrained(folder, trust_remote_code=True))(samples)
         with torch.no_grad():
             torch.testing.assert_close(again(**batch).logits, model.eval()(**batch).logits)
 
-    def test_predictions_are_logits_alone(self, model, processor, rows, tmp_path):
+    def test_predictions_are_logits_alone(self, model, processor, samples, tmp_path):
         """Without the cache, and without what the towers made of the media."""
         collator = MMGPTCollator(processor)
         trainer = Trainer(model, self.arguments(tmp_path), data_collator=collator)
-        assert trainer.predict(rows).predictions.shape == (*collator(rows)["input_ids"].shape, 320)
+        assert trainer.predict(samples).predictions.shape == (*collator(samples)["input_ids"].shape, 320)
 
-    def test_accumulated_is_whole(self, processor, rows, tmp_path):
+    def test_accumulated_is_whole(self, processor, samples, tmp_path):
         """Four samples whose answers have different lengths: one batch of four, and four of one."""
         curves = []
         for size in (4, 1):
             arguments = self.arguments(
                 tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size
             )
-            trainer = Trainer(make_model(), arguments, train_dataset=rows, data_collator=MMGPTCollator(processor))
+            trainer = Trainer(make_model(), arguments, train_dataset=samples, data_collator=MMGPTCollator(processor))
             trainer.train()
             curves.append(losses(trainer))
         assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
-    def test_packed(self, processor, rows, tmp_path):
+    def test_packed(self, processor, samples, tmp_path):
         curves = []
         for collator in (MMGPTCollator(processor), MMGPTPackingCollator(processor, pack_to=200)):
             arguments = self.arguments(tmp_path, per_device_train_batch_size=4)
-            trainer = Trainer(make_model(), arguments, train_dataset=rows, data_collator=collator)
+            trainer = Trainer(make_model(), arguments, train_dataset=samples, data_collator=collator)
             trainer.train()
             curves.append(losses(trainer))
         assert curves[0] == pytest.approx(curves[1], rel=1e-4)
@@ -109,13 +109,13 @@ class TestSFT:
         )
 
     def images(self):
-        rows = [
+        samples = [
             make_sample("What is it?", f"A {word}.", images=[make_image(0)]) for word in ("cat", "dog", "cow", "owl")
         ]
-        for one in rows:  # one shape for all contents, as a table has it
+        for one in samples:  # one shape for all contents, as a table has it
             one["messages"][1]["content"] = [{"type": "text", "text": one["messages"][1]["content"]}]
             del one["audios"]
-        return Dataset.from_list(rows)
+        return Dataset.from_list(samples)
 
     @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
     @pytest.mark.parametrize("assistant_only", [False, True], ids=["all", "assistant"])
@@ -170,7 +170,7 @@ class TestSFT:
 class TestPreferences:
     def test_dpo(self, parts, tmp_path):
         model, processor = parts
-        rows = [
+        samples = [
             {
                 "prompt": [{"role": "user", "content": f"Say {i}."}],
                 "chosen": [{"role": "assistant", "content": "Yes."}],
@@ -181,7 +181,7 @@ class TestPreferences:
         trainer = DPOTrainer(
             model,
             args=DPOConfig(str(tmp_path), max_length=128, trust_remote_code=True, **QUICK),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(samples),
             processing_class=processor,
         )
         first, second = train(trainer)
@@ -191,9 +191,9 @@ class TestPreferences:
     def test_grpo(self, sees, parts, tmp_path):
         model, processor = parts
         content = [{"type": "image"}, {"type": "text", "text": "Say it."}] if sees else "Say it."
-        rows = [{"prompt": [{"role": "user", "content": content}]} for _ in range(4)]
+        samples = [{"prompt": [{"role": "user", "content": content}]} for _ in range(4)]
         if sees:
-            rows = [{**one, "images": [make_image(i)]} for i, one in enumerate(rows)]
+            samples = [{**one, "images": [make_image(i)]} for i, one in enumerate(samples)]
         seen = []
 
         def reward(completions, **kwargs):
@@ -204,7 +204,7 @@ class TestPreferences:
             model,
             reward_funcs=reward,
             args=GRPOConfig(str(tmp_path), num_generations=2, max_completion_length=6, **QUICK),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(samples),
             processing_class=processor,
         )
         train(trainer)
@@ -213,17 +213,17 @@ class TestPreferences:
 
 class TestPeft:
     @pytest.mark.parametrize("extra", [{}, {"use_dora": True}], ids=["lora", "dora"])
-    def test_adapters_merge_and_reload(self, extra, processor, rows, tmp_path):
+    def test_adapters_merge_and_reload(self, extra, processor, samples, tmp_path):
         base = make_model()
         save_checkpoint(tmp_path / "base", base, processor)
         base = AutoModelForImageTextToText.from_pretrained(tmp_path / "base", trust_remote_code=True)
         config = LoraConfig(**LORA, modules_to_save=["vision_connector", "audio_connector"], **extra)
         model = get_peft_model(base, config)
         arguments = TrainingArguments(str(tmp_path), remove_unused_columns=False, **QUICK)
-        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=MMGPTCollator(processor))
+        trainer = Trainer(model, arguments, train_dataset=samples, data_collator=MMGPTCollator(processor))
         train(trainer)
         model.save_pretrained(tmp_path / "adapter")
-        batch = MMGPTCollator(processor)(rows)
+        batch = MMGPTCollator(processor)(samples)
         with torch.no_grad():
             expected = model.eval()(**batch).logits
             again = AutoModelForImageTextToText.from_pretrained(tmp_path / "base", trust_remote_code=True)
@@ -234,12 +234,12 @@ class TestPeft:
             merged = again.merge_and_unload()
             torch.testing.assert_close(merged(**batch).logits, expected, atol=2e-5, rtol=1e-4)
 
-    def test_prompt_tuning(self, processor, rows, tmp_path):
+    def test_prompt_tuning(self, processor, samples, tmp_path):
         model = get_peft_model(make_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
         arguments = TrainingArguments(str(tmp_path), remove_unused_columns=False, **{**QUICK, "max_steps": 8})
-        trainer = Trainer(model, arguments, train_dataset=rows[:2], data_collator=MMGPTCollator(processor))
+        trainer = Trainer(model, arguments, train_dataset=samples[:2], data_collator=MMGPTCollator(processor))
         curve = train(trainer)
         assert curve[-1] < curve[0]
-        prompts = MMGPTCollator(processor, add_generation_prompt=True)(rows)
+        prompts = MMGPTCollator(processor, add_generation_prompt=True)(samples)
         model.eval()
-        assert model.generate(**prompts, max_new_tokens=4, do_sample=False).shape[0] == len(rows)
+        assert model.generate(**prompts, max_new_tokens=4, do_sample=False).shape[0] == len(samples)

@@ -8,17 +8,16 @@ pass over the data and the seed of the run: they are the same after a restart, w
 from __future__ import annotations
 
 import dataclasses
-import io
 import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import soundfile
 import torch
 from torchvision.transforms import v2
 
-from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt import media_loading_mmgpt
+from modeling_mmgpt.media_loading_mmgpt import load_image, read_bytes, unwrap
 from modeling_mmgpt.tools.packing import open_packs
 
 
@@ -124,13 +123,11 @@ def random_stretch(length: int, longest: int) -> tuple[int, int]:
     return start, start + size
 
 
-def read_audio(audio: dict) -> tuple[np.ndarray, int]:
+def read_audio(audio: dict, name: str = "audio") -> tuple[np.ndarray, int]:
     """Wave and sampling rate of audio in the sample format."""
     if audio.get("array") is not None:
         return np.asarray(audio["array"], dtype=np.float32), audio["sampling_rate"]
-    source = io.BytesIO(audio["bytes"]) if audio.get("bytes") is not None else audio["path"]
-    wave, rate = soundfile.read(source, dtype="float32")
-    return (wave.mean(axis=-1) if wave.ndim == 2 else wave), rate  # channels are the last axis of a file
+    return media_loading_mmgpt.read_audio(read_bytes(unwrap(audio, "array"), name), name)
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:

@@ -66,21 +66,26 @@ class TrainingSet:
     """
 
     def __init__(self, recipe: Recipe):
-        data, training = recipe.data, recipe.training
-        self.data, self.training, self.stage, self.sequence = data, training, recipe.stage, recipe.sequence
-        self.samples, self.sizes, self.stream, self.validation = None, [None] * len(data.train), None, None
-        if training.eval_strategy != "no":
-            self.validation = load_mixture(data.validation, data.root)
-        if data.streaming:
-            self.stream = StreamingMixture(data, training.seed, training.process_index, training.world_size)
+        self.data, self.training, self.stage, self.sequence = (
+            recipe.data,
+            recipe.training,
+            recipe.stage,
+            recipe.sequence,
+        )
+        self.samples, self.sizes, self.stream, self.validation = None, [None] * len(self.data.train), None, None
+        if self.training.eval_strategy != "no":
+            self.validation = load_mixture(self.data.validation, self.data.root)
+        if self.data.streaming:
+            rank, world_size = self.training.process_index, self.training.world_size
+            self.stream = StreamingMixture(self.data, self.training.seed, rank, world_size)
             return
-        parts = load_parts(data.train, data.root)
+        parts = load_parts(self.data.train, self.data.root)
         self.sizes = [len(part) for part in parts]
-        if data.block is None:
+        if self.data.block is None:
             self.samples = concatenate_datasets(parts)
         else:
-            self.samples = join_in_blocks(parts, data.train, data.block)
-        augmented = [source.task for source in data.train if source.augment != recipe.augment]
+            self.samples = join_in_blocks(parts, self.data.train, self.data.block)
+        augmented = [source.task for source in self.data.train if source.augment != recipe.augment]
         unknown = set(augmented).difference(self.samples.select_columns("task").unique("task") if augmented else [])
         if unknown:
             raise ValueError(
