@@ -140,17 +140,16 @@ def build_sections(tree: dict) -> dict[str, Any]:
     """Every section but `training`, resolved."""
     tree = {key: dict(tree.get(key) or {}) for key in SECTIONS}
     augment = build_section(AugmentationArguments, tree["augment"], "augment")
-    for split in ("train", "validation", "test"):
-        sources = enumerate(tree["data"].get(split) or [])
-        tree["data"][split] = [build_source(one, split, augment, f"data.{split}.{i}") for i, one in sources]
+    sources = {"train": [], "validation": [], "test": []}
+    for split in sources:
+        for i, section in enumerate(tree["data"].get(split) or []):
+            where = f"data.{split}.{i}"
+            source = build_section(SourceArguments, {"split": split} | section, where)
+            changes = dataclasses.asdict(augment) | source.augment
+            source.augment = build_section(AugmentationArguments, changes, f"{where}.augment")
+            sources[split].append(source)
+    tree["data"] |= sources
     return {key: build_section(SECTIONS[key], section, key) for key, section in tree.items()}
-
-
-def build_source(section: dict, split: str, augment: AugmentationArguments, where: str) -> SourceArguments:
-    source = build_section(SourceArguments, {"split": split} | section, where)
-    changes = dataclasses.asdict(augment) | source.augment
-    source.augment = build_section(AugmentationArguments, changes, f"{where}.augment")
-    return source
 
 
 def build_section(cls: type, section: dict, where: str) -> Any:

@@ -119,8 +119,8 @@ class TrainingSet:
         collator = MMGPTCollator(processor, max_length=self.sequence.max_length)
         lengths = []
         for start in tqdm(range(0, len(samples), COUNTED_AT_ONCE), desc="tokens of each sample"):
-            stop = min(start + COUNTED_AT_ONCE, len(samples))
-            lengths += count_tokens(collator, [samples[index] for index in range(start, stop)])
+            at_once = range(start, min(start + COUNTED_AT_ONCE, len(samples)))
+            lengths += count_tokens(collator, [samples[index] for index in at_once])
         in_order = self.training.train_sampling_strategy == "sequential"
         return PackedDataset(samples, lengths, pack_to, seed=None if in_order else 0)
 
