@@ -8,15 +8,27 @@ import soundfile
 import torch
 from PIL import Image, ImageDraw
 
-from training.data.augmentation import AugmentingCollator, SeededCollator, change_speed, move_image, random_stretch
+from training.data.augmentation import (
+    AugmentingCollator,
+    augment_audio,
+    augment_image,
+    augment_sample,
+    augment_spectrograms,
+    change_speed,
+    move_image,
+    random_stretch,
+)
 from training.data.samples import user_turn
 from training.recipe import AugmentationArguments
 
 
+NONE = AugmentationArguments()
+
+
 def draw(seed=0, epoch=0, samples=({"place": 1}, {"place": 2})) -> list[float]:
-    collator = SeededCollator(lambda samples: torch.rand(3).tolist(), seed)
+    collator = AugmentingCollator(lambda samples: {"drawn": torch.rand(3).tolist()}, NONE, seed, by_task={})
     collator.epoch = epoch
-    return collator(list(samples))
+    return collator(list(samples))["drawn"]
 
 
 def test_the_same_sample_in_the_same_pass_is_changed_alike():
@@ -33,22 +45,20 @@ def test_nobody_else_notices_the_draws():
 
 
 def test_samples_of_a_pack_are_opened_first():
-    seen = SeededCollator(lambda samples: samples, seed=0)([{"packed": [{"id": 1}, {"id": 2}], "place": 0}, {"id": 3}])
+    collator = AugmentingCollator(lambda samples: {"samples": samples}, NONE, seed=0, by_task={})
+    seen = collator([{"packed": [{"id": 1}, {"id": 2}], "place": 0}, {"id": 3}])["samples"]
     assert seen == [{"id": 1, "pack": 0}, {"id": 2, "pack": 0}, {"id": 3}]
 
 
 class TestAugmentation:
     wave = np.sin(np.arange(1600) / 5).astype(np.float32)
 
-    def collator(self, **changes) -> AugmentingCollator:
-        return AugmentingCollator(dict, AugmentationArguments(**changes))
-
     def test_off_by_default(self):
         sample = {"messages": [user_turn("q")], "audios": [{"array": self.wave, "sampling_rate": 8000}]}
-        assert self.collator().augment_sample(sample) == sample
+        assert augment_sample(sample, NONE) == sample
 
     def test_shift_puts_silence_first(self):
-        clip = self.collator(audio_shift=0.1).augment_audio({"array": self.wave, "sampling_rate": 8000})
+        clip = augment_audio({"array": self.wave, "sampling_rate": 8000}, AugmentationArguments(audio_shift=0.1))
         silence = len(clip["array"]) - len(self.wave)
         assert 0 <= silence <= 800 and clip["sampling_rate"] == 8000
         np.testing.assert_array_equal(clip["array"][silence:], self.wave)
@@ -61,16 +71,16 @@ class TestAugmentation:
     def test_file_bytes_are_decoded(self):
         file = io.BytesIO()
         soundfile.write(file, self.wave, 8000, format="WAV")
-        clip = self.collator(audio_gain=1.0).augment_audio({"bytes": file.getvalue(), "path": None})
+        clip = augment_audio({"bytes": file.getvalue(), "path": None}, AugmentationArguments(audio_gain=1.0))
         assert clip["array"].dtype == np.float32 and clip["sampling_rate"] == 8000
         assert 0.8 < np.abs(clip["array"]).max() < 1.2
 
     def test_spectrogram_masks(self):
         spectrograms = torch.rand(8, 20, 30) + 1
-        collator = self.collator(
+        changes = AugmentationArguments(
             spectrogram_bands=1, spectrogram_band_width=4, spectrogram_spans=1, spectrogram_span_width=6
         )
-        changed = collator.augment_spectrograms(spectrograms)
+        changed = augment_spectrograms(spectrograms, changes)
         masked = changed != spectrograms
         assert masked.any()
         for one in masked:
@@ -89,9 +99,8 @@ class TestAugmentation:
             waves.extend(sample["audios"][0]["array"] for sample in samples)
             return {"input_features": spectrograms, "audio_windows": torch.tensor([2, 1, 1])}
 
-        torch.manual_seed(1)
         samples = [{"task": task, "audios": [audio]} for task in ("calls", "fsdd", "calls")]
-        collator = AugmentingCollator(collate, AugmentationArguments(audio_gain=6.0), {"calls": calls})
+        collator = AugmentingCollator(collate, AugmentationArguments(audio_gain=6.0), 1, {"calls": calls})
         changed = collator(samples)["input_features"]
         assert [np.array_equal(wave, self.wave) for wave in waves] == [True, False, True]
         assert [bool((one != other).any()) for one, other in zip(changed, spectrograms, strict=True)][2] is False
@@ -105,16 +114,18 @@ class TestAugmentation:
     def test_crop_keeps_a_stretch(self):
         for seed in range(5):
             torch.manual_seed(seed)
-            cropped = self.collator(audio_crop=0.5).augment_audio({"array": self.wave, "sampling_rate": 8000})["array"]
+            cropped = augment_audio(
+                {"array": self.wave, "sampling_rate": 8000}, AugmentationArguments(audio_crop=0.5)
+            )["array"]
             assert 800 <= len(cropped) <= 1600
             assert any(np.array_equal(cropped, self.wave[at : at + len(cropped)]) for at in range(1601 - len(cropped)))
 
     def test_images_are_mirrored_before_anything_cuts_them(self):
         pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
         image = Image.fromarray(pixels)
-        collator = self.collator(image_flip=True)
+        changes = AugmentationArguments(image_flip=True)
         sample = {"messages": [user_turn("q", ("image",))], "images": [image] * 50}
-        seen = {np.asarray(one).tobytes() for one in collator.augment_sample(sample)["images"]}
+        seen = {np.asarray(one).tobytes() for one in augment_sample(sample, changes)["images"]}
         assert seen == {pixels.tobytes(), pixels[:, ::-1].tobytes()}
         assert sample["images"] == [image] * 50
 
@@ -138,14 +149,15 @@ class TestAugmentation:
         file = io.BytesIO()
         Image.new("RGB", (9, 5), (90, 120, 150)).save(file, format="PNG")
         images = [
-            self.collator(image_light=0.5).augment_image({"bytes": file.getvalue(), "path": None}) for _ in "abc"
+            augment_image({"bytes": file.getvalue(), "path": None}, AugmentationArguments(image_light=0.5))
+            for _ in "abc"
         ]
         assert {image.size for image in images} == {(9, 5)} and len({image.getpixel((0, 0)) for image in images}) == 3
 
     def test_same_seed_same_changes(self):
-        collator = self.collator(audio_noise=0.5, audio_speed=0.2)
+        changes = AugmentationArguments(audio_noise=0.5, audio_speed=0.2)
         clip = {"array": self.wave, "sampling_rate": 8000}
         torch.manual_seed(3)
-        first = collator.augment_audio(clip)["array"]
+        first = augment_audio(clip, changes)["array"]
         torch.manual_seed(3)
-        np.testing.assert_array_equal(collator.augment_audio(clip)["array"], first)
+        np.testing.assert_array_equal(augment_audio(clip, changes)["array"], first)

@@ -18,8 +18,8 @@ from datasets import Audio, ClassLabel, Dataset, Features, Image, List, Value
 from tests.conftest import make_image
 from tests.test_media_loading import clip
 from training.data.formats import BrokenSample, MissingColumn
-from training.data.loading import find_files, load_source, make_samples, reader_of
-from training.data.samples import FEATURES, answer_of, references_of, text_of
+from training.data.loading import load_records, load_source, make_samples, reader_of, stream_samples
+from training.data.samples import FEATURES, answer_of, find_files, references_of, text_of
 from training.data.synthetic.conversation import png_bytes, wav_bytes
 from training.recipe import SourceArguments
 
@@ -43,12 +43,19 @@ def write_labelled(path: Path, count: int = 4, broken: dict[int, bytes | None] |
     Dataset.from_dict({"image": images, "label": list(range(count))}).to_parquet(path)
 
 
+def samples_of(made, root, streaming):
+    if not streaming:
+        return make_samples(made, root)
+    records = load_records(made, root, streaming=True)
+    return stream_samples(made, root, records, records.features)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 class TestFiles:
     """Every kind of file becomes the same samples, in memory and streamed."""
 
     def load(self, made, root, streaming):
-        samples = make_samples(made, root, streaming)
+        samples = samples_of(made, root, streaming)
         assert samples.features == FEATURES
         return list(samples)
 
@@ -145,7 +152,7 @@ class TestFiles:
         (sample,) = self.load(source("speech/metadata.jsonl", "asr", options=options), tmp_path, streaming)
         assert answer_of(sample) == "hello"
         with pytest.raises(ValueError, match=r"metadata\.jsonl.*media_folder"):
-            make_samples(source("speech", "asr"), tmp_path, streaming)
+            samples_of(source("speech", "asr"), tmp_path, streaming)
 
     def test_media_beside_a_json_file(self, tmp_path, streaming):
         (tmp_path / "photos").mkdir()
@@ -171,7 +178,7 @@ class TestBrokenSamples:
         for _ in range(2):  # the second time from the cache of `datasets`: named all the same
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                assert [answer_of(sample) for sample in make_samples(made, tmp_path, streaming)] == ["0", "2", "5"]
+                assert [answer_of(sample) for sample in samples_of(made, tmp_path, streaming)] == ["0", "2", "5"]
             for index in self.broken:
                 assert f"sample 'train-{index}' of mine, split train" in caplog.text
             assert "column 'image' is empty" in caplog.text
@@ -183,14 +190,14 @@ class TestBrokenSamples:
         write_labelled(tmp_path / "train.parquet", 6, self.broken)
         made = source("train.parquet", name="mine", strict=True, options=LABELLED)
         with pytest.raises(BrokenSample, match=r"'train-1' of mine, split train: image 0 is not an image"):
-            list(make_samples(made, tmp_path, streaming))
+            list(samples_of(made, tmp_path, streaming))
 
     @pytest.mark.parametrize(
         ("data", "message"),
         [
             (EMPTY_WAV.getvalue(), "no samples"),
-            (b"RIFF", "cannot be read"),
-            (wav_bytes(WAVE, 8000)[:20], "cannot be read"),
+            (b"RIFF", "is not audio that can be read"),
+            (wav_bytes(WAVE, 8000)[:20], "is not audio that can be read"),
         ],
     )
     def test_audio(self, tmp_path, data, message):

@@ -8,6 +8,7 @@ import pytest
 
 from training.data.mixtures import BLOCKS_AT_ONCE, alternate, cut, cut_alike, join_in_blocks, weigh
 from training.data.samples import assistant_turn, make_dataset, text_of, user_turn
+from training.recipe import SourceArguments
 
 
 def text_sample(index: int) -> dict:
@@ -55,8 +56,8 @@ class TestBlocks:
             make_dataset([{**text_sample(index), "task": name} for index in range(size)])
             for name, size in sizes.items()
         ]
-        spans = [(spans or {}).get(name, [0, 1]) for name in sizes]
-        return list(join_in_blocks(parts, 4, [weight] * len(parts), spans))
+        sources = [SourceArguments("fsdd", weight=weight, span=(spans or {}).get(name, [0, 1])) for name in sizes]
+        return list(join_in_blocks(parts, sources, 4))
 
     def test_each_block_is_of_one_source_and_sources_are_spread_evenly(self):
         samples = self.join({"a": 40, "b": 22})
@@ -70,7 +71,9 @@ class TestBlocks:
     def test_texts_of_a_block_are_alike_in_length_and_media_keep_their_order(self):
         long = [{**text_sample(index), "messages": [assistant_turn("x" * (37 * index % 64))]} for index in range(64)]
         seen = [{**text_sample(index), "images": [{"bytes": b"", "path": None}]} for index in range(8)]
-        samples = list(join_in_blocks([make_dataset(long), make_dataset(seen)], 4, [2.0, 2.0], [[0, 1], [0, 1]]))
+        samples = list(
+            join_in_blocks([make_dataset(long), make_dataset(seen)], [SourceArguments("fsdd", weight=2.0)] * 2, 4)
+        )
         assert [sample["id"] for sample in samples if sample["images"]] == [str(index) for index in range(8)]
         lengths = [len(text_of(sample["messages"][0])) for sample in samples if not sample["images"]]
         blocks = [lengths[start : start + 4] for start in range(0, 64, 4)]

@@ -61,7 +61,8 @@ def write_tar(path: Path, indices: range) -> None:
 def mixture(
     sources: list[SourceArguments], root: Path, buffer: int = 4, rank: int = 0, world_size: int = 1, seed: int = 0
 ):
-    return StreamingMixture(sources, str(root), seed, buffer, rank, world_size)
+    data = DataArguments(sources, root=str(root), shuffle_buffer=buffer)
+    return StreamingMixture(data, seed, rank, world_size)
 
 
 def loader(stream: StreamingMixture, workers: int, batch_size: int = 1) -> StatefulDataLoader:

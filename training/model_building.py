@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor
 from modeling_mmgpt.preprocessing_mmgpt import video_processor_like
 from training.recipe import ModelArguments, Recipe
-from training.recipe_files import merge
 from training.train_tokenizer import texts_of, train_tokenizer
 
 
@@ -45,7 +44,19 @@ def build_model(
     arguments: ModelArguments, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[MMGPTForConditionalGeneration, MMGPTProcessor]:
     """Random weights in the shape of the preset with the recipe's changes."""
-    config = MMGPTConfig(**merge(arguments.config, token_fields(arguments.config, tokenizer)))
+    fields = dict(arguments.config)
+    # Sizes and ids are the tokenizer's, so that no preset has to state them.
+    fields["text_config"] = (fields.get("text_config") or {}) | {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    tokens = (("vision_config", "image_token"), ("vision_config", "video_token"), ("audio_config", "audio_token"))
+    for encoder, name in tokens:
+        if fields.get(encoder) is not None:
+            fields[f"{name}_id"] = tokenizer.convert_tokens_to_ids(getattr(tokenizer, name))
+    config = MMGPTConfig(**fields)
     parts: dict[str, Any] = {}
     for part in ("image_processor", "feature_extractor"):
         fields = dict(getattr(arguments, part))
@@ -61,19 +72,3 @@ def build_model(
     model.generation_config.eos_token_id = [end_of_turn, tokenizer.eos_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, processor
-
-
-def token_fields(fields: dict, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """What the config takes from the tokenizer: sizes and ids, so that no preset has to state them."""
-    text = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    ids = {"text_config": text}
-    tokens = (("vision_config", "image_token"), ("vision_config", "video_token"), ("audio_config", "audio_token"))
-    for encoder, name in tokens:
-        if fields.get(encoder) is not None:
-            ids[f"{name}_id"] = tokenizer.convert_tokens_to_ids(getattr(tokenizer, name))
-    return ids

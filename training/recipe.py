@@ -59,14 +59,13 @@ TRAINED_PARTS = {"pretrain": ("decoder",), "align": ("connectors",)}
 
 @dataclass
 class Recipe:
-    r"""One training run.
+    """One training run.
 
-    stage (`str`, *optional*, defaults to `"finetune"`):
-        `"pretrain"`: the decoder alone, on plain text: no chat template, packed, a loss on every token;
+    stage: `"pretrain"`: the decoder alone, on plain text: no chat template, packed, a loss on every token;
         `"align"`: connectors alone, between frozen pretrained parts (LLaVA's first stage, Liu et al. 2023);
         `"finetune"`: conversations, every part.
-    peft (`dict`, *optional*): a config of PEFT by its own field names, `peft_type` first (`{peft_type: LORA, r: 16}`); only these
-        adapters and the connectors are then trained, and the merged model is saved beside the adapter.
+    peft: a config of PEFT by its own field names, `peft_type` first (`{peft_type: LORA, r: 16}`); only these adapters and
+        the connectors are then trained, and the merged model is saved beside the adapter.
     """
 
     name: str
@@ -82,16 +81,13 @@ class Recipe:
     eval: EvaluationArguments = field(default_factory=EvaluationArguments)
     prepare: PrepareArguments = field(default_factory=PrepareArguments)
 
-    def to_dict(self) -> dict:
+    def to_yaml(self) -> str:
         """What a recipe file holds, every default filled in; of TrainingArguments only what differs from its defaults."""
         tree = dataclasses.asdict(dataclasses.replace(self, training=None))
         del tree["name"]  # that of the file
         plain = plain_training_arguments(self.training.use_cpu)
         tree["training"] = {key: value for key, value in self.training.to_dict().items() if value != plain[key]}
-        return tree
-
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
     def write(self, path: Path) -> None:
         """A file that training/train.py takes again, written atomically."""
@@ -102,14 +98,9 @@ class Recipe:
 
 
 SECTIONS = {
-    "model": ModelArguments,
-    "data": DataArguments,
-    "tokenizer": TokenizerArguments,
-    "sequence": SequenceArguments,
-    "augment": AugmentationArguments,
-    "learning_rates": LearningRateArguments,
-    "eval": EvaluationArguments,
-    "prepare": PrepareArguments,
+    item.name: item.type
+    for item in dataclasses.fields(Recipe)
+    if dataclasses.is_dataclass(item.type) and item.type is not TrainingArguments
 }
 
 
@@ -123,99 +114,101 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 def build_recipe(tree: dict, name: str, place: str) -> Recipe:
     """Turn nested dicts into a resolved `Recipe`; `place` names their origin in errors."""
-    check_keys(tree, [*SECTIONS, "training", "stage", "peft"], "", place)
-    sections = build_sections(tree, place)
-    training = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"}
-    if sections["data"].streaming:  # the checkpoint knows the place in the stream: nothing is read again to get there
-        training["ignore_data_skip"] = True
-    training |= tree.get("training") or {}
-    plain_training_arguments(bool(training["use_cpu"]))  # before the recipe's own
-    sections["training"] = build_section(TrainingArguments, training, "training", place)
-    values = {key: tree[key] for key in ("stage", "peft") if tree.get(key) is not None}
-    recipe = Recipe(name=name, **sections, **values)
-    check_stage(recipe, place)
-    check_training(recipe, place)
-    if recipe.peft is not None:
-        check_peft(recipe.peft, place)
-    return recipe
+    try:
+        check_keys(tree, [*SECTIONS, "training", "stage", "peft"], "")
+        sections = build_sections(tree)
+        training = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"}
+        if sections[
+            "data"
+        ].streaming:  # the checkpoint knows the place in the stream: nothing is read again to get there
+            training["ignore_data_skip"] = True
+        training |= tree.get("training") or {}
+        plain_training_arguments(bool(training["use_cpu"]))  # before the recipe's own
+        sections["training"] = build_section(TrainingArguments, training, "training")
+        values = {key: tree[key] for key in ("stage", "peft") if tree.get(key) is not None}
+        recipe = Recipe(name=name, **sections, **values)
+        check_stage(recipe)
+        check_training(recipe)
+        if recipe.peft is not None:
+            check_peft(recipe.peft)
+        return recipe
+    except RecipeError as error:
+        raise RecipeError(f"{place}: {error}") from None
 
 
-def build_sections(tree: dict, place: str) -> dict[str, Any]:
+def build_sections(tree: dict) -> dict[str, Any]:
     """Every section but `training`, resolved."""
     tree = {key: dict(tree.get(key) or {}) for key in SECTIONS}
-    augment = build_section(AugmentationArguments, tree["augment"], "augment", place)
-    for split in ("train", "validation", "test"):
-        sources = enumerate(tree["data"].get(split) or [])
-        tree["data"][split] = [build_source(one, split, augment, f"data.{split}.{i}", place) for i, one in sources]
-    return {key: build_section(SECTIONS[key], section, key, place) for key, section in tree.items()}
+    augment = build_section(AugmentationArguments, tree["augment"], "augment")
+    sources = {"train": [], "validation": [], "test": []}
+    for split in sources:
+        for i, section in enumerate(tree["data"].get(split) or []):
+            where = f"data.{split}.{i}"
+            source = build_section(SourceArguments, {"split": split} | section, where)
+            changes = dataclasses.asdict(augment) | source.augment
+            source.augment = build_section(AugmentationArguments, changes, f"{where}.augment")
+            sources[split].append(source)
+    tree["data"] |= sources
+    return {key: build_section(SECTIONS[key], section, key) for key, section in tree.items()}
 
 
-def build_source(section: dict, split: str, augment: AugmentationArguments, where: str, place: str) -> SourceArguments:
-    source = build_section(SourceArguments, {"split": split} | section, where, place)
-    changes = dataclasses.asdict(augment) | source.augment
-    source.augment = build_section(AugmentationArguments, changes, f"{where}.augment", place)
-    return source
-
-
-def build_section(cls: type, section: dict, where: str, place: str) -> Any:
+def build_section(cls: type, section: dict, where: str) -> Any:
     fields = [item for item in dataclasses.fields(cls) if item.init]
-    check_keys(section, [item.name for item in fields], where, place)
+    check_keys(section, [item.name for item in fields], where)
     for item in fields:
         if item.default is MISSING and item.default_factory is MISSING and item.name not in section:
-            raise RecipeError(f"{place}: `{where}.{item.name}` is missing.")
+            raise RecipeError(f"`{where}.{item.name}` is missing.")
     try:
         return cls(**section)
     except RecipeError as error:
-        raise RecipeError(f"{place}: in `{where}`: {error}") from None
+        raise RecipeError(f"in `{where}`: {error}") from None
 
 
-def check_stage(recipe: Recipe, place: str) -> None:
+def check_stage(recipe: Recipe) -> None:
     """What a stage cannot do, with the way out."""
     stage = recipe.stage
-    check_name("stage", stage, get_args(Stage), place)
+    check_name("stage", stage, get_args(Stage))
     trained = TRAINED_PARTS.get(stage, tuple(field_names(LearningRateArguments)))
     idle = [part for part in recipe.learning_rates.given() if part not in trained]
     if idle:
-        raise RecipeError(
-            f"{place}: learning_rates.{idle[0]} is set, but stage {stage!r} trains only the {trained[0]}."
-        )
+        raise RecipeError(f"learning_rates.{idle[0]} is set, but stage {stage!r} trains only the {trained[0]}.")
     if recipe.model.checkpoint is None and (stage == "align" or recipe.peft is not None):
         what = "stage 'align' trains only connectors" if stage == "align" else "peft trains only adapters"
-        raise RecipeError(f"{place}: {what}, but model.preset starts from random weights: set model.checkpoint.")
+        raise RecipeError(f"{what}, but model.preset starts from random weights: set model.checkpoint.")
     if stage == "align" and recipe.peft is not None:
-        raise RecipeError(f"{place}: stage 'align' trains only connectors: leave peft out, or take stage 'finetune'.")
+        raise RecipeError("stage 'align' trains only connectors: leave peft out, or take stage 'finetune'.")
     if stage == "pretrain" and recipe.sequence.max_length is not None:
-        raise RecipeError(f"{place}: stage 'pretrain' cuts nothing off: set sequence.pack_to in place of max_length.")
+        raise RecipeError("stage 'pretrain' cuts nothing off: set sequence.pack_to in place of max_length.")
     augments = [recipe.augment, *(source.augment for source in recipe.data.train)]
     if stage == "pretrain" and any(augment != AugmentationArguments() for augment in augments):
-        raise RecipeError(f"{place}: stage 'pretrain' reads text alone: leave augment out.")
+        raise RecipeError("stage 'pretrain' reads text alone: leave augment out.")
 
 
-def check_training(recipe: Recipe, place: str) -> None:
+def check_training(recipe: Recipe) -> None:
     """The rules that concern `training` or the sources beside other keys."""
     if recipe.data.streaming and recipe.training.max_steps <= 0:
-        raise RecipeError(f"{place}: data.streaming has no end: set training.max_steps.")
+        raise RecipeError("data.streaming has no end: set training.max_steps.")
     if recipe.data.block is not None and recipe.training.train_sampling_strategy != "sequential":
-        raise RecipeError(f"{place}: data.block sets an order: add training.train_sampling_strategy: sequential.")
+        raise RecipeError("data.block sets an order: add training.train_sampling_strategy: sequential.")
     if recipe.training.remove_unused_columns:
-        raise RecipeError(f"{place}: training.remove_unused_columns must be false, else images and audio are dropped.")
+        raise RecipeError("training.remove_unused_columns must be false, else images and audio are dropped.")
     found: dict[str, AugmentationArguments] = {}
     for source in recipe.data.train:
         if found.setdefault(source.task, source.augment) != source.augment:
             raise RecipeError(
-                f"{place}: two sources are called {source.task!r} and have different `augment`: give them a `name` each."
+                f"two sources are called {source.task!r} and have different `augment`: give them a `name` each."
             )
 
 
-def check_peft(section: Any, place: str) -> None:
+def check_peft(section: Any) -> None:
     """Refuse what the PEFT config of this `peft_type` does not have, and types whose result is no model of its own."""
-    check_keys(section, section, "peft", place)
+    check_keys(section, section, "peft")
     types = mergeable_peft_types()
     name = str(section.get("peft_type", "")).upper()
     if name not in types:
         way_out = f"{valid_name(name, types)}. These can be merged into the model: {', '.join(types)}"
-        raise RecipeError(f"{place}: peft.peft_type is {section.get('peft_type')!r}; {way_out}.")
-    check_keys(section, [item.name for item in dataclasses.fields(types[name]) if item.init], "peft", place)
+        raise RecipeError(f"peft.peft_type is {section.get('peft_type')!r}; {way_out}.")
+    check_keys(section, [item.name for item in dataclasses.fields(types[name]) if item.init], "peft")
 
 
 def mergeable_peft_types() -> dict[str, type]:

@@ -58,7 +58,7 @@ def read_preset(name: str) -> dict:
     folder = CONFIGURATION / "models"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     preset = read_yaml(path, listed_in=folder)
-    check_keys(preset, ["config", "image_processor", "video_processor", "feature_extractor"], "", str(path))
+    check_keys(preset, ["config", "image_processor", "video_processor", "feature_extractor"], "")
     return preset
 
 
@@ -96,22 +96,20 @@ def merge(base: dict, changes: dict) -> dict:
     return merged
 
 
-def check_keys(section: Any, known: Collection[str], where: str, place: str = "") -> None:
-    """Refuse keys of `section` that are not among `known`; `where` is the section's dotted name, `place` the file it stands in."""
-    prefix = f"{place}: " if place else ""
+def check_keys(section: Any, known: Collection[str], where: str) -> None:
+    """Refuse keys of `section` that are not among `known`; `where` is its dotted name, empty for a whole file."""
     if not isinstance(section, dict):
-        raise RecipeError(f"{prefix}`{where or 'the recipe'}` must be a list of `key: value` lines, not {section!r}.")
+        raise RecipeError(f"`{where or 'the recipe'}` must be a list of `key: value` lines, not {section!r}.")
     for key in section:
         if key not in known:
             full = f"{where}.{key}" if where else str(key)
-            raise RecipeError(f"{prefix}unknown key `{full}`; {valid_name(key, known, '`')}.")
+            raise RecipeError(f"unknown key `{full}`; {valid_name(key, known, '`')}.")
 
 
-def check_name(what: str, name: Any, known: Collection[str], place: str = "") -> None:
+def check_name(what: str, name: Any, known: Collection[str]) -> None:
     """Refuse a name that is not among `known`; `what` it names, such as `"format"`."""
     if name not in known:
-        prefix = f"{place}: " if place else ""
-        raise RecipeError(f"{prefix}unknown {what} {name!r}; {valid_name(name, known)}.")
+        raise RecipeError(f"unknown {what} {name!r}; {valid_name(name, known)}.")
 
 
 def valid_name(name: Any, known: Collection[str], quote: str = "'") -> str:

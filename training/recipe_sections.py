@@ -28,23 +28,17 @@ UNDECLARED = {"siglip_vision_model": ["vision_use_head"]}
 
 @dataclass
 class ModelArguments:
-    r"""
-    preset (`str`, *optional*): name of a file in configuration/models, or the path of such a file; the model starts from
-        random weights.
-    checkpoint (`str`, *optional*): folder or Hub id of a saved model to continue from, in place of a preset.
-    config (`dict`, *optional*): fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves an encoder out.
-    image_processor, feature_extractor (`dict`, *optional*): laid over the preset's.
-    video_processor (`dict`, *optional*): laid over the preset's; `fps` and `num_frames`, how many frames of a video are taken at
-        most. What is not set is as of images.
-    prompts (`dict`, *optional*): how the training data ask for the tasks of modeling_mmgpt/chat_templates_mmgpt.py, for pipeline().
-    """
+    """Either new weights in the shape of a preset, with the recipe's changes, or a saved model."""
 
-    preset: str | None = None
-    checkpoint: str | None = None
+    preset: str | None = None  # name of a file in configuration/models, or the path of such a file
+    checkpoint: str | None = None  # folder or Hub id of a saved model to continue from
+    # Fields of MMGPTConfig laid over the preset's; `vision_config: null` leaves an encoder out.
     config: dict[str, Any] = field(default_factory=dict)
-    image_processor: dict[str, Any] = field(default_factory=dict)
+    image_processor: dict[str, Any] = field(default_factory=dict)  # laid over the preset's, as the next two
+    # `fps` and `num_frames`, how many frames of a video are taken at most. What is not set is as of images.
     video_processor: dict[str, Any] = field(default_factory=dict)
     feature_extractor: dict[str, Any] = field(default_factory=dict)
+    # How the training data ask for the tasks of modeling_mmgpt/chat_templates_mmgpt.py, for pipeline().
     prompts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -55,73 +49,66 @@ class ModelArguments:
             if laid_over:
                 raise RecipeError(f"model.{laid_over[0]} can only change a preset; a checkpoint keeps its own.")
             return
-        preset = read_preset(self.preset)
-        self.config = merge(preset.get("config", {}), self.config)
-        for part, encoder in PROCESSOR_PARTS.items():
-            has_encoder = self.config.get(encoder) is not None
-            setattr(self, part, merge(preset.get(part, {}), getattr(self, part)) if has_encoder else {})
-        self.check_preset()
+        try:
+            preset = read_preset(self.preset)
+            self.config = merge(preset.get("config", {}), self.config)
+            for part, encoder in PROCESSOR_PARTS.items():
+                has_encoder = self.config.get(encoder) is not None
+                setattr(self, part, merge(preset.get(part, {}), getattr(self, part)) if has_encoder else {})
+            self.check_preset()
+        except RecipeError as error:
+            raise RecipeError(f"preset {self.preset} with the recipe's model section: {error}") from None
 
     def check_preset(self) -> None:
         """Refuse fields that no config class has, which the classes themselves take silently, and unknown processor classes."""
-        place = f"preset {self.preset} with the recipe's model section"
-        check_keys(self.config, field_names(MMGPTConfig), "config", place)
+        check_keys(self.config, field_names(MMGPTConfig), "config")
         for key in ("text_config", "vision_config", "audio_config"):
             fields = self.config.get(key)
             if fields is not None:
                 model_type = fields.get("model_type", MMGPTTextConfig.model_type)
-                check_keys({model_type: None}, ["mmgpt_text", *CONFIG_MAPPING], f"config.{key}.model_type", place)
+                check_keys({model_type: None}, ["mmgpt_text", *CONFIG_MAPPING], f"config.{key}.model_type")
                 known = [*field_names(CONFIG_MAPPING[model_type]), *UNDECLARED.get(model_type, [])]
-                check_keys(fields, ["model_type", *known], f"config.{key}", place)
-        check_keys(self.video_processor, VideosKwargs.__annotations__, "video_processor", place)
+                check_keys(fields, ["model_type", *known], f"config.{key}")
+        check_keys(self.video_processor, VideosKwargs.__annotations__, "video_processor")
         for part in ("image_processor", "feature_extractor"):
-            name = getattr(self, part).get(f"{part}_type")
             if self.config.get(PROCESSOR_PARTS[part]) is None:
                 continue
-            if name is None:
+            name = getattr(self, part).get(f"{part}_type")
+            if name is None or not hasattr(transformers, name):
                 raise RecipeError(
-                    f"{place}: `{part}.{part}_type` is missing: name a class of transformers, since the model has this encoder."
-                )
-            if not hasattr(transformers, name):
-                raise RecipeError(
-                    f"{place}: {part}.{part}_type is {name!r}, which transformers {transformers.__version__} does not have."
+                    f"`{part}.{part}_type` is {name!r}: name a class that transformers {transformers.__version__} has, since "
+                    "the model has this encoder."
                 )
 
 
 @dataclass
 class SourceArguments:
-    r"""
-    format (`str`): how records become samples, or a data set that brings its own files (training/data/formats.py).
-    split (`str`, *optional*): split to read; defaults to the name of the list the source stands in.
-    files (`str` or `list[str]`, *optional*): file, folder or pattern such as `photos/{split}-*.parquet`, relative to `data.root`.
-    dataset (`str`, *optional*): in place of `files`: id of a data set of the Hub.
-    load (`dict`, *optional*): further arguments of `datasets.load_dataset`, such as the `name` of a subset.
-    name (`str`, *optional*): what the samples are called in tables; defaults to the name of the folder or data set.
-    weight (`float`, *optional*, defaults to 1.0): passes over this source in one epoch; 0.5 takes a random half of it. Streamed:
-        its share of the samples, in proportion to the other weights.
-    limit (`int`, *optional*): random selection of so many samples, the same at every run.
-    metric (`str`, *optional*): name of what its answers are judged by; it stands in each sample. Plain text has `perplexity`.
-    license (`str`, *optional*): of the data, by the Hub's name for it (`cc-by-4.0`); it stands in the model card.
-    strict (`bool`, *optional*, defaults to False): stop at a broken sample instead of leaving it out.
-    augment (`dict`, *optional*): random changes to its samples, laid over the recipe's `augment`.
-    span (`list[float]`, *optional*, defaults to `[0, 1]`): with `data.block`, from where to where in the epoch its samples come.
-    options (`dict`, *optional*): keyword arguments of the format; where it reads records also `id` (column that names a
-        sample), `media_folder` (where relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
-    """
+    """A data set, or the part of one, and how its records become samples."""
 
-    format: str
-    split: str | None = None
-    files: Any = None
-    dataset: str | None = None
-    load: dict[str, Any] = field(default_factory=dict)
-    name: str | None = None
+    format: str  # a name of training/data/formats.py: of a kind of records, or of a data set that brings its own files
+    split: str | None = None  # by default the name of the list that the source stands in
+    files: Any = (
+        None  # file, folder or pattern such as `photos/{split}-*.parquet`, or several; relative to `data.root`
+    )
+    dataset: str | None = None  # in place of `files`: id of a data set of the Hub
+    load: dict[str, Any] = field(
+        default_factory=dict
+    )  # further arguments of `load_dataset`, such as a subset's `name`
+    name: str | None = None  # what its samples are called in tables; by default as the folder or the data set
+    # Passes over this source in one epoch; 0.5 takes a random half of it. Streamed: its share of the samples, in proportion
+    # to the other weights.
     weight: float = 1.0
-    limit: int | None = None
+    limit: int | None = None  # random selection of so many samples, the same at every run
+    # What its answers are judged by (training/evaluation/metrics); it stands in each sample. Plain text has `perplexity`.
     metric: str | None = None
-    license: str | None = None
-    strict: bool = False
-    augment: Any = field(default_factory=dict)
-    span: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    license: str | None = None  # of the data, by the Hub's name for it (`cc-by-4.0`); it stands in the model card
+    strict: bool = False  # stop at a broken sample instead of leaving it out
+    augment: Any = field(default_factory=dict)  # random changes to its samples, laid over the recipe's `augment`
+    span: list[float] = field(
+        default_factory=lambda: [0.0, 1.0]
+    )  # with `data.block`: where in the epoch its samples come
+    # Keyword arguments of the format; where it reads records also `id` (column that names a sample), `media_folder` (where
+    # relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -164,25 +151,20 @@ class SourceArguments:
 
 @dataclass
 class DataArguments:
-    r"""
-    train (`list[SourceArguments]`): what the model learns from, and the tokenizer where it is trained.
-    validation, test (`list[SourceArguments]`, *optional*): what training/evaluation/evaluate.py can measure on.
-    root (`str`, *optional*): folder with one folder per data set.
-    streaming (`bool`, *optional*, defaults to False): read `train` as it is needed, without a copy on the disk and without end
-        (training/data/streaming.py); `training.max_steps` sets how long.
-    block (`int`, *optional*): the sources of `train` alternate in blocks of so many samples, each source evenly over its `span` of
-        the epoch, in the order that `training.train_sampling_strategy: sequential` keeps. Batches of this size are then of one
-        source, and texts in them alike in length. What does not fill a block is left out.
-    shuffle_buffer (`int`, *optional*, defaults to 1000): streamed records of a source that are shuffled at a time.
-    """
+    """The sources of a recipe."""
 
-    train: list[SourceArguments]
-    validation: list[SourceArguments] = field(default_factory=list)
+    train: list[SourceArguments]  # what the model learns from, and the tokenizer where it is trained
+    validation: list[SourceArguments] = field(default_factory=list)  # this and the next: what can be measured on
     test: list[SourceArguments] = field(default_factory=list)
-    root: str | None = None
+    root: str | None = None  # folder with one folder per data set
+    # Read `train` as it is needed, without a copy on the disk and without end (training/data/streaming.py);
+    # `training.max_steps` sets how long.
     streaming: bool = False
+    # The sources of `train` alternate in blocks of so many samples, each source evenly over its `span` of the epoch, in the
+    # order that `training.train_sampling_strategy: sequential` keeps. Batches of this size are then of one source, and texts
+    # in them alike in length. What does not fill a block is left out.
     block: int | None = None
-    shuffle_buffer: int = 1000
+    shuffle_buffer: int = 1000  # streamed records of a source that are shuffled at a time
 
     def __post_init__(self):
         if not self.train:
@@ -203,25 +185,18 @@ class DataArguments:
 
 @dataclass
 class TokenizerArguments:
-    r"""
-    path (`str`, *optional*): folder or Hub id of a fast tokenizer; without it one is trained on the texts of `data.train`.
-    vocab_size (`int`, *optional*, defaults to 512): most tokens that a trained tokenizer may have.
-    """
-
-    path: str | None = None
-    vocab_size: int = 512
+    path: str | None = (
+        None  # folder or Hub id of a fast tokenizer; without it one is trained on the texts of `data.train`
+    )
+    vocab_size: int = 512  # most tokens that a trained tokenizer may have
 
 
 @dataclass
 class SequenceArguments:
-    r"""
-    max_length (`int`, *optional*): longest sample in tokens; text beyond it is cut.
-    pack_to (`int`, *optional*): samples share sequences of up to so many tokens, each as if it were alone, and
-        `training.per_device_train_batch_size` counts these sequences. Pre-training always packs: defaults to the decoder's
-        `max_position_embeddings` there.
-    """
-
-    max_length: int | None = None
+    max_length: int | None = None  # longest sample in tokens; text beyond it is cut
+    # Samples share sequences of up to so many tokens, each as if it were alone, and
+    # `training.per_device_train_batch_size` counts these sequences. Pre-training always packs: by default to the decoder's
+    # `max_position_embeddings` there.
     pack_to: int | None = None
 
     def __post_init__(self):
@@ -233,17 +208,12 @@ class SequenceArguments:
 
 @dataclass
 class LearningRateArguments:
-    r"""Peak learning rates that differ from `training.learning_rate`; all follow the same schedule.
+    """Peak learning rates that differ from `training.learning_rate`; all follow the same schedule."""
 
-    vision_tower, audio_tower (`float`, *optional*): pretrained encoders usually want a tenth.
-    connectors (`float`, *optional*): new matrices between encoders and decoder.
-    decoder (`float`, *optional*): embeddings, decoder and head; with `peft` their adapters.
-    """
-
-    vision_tower: float | None = None
+    vision_tower: float | None = None  # pretrained encoders usually want a tenth
     audio_tower: float | None = None
-    connectors: float | None = None
-    decoder: float | None = None
+    connectors: float | None = None  # new matrices between encoders and decoder
+    decoder: float | None = None  # embeddings, decoder and head; with `peft` their adapters
 
     def given(self) -> dict[str, float]:
         return {part: rate for part, rate in dataclasses.asdict(self).items() if rate is not None}
@@ -251,58 +221,31 @@ class LearningRateArguments:
 
 @dataclass
 class AugmentationArguments:
-    r"""Random changes to the training samples, drawn anew at every step. All are off unless set; see
-    training/data/augmentation.py for what each one does.
+    """Random changes to the training samples, drawn anew at every step; see training/data/augmentation.py."""
 
-    audio_crop (`float`, *optional*, defaults to 0.0): up to this fraction of a clip is cut off, anywhere at its two ends.
-    audio_shift (`float`, *optional*, defaults to 0.0): up to so many seconds of silence before a clip.
-    audio_speed (`float`, *optional*, defaults to 0.0): up to this fraction faster or slower.
-    audio_gain (`float`, *optional*, defaults to 0.0): up to so many decibels louder or softer.
-    audio_noise (`float`, *optional*, defaults to 0.0): white noise of up to this fraction of the clip's own level.
-    spectrogram_bands (`int`, *optional*, defaults to 0): masked frequency bands (SpecAugment, Park et al. 2019).
-    spectrogram_band_width (`int`, *optional*, defaults to 0): widest masked band, in mel bins.
-    spectrogram_spans (`int`, *optional*, defaults to 0): masked spans of time.
-    spectrogram_span_width (`int`, *optional*, defaults to 0): longest masked span, in frames.
-    image_flip (`bool`, *optional*, defaults to False): mirror every second image.
-    image_shift (`int`, *optional*, defaults to 0): up to so many pixels sideways and up or down; here and in the next two edges
-        are repeated.
-    image_rotation (`float`, *optional*, defaults to 0.0): turned by up to so many degrees.
-    image_scale (`float`, *optional*, defaults to 0.0): up to this fraction larger or smaller.
-    image_light (`float`, *optional*, defaults to 0.0): brightness, contrast and saturation up to this fraction higher or lower.
-    """
-
-    audio_crop: float = 0.0
-    audio_shift: float = 0.0
-    audio_speed: float = 0.0
-    audio_gain: float = 0.0
-    audio_noise: float = 0.0
-    spectrogram_bands: int = 0
-    spectrogram_band_width: int = 0
-    spectrogram_spans: int = 0
-    spectrogram_span_width: int = 0
-    image_flip: bool = False
-    image_shift: int = 0
-    image_rotation: float = 0.0
-    image_scale: float = 0.0
-    image_light: float = 0.0
+    audio_crop: float = 0.0  # up to this fraction of a clip is cut off, anywhere at its two ends
+    audio_shift: float = 0.0  # up to so many seconds of silence before a clip
+    audio_speed: float = 0.0  # up to this fraction faster or slower
+    audio_gain: float = 0.0  # up to so many decibels louder or softer
+    audio_noise: float = 0.0  # white noise of up to this fraction of the clip's own level
+    spectrogram_bands: int = 0  # masked frequency bands (SpecAugment, Park et al. 2019)
+    spectrogram_band_width: int = 0  # widest masked band, in mel bins
+    spectrogram_spans: int = 0  # masked spans of time
+    spectrogram_span_width: int = 0  # longest masked span, in frames
+    image_flip: bool = False  # mirror every second image
+    image_shift: int = 0  # up to so many pixels sideways and up or down; here and in the next two edges are repeated
+    image_rotation: float = 0.0  # turned by up to so many degrees
+    image_scale: float = 0.0  # up to this fraction larger or smaller
+    image_light: float = 0.0  # brightness, contrast and saturation up to this fraction higher or lower
 
 
 @dataclass
 class EvaluationArguments:
-    r"""
-    split (`str`, *optional*, defaults to `"test"`): `test` or `validation`, the list of `data` to measure on.
-    batch_size (`int`, *optional*, defaults to 64): samples generated at once.
-    max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
-    baselines (`bool`, *optional*, defaults to True): also answer with shuffled and with blank media, which takes as long again
-        each.
-    card (`bool`, *optional*, defaults to True): write what was measured into the card of the model's folder.
-    """
-
-    split: str = "test"
-    batch_size: int = 64
-    max_new_tokens: int = 16
-    baselines: bool = True
-    card: bool = True
+    split: str = "test"  # `test` or `validation`, the list of `data` to measure on
+    batch_size: int = 64  # samples generated at once
+    max_new_tokens: int = 16  # longest answer
+    baselines: bool = True  # also answer with shuffled and with blank media, which takes as long again each
+    card: bool = True  # write what was measured into the card of the model's folder
 
     def __post_init__(self):
         if self.split not in ("test", "validation"):
@@ -311,25 +254,17 @@ class EvaluationArguments:
 
 @dataclass
 class PrepareArguments:
-    r"""What training/prepare_data.py leaves out of `data.train`, beside broken samples, blank media and equal samples.
+    """What training/prepare_data.py leaves out of `data.train`, beside broken samples, blank media and equal samples."""
 
-    min_characters, max_characters (`int`, *optional*): shortest and longest text of a sample, all its turns together.
-    max_repetition (`float`, *optional*, defaults to 0.3): largest share of runs of five words that stood in the text before.
-    similarity (`float`, *optional*, defaults to 0.8): texts that share at least so much of their runs of five words are nearly the
-        same; null keeps them.
-    image_distance (`int`, *optional*, defaults to 4): images look alike when so many bits of 64 differ in their hashes, or fewer.
-    contamination_words (`int`, *optional*, defaults to 13): a run of so many words in common with a sample of `data.validation` or
-        `data.test` is contamination.
-    languages (`list[str]`, *optional*): codes of the languages to keep, such as `en`; empty: all.
-    """
-
-    min_characters: int = 1
+    min_characters: int = 1  # shortest and longest text of a sample, all its turns together
     max_characters: int | None = None
-    max_repetition: float = 0.3
+    max_repetition: float = 0.3  # largest share of runs of five words that stood in the text before
+    # Texts that share at least so much of their runs of five words are nearly the same; null keeps them.
     similarity: float | None = 0.8
-    image_distance: int = 4
+    image_distance: int = 4  # images look alike when so many bits of 64 differ in their hashes, or fewer
+    # A run of so many words in common with a sample of `data.validation` or `data.test` is contamination.
     contamination_words: int = 13
-    languages: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)  # codes of the languages to keep, such as `en`; empty: all
 
 
 def field_names(config_class: type) -> list[str]:

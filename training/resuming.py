@@ -59,30 +59,17 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
 
 
 def last_checkpoint(folder: Path, streaming: bool = False) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    found = [(int(path.name.split("-")[1]), path) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
-    return next((path for _, path in sorted(found, reverse=True) if is_whole(path, streaming)), None)
-
-
-def is_whole(checkpoint: Path, streaming: bool) -> bool:
-    """Trainer's last file is there, trainer_state.json, and of a stream the place of each process."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    places, processes = list(checkpoint.glob("stream_*.pt")), list(checkpoint.glob("rng_state*.pth"))
-    return not streaming or len(places) == len(processes)
-
-
-def place_in_stream(checkpoint: Path, process: int) -> Path:
-    return checkpoint / f"stream_{process}.pt"
-
-
-def steps_of(checkpoint: str | None) -> int:
-    """How many steps of the run a checkpoint holds."""
-    if checkpoint is None:
-        return 0
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    """The newest checkpoint that was written to its end: to trainer_state.json, Trainer's last file, and of a stream to the place
+    of each process."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
+    for path in sorted(found, key=lambda one: int(one.name[11:]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        if not streaming or len(list(path.glob("stream_*.pt"))) == len(list(path.glob("rng_state*.pth"))):
+            return path
+    return None
 
 
 def changed_keys(recipe: Recipe, written: Path) -> list[str]:
@@ -102,7 +89,7 @@ def read_written(path: Path) -> dict:
     for split in ("train", "validation", "test"):
         data[split] = [with_new_names(source) for source in data.get(split) or []]
     try:
-        sections = build_sections(tree, str(path))
+        sections = build_sections(tree)
     except (RecipeError, FileNotFoundError):  # a key or a preset that is no more: another run
         return tree
     # Not `training`: a second TrainingArguments would reset the state of the first. It is written without defaults, as now.

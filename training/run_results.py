@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from modeling_mmgpt import save_checkpoint
+from modeling_mmgpt import MMGPTForConditionalGeneration, save_checkpoint
 from modeling_mmgpt.tools.model_card import licences_of, read_facts, training_text
 from training.data.training_set import TrainingSet
 from training.recipe import Recipe
-from training.stages import merge_adapter
 from training.trainer import RecipeTrainer
 
 
@@ -19,10 +18,14 @@ from training.trainer import RecipeTrainer
 TIMINGS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_input_tokens_seen"}
 
 
-def report_of(trainer: RecipeTrainer, data: TrainingSet) -> dict:
-    """What a finished run knows of itself."""
+def report_of(trainer: RecipeTrainer, recipe: Recipe, data: TrainingSet, parameters: int, seconds: float) -> dict:
+    """What a finished run knows of itself; `parameters` are those of the model without adapters."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
+        "recipe": recipe.name,
+        "train_seconds": round(seconds, 1),
+        "parameters": parameters,
+        "steps_before": trainer.steps_before,
         "trained_parameters": sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
         "samples": None if data.samples is None else len(data.samples),
         "mixture": data.describe(),
@@ -51,8 +54,12 @@ def save_run(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     card = card_of_run(recipe, report)
     if recipe.peft is not None:
+        from peft import PeftModel
+
         save_checkpoint(folder / "adapter", model, trainer.processing_class, card=card, state_dict=state_dict)
-        model, state_dict = merge_adapter(recipe.model.checkpoint, folder / "adapter"), None
+        # From the files, not from the model in training, which may be sharded over many devices.
+        base = MMGPTForConditionalGeneration.from_pretrained(recipe.model.checkpoint)
+        model, state_dict = PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload(), None
     save_checkpoint(folder / "model", model, trainer.processing_class, card=card, state_dict=state_dict)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_curves(report["log"], folder / "loss.png")

@@ -59,13 +59,3 @@ def decoder_matrices(model: PreTrainedModel) -> str:
     decoder = model.model.language_model
     names = {name.split(".")[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     return rf"(?!.*\bcross_block\b).*\blanguage_model\..*\.({'|'.join(sorted(names))})"
-
-
-def merge_adapter(checkpoint: str, adapter: Path) -> PreTrainedModel:
-    """The checkpoint with a saved adapter of it added to its weights: a model like any other.
-
-    From the files, not from the model in training, which may be sharded over many devices."""
-    from peft import PeftModel
-
-    base = MMGPTForConditionalGeneration.from_pretrained(checkpoint)
-    return PeftModel.from_pretrained(base, adapter).merge_and_unload()

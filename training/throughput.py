@@ -97,9 +97,9 @@ class Throughput(TrainerCallback):
         text = self.config.get_text_config()
         window = getattr(text, "sliding_window", None)
         for kind in getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers:
-            seen = (
-                positions + 1 if kind != "sliding_attention" or window is None else (positions + 1).clamp(max=window)
-            )
+            seen = positions + 1
+            if kind == "sliding_attention" and window is not None:
+                seen = seen.clamp(max=window)
             self.add("pairs", (seen * is_real).sum())
 
     def count_vectors(self, name: str, module: nn.Module, args, output) -> None:

@@ -8,7 +8,6 @@ interrupted goes on when the same command is given again.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from transformers import set_seed
@@ -16,7 +15,7 @@ from transformers import set_seed
 from training.data.training_set import TrainingSet
 from training.model_building import build_model_and_processor
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.resuming import checkpoint_to_resume, steps_of
+from training.resuming import checkpoint_to_resume
 from training.run_results import report_of, save_run
 from training.stages import prepare_model
 from training.trainer import RecipeTrainer
@@ -25,7 +24,6 @@ from training.trainer import RecipeTrainer
 def train(recipe: Recipe) -> dict:
     """Run the recipe, or what is left of it; returns what is also written to training.json."""
     checkpoint = checkpoint_to_resume(recipe)
-    steps_before = steps_of(checkpoint)  # later the run may remove the checkpoint
     set_seed(recipe.training.seed)
     data = TrainingSet(recipe)
     model, processor = build_model_and_processor(recipe, data.tokenizer_samples())
@@ -34,14 +32,11 @@ def train(recipe: Recipe) -> dict:
     if trainer.is_world_process_zero():
         recipe.write(Path(recipe.training.output_dir) / "recipe.yaml")
 
-    started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
     finally:
         data.close()
-    seconds = round(time.monotonic() - started, 1)
-    before = {"recipe": recipe.name, "train_seconds": seconds, "parameters": parameters, "steps_before": steps_before}
-    report = before | report_of(trainer, data)
+    report = report_of(trainer, recipe, data, parameters, seconds)
     save_run(trainer, recipe, report)
     return report
 

@@ -11,18 +11,21 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_mmgpt import MMGPTProcessor
-from training.data.augmentation import AugmentingCollator, SeededCollator
+from training.data.augmentation import AugmentingCollator
 from training.data.streaming import StreamingMixture
 from training.data.training_set import TrainingSet
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import find_metric
 from training.recipe import EvaluationArguments, Recipe, RecipeError
-from training.resuming import place_in_stream
 from training.stages import part_of
 from training.throughput import Throughput
+
+
+PLACE_IN_STREAM = "stream_{}.pt"  # of a process, in each checkpoint
 
 
 class RecipeTrainer(Trainer):
@@ -39,17 +42,20 @@ class RecipeTrainer(Trainer):
         checkpoint: str | None = None,
     ):
         self.checkpoint = checkpoint
+        self.steps_before = 0  # of the run, in the checkpoint; read now, since the run may remove it
+        if checkpoint is not None:
+            self.steps_before = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
         self.learning_rates = recipe.learning_rates.given()
-        by_task = {one.task: one.augment for one in recipe.data.train if one.augment != recipe.augment}
-        augmenting = AugmentingCollator(data.collator(processor), recipe.augment, by_task)
-        self.train_collator = SeededCollator(augmenting, recipe.training.seed)
+        by_task = {one.task: one.augment for one in recipe.data.train}
+        seed = recipe.training.seed
+        self.train_collator = AugmentingCollator(data.collator(processor), recipe.augment, seed, by_task)
         context = model.config.get_text_config().max_position_embeddings
         super().__init__(
             model=model,
             args=recipe.training,
             train_dataset=data.train_dataset(processor, context),
             eval_dataset=None if data.validation is None else data.prepare(data.validation, processor, context),
-            data_collator=augmenting.collator,
+            data_collator=self.train_collator.collator,
             processing_class=processor,
         )
         self.add_callback(EpochOfCollator(self.train_collator))
@@ -89,7 +95,7 @@ class RecipeTrainer(Trainer):
             generator=torch.Generator(),  # else it draws from the one of dropout, which a checkpoint restores earlier
         )
         if self.checkpoint is not None:
-            place = place_in_stream(Path(self.checkpoint), self.args.process_index)
+            place = Path(self.checkpoint, PLACE_IN_STREAM.format(self.args.process_index))
             loader.load_state_dict(torch.load(place, weights_only=True))
         return loader
 
@@ -149,9 +155,9 @@ class LossProgress(ProgressCallback):
 
 
 class EpochOfCollator(TrainerCallback):
-    """Tells a [`SeededCollator`] which pass over the data begins, or goes on."""
+    """Tells an [`AugmentingCollator`] which pass over the data begins, or goes on."""
 
-    def __init__(self, collator: SeededCollator):
+    def __init__(self, collator: AugmentingCollator):
         self.collator = collator
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -162,7 +168,8 @@ class PlaceInStream(TrainerCallback):
     """Adds the place of this process in its stream to each checkpoint, atomically."""
 
     def on_save(self, args, state, control, train_dataloader=None, **kwargs):
-        path = place_in_stream(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.process_index)
+        checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        path = checkpoint / PLACE_IN_STREAM.format(args.process_index)
         unfinished = path.with_suffix(".part")
         torch.save(train_dataloader.state_dict(), unfinished)
         os.replace(unfinished, path)

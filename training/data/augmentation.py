@@ -1,25 +1,23 @@
 r"""Random changes to training samples, as a wrapper around any collator.
 
 Images and audio are changed before they are cut into tiles, patches or windows, and spectrograms as tensors of the batch, so that
-all of it works with any encoder. Videos stay as they are. `AugmentingCollator` draws from torch's global generator;
-`SeededCollator` seeds it for each batch, so that changes depend on nothing but the places of its samples, the pass over the data
-and the seed of the run: they are the same after a restart, with any number of workers and processes.
+all of it works with any encoder. Videos stay as they are. Changes depend on nothing but the places of a batch's samples, the
+pass over the data and the seed of the run: they are the same after a restart, with any number of workers and processes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import soundfile
 import torch
 from torchvision.transforms import v2
 
-from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt import media_loading_mmgpt
+from modeling_mmgpt.media_loading_mmgpt import load_image, read_bytes, unwrap
 from modeling_mmgpt.tools.packing import open_packs
 
 
@@ -27,111 +25,91 @@ if TYPE_CHECKING:
     from training.recipe import AugmentationArguments
 
 
-class SeededCollator:
+class AugmentingCollator:
     r"""
-    collator (callable): a collator that draws from torch's global generator, such as AugmentingCollator.
+    collator (callable): samples to batch, such as MMGPTCollator.
+    augment (`AugmentationArguments`): how much of each change.
     seed (`int`): of the run.
+    by_task (`dict[str, AugmentationArguments]`): those of the samples of a task, in place of `augment`.
+
+    `epoch`, the pass over the data, is set from outside.
     """
 
-    def __init__(self, collator, seed: int):
-        self.collator = collator
-        self.seed = seed
+    def __init__(self, collator, augment: AugmentationArguments, seed: int, by_task: dict[str, AugmentationArguments]):
+        self.collator, self.augment, self.seed, self.by_task = collator, augment, seed, by_task
         self.epoch = 0
 
     def __call__(self, samples: list[dict]) -> dict:
         samples = open_packs(samples)
+        each = [self.by_task.get(sample.get("task"), self.augment) for sample in samples]
         places = [sample.get("place", sample.get("id")) for sample in samples]
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the same generator
             torch.manual_seed(zlib.crc32(repr((self.seed, self.epoch, places)).encode()))
-            return self.collator(samples)
-
-
-class AugmentingCollator:
-    r"""
-    collator (callable): samples to batch, such as MMGPTCollator.
-    augment (`AugmentationArguments`): how much of each change; training/recipe_sections.py documents the amounts.
-    by_task (`dict[str, AugmentationArguments]`, *optional*): those of the samples of a task, in place of `augment`.
-    """
-
-    def __init__(
-        self, collator, augment: AugmentationArguments, by_task: dict[str, AugmentationArguments] | None = None
-    ):
-        self.collator = collator
-        self.augment = augment
-        self.by_task = {task: AugmentingCollator(collator, changes) for task, changes in (by_task or {}).items()}
-        amounts = {kind: [] for kind in ("audio", "image", "spectrogram")}
-        for name, amount in dataclasses.asdict(augment).items():
-            amounts[name.partition("_")[0]].append(amount)
-        self.changes_audio, self.changes_images = any(amounts["audio"]), any(amounts["image"])
-
-    def __call__(self, samples: list[dict]) -> dict:
-        each = [self.by_task.get(sample.get("task"), self) for sample in samples]
-        batch = self.collator([one.augment_sample(sample) for one, sample in zip(each, samples, strict=True)])
-        if batch.get("input_features") is None:
+            batch = self.collator([augment_sample(one, augment) for one, augment in zip(samples, each, strict=True)])
+            if batch.get("input_features") is not None:
+                windows = batch.get("audio_windows")  # of each clip; without them a clip is one spectrogram
+                of_clips = [
+                    augment for one, augment in zip(samples, each, strict=True) for _ in one.get("audios") or []
+                ]
+                clips = batch["input_features"].split([1] * len(of_clips) if windows is None else windows.tolist())
+                changed = [augment_spectrograms(*both) for both in zip(clips, of_clips, strict=True)]
+                batch["input_features"] = torch.cat(changed)
             return batch
-        if len(set(each)) == 1:
-            batch["input_features"] = each[0].augment_spectrograms(batch["input_features"])
-            return batch
-        windows = batch.get("audio_windows")  # of each clip; without them a clip is one spectrogram
-        of_clips = [one for one, sample in zip(each, samples, strict=True) for _ in sample.get("audios") or []]
-        counts = [1] * len(of_clips) if windows is None else windows.tolist()
-        clips = batch["input_features"].split(counts)
-        changed = [one.augment_spectrograms(clip) for one, clip in zip(of_clips, clips, strict=True)]
-        batch["input_features"] = torch.cat(changed)
-        return batch
 
-    def augment_sample(self, sample: dict) -> dict:
-        if self.changes_audio and sample.get("audios"):
-            sample = {**sample, "audios": [self.augment_audio(audio) for audio in sample["audios"]]}
-        if self.changes_images and sample.get("images"):
-            sample = {**sample, "images": [self.augment_image(image) for image in sample["images"]]}
-        return sample
 
-    def augment_audio(self, audio: dict) -> dict:
-        """Cropped, played at another speed (and with it pitch), delayed, at another level, with noise."""
-        augment = self.augment
-        wave, rate = read_audio(audio)
-        if augment.audio_crop:
-            length = max(1, round(len(wave) * (1 - uniform(0, augment.audio_crop))))
-            start = int(uniform(0, len(wave) - length + 1))
-            wave = wave[start : start + length]
-        if augment.audio_speed:
-            wave = change_speed(wave, 1 + uniform(-augment.audio_speed, augment.audio_speed))
-        if augment.audio_shift:
-            wave = np.pad(wave, (round(uniform(0, augment.audio_shift) * rate), 0))
-        if augment.audio_gain:
-            wave = wave * 10 ** (uniform(-augment.audio_gain, augment.audio_gain) / 20)
-        if augment.audio_noise:
-            level = uniform(0, augment.audio_noise) * np.sqrt(np.mean(wave**2))
-            wave = wave + level * torch.randn(len(wave)).numpy()
-        return {"array": wave.astype(np.float32), "sampling_rate": rate}
+def augment_sample(sample: dict, augment: AugmentationArguments) -> dict:
+    changed = {name.partition("_")[0] for name, amount in dataclasses.asdict(augment).items() if amount}
+    if "audio" in changed and sample.get("audios"):
+        sample = {**sample, "audios": [augment_audio(audio, augment) for audio in sample["audios"]]}
+    if "image" in changed and sample.get("images"):
+        sample = {**sample, "images": [augment_image(image, augment) for image in sample["images"]]}
+    return sample
 
-    def augment_spectrograms(self, spectrograms: torch.Tensor) -> torch.Tensor:
-        """Bands and spans, (N, mel bins, frames), overwritten with the spectrogram's mean (SpecAugment)."""
-        augment = self.augment
-        spectrograms = spectrograms.clone()
-        for spectrogram in spectrograms:
-            mean = spectrogram.mean()
-            for _ in range(augment.spectrogram_bands):
-                start, stop = random_stretch(spectrogram.shape[0], augment.spectrogram_band_width)
-                spectrogram[start:stop] = mean
-            for _ in range(augment.spectrogram_spans):
-                start, stop = random_stretch(spectrogram.shape[1], augment.spectrogram_span_width)
-                spectrogram[:, start:stop] = mean
-        return spectrograms
 
-    def augment_image(self, image) -> PIL.Image.Image:
-        """Mirrored, rotated, scaled, moved, and in another light."""
-        augment = self.augment
-        image = load_image(image)
-        if augment.image_flip and uniform(0, 1) < 0.5:
-            image = v2.functional.horizontal_flip(image)
-        shift = [round(uniform(-augment.image_shift, augment.image_shift)) for _ in ("sideways", "up or down")]
-        angle = uniform(-augment.image_rotation, augment.image_rotation)
-        scale = 1 + uniform(-augment.image_scale, augment.image_scale)
-        image = move_image(image, shift, angle, scale)
-        light = augment.image_light
-        return v2.ColorJitter(brightness=light, contrast=light, saturation=light)(image) if light else image
+def augment_audio(audio: dict, augment: AugmentationArguments) -> dict:
+    """Cropped, played at another speed (and with it pitch), delayed, at another level, with noise."""
+    wave, rate = read_audio(audio)
+    if augment.audio_crop:
+        length = max(1, round(len(wave) * (1 - uniform(0, augment.audio_crop))))
+        start = int(uniform(0, len(wave) - length + 1))
+        wave = wave[start : start + length]
+    if augment.audio_speed:
+        wave = change_speed(wave, 1 + uniform(-augment.audio_speed, augment.audio_speed))
+    if augment.audio_shift:
+        wave = np.pad(wave, (round(uniform(0, augment.audio_shift) * rate), 0))
+    if augment.audio_gain:
+        wave = wave * 10 ** (uniform(-augment.audio_gain, augment.audio_gain) / 20)
+    if augment.audio_noise:
+        level = uniform(0, augment.audio_noise) * np.sqrt(np.mean(wave**2))
+        wave = wave + level * torch.randn(len(wave)).numpy()
+    return {"array": wave.astype(np.float32), "sampling_rate": rate}
+
+
+def augment_spectrograms(spectrograms: torch.Tensor, augment: AugmentationArguments) -> torch.Tensor:
+    """Bands and spans, (N, mel bins, frames), overwritten with the spectrogram's mean (SpecAugment)."""
+    spectrograms = spectrograms.clone()
+    for spectrogram in spectrograms:
+        mean = spectrogram.mean()
+        for _ in range(augment.spectrogram_bands):
+            start, stop = random_stretch(spectrogram.shape[0], augment.spectrogram_band_width)
+            spectrogram[start:stop] = mean
+        for _ in range(augment.spectrogram_spans):
+            start, stop = random_stretch(spectrogram.shape[1], augment.spectrogram_span_width)
+            spectrogram[:, start:stop] = mean
+    return spectrograms
+
+
+def augment_image(image, augment: AugmentationArguments) -> PIL.Image.Image:
+    """Mirrored, rotated, scaled, moved, and in another light."""
+    image = load_image(image)
+    if augment.image_flip and uniform(0, 1) < 0.5:
+        image = v2.functional.horizontal_flip(image)
+    shift = [round(uniform(-augment.image_shift, augment.image_shift)) for _ in ("sideways", "up or down")]
+    angle = uniform(-augment.image_rotation, augment.image_rotation)
+    scale = 1 + uniform(-augment.image_scale, augment.image_scale)
+    image = move_image(image, shift, angle, scale)
+    light = augment.image_light
+    return v2.ColorJitter(brightness=light, contrast=light, saturation=light)(image) if light else image
 
 
 def uniform(low: float, high: float) -> float:
@@ -145,13 +123,11 @@ def random_stretch(length: int, longest: int) -> tuple[int, int]:
     return start, start + size
 
 
-def read_audio(audio: dict) -> tuple[np.ndarray, int]:
+def read_audio(audio: dict, name: str = "audio") -> tuple[np.ndarray, int]:
     """Wave and sampling rate of audio in the sample format."""
     if audio.get("array") is not None:
         return np.asarray(audio["array"], dtype=np.float32), audio["sampling_rate"]
-    source = io.BytesIO(audio["bytes"]) if audio.get("bytes") is not None else audio["path"]
-    wave, rate = soundfile.read(source, dtype="float32")
-    return (wave.mean(axis=-1) if wave.ndim == 2 else wave), rate  # channels are the last axis of a file
+    return media_loading_mmgpt.read_audio(read_bytes(unwrap(audio, "array"), name), name)
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:

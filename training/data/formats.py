@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as parquet
 from datasets import Dataset
 
-from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, make_dataset, medium, require_file, user_turn
+from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, find_files, make_dataset, medium, user_turn
 from training.data.synthetic.course import load_course, load_demo
 from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
@@ -336,7 +336,7 @@ RECORD_OPTIONS = ("id", "detokenise", "media_folder")  # of every record format,
 
 def load_fsdd(root: Path, split: str) -> Dataset:
     """Free Spoken Digit Dataset: six English speakers say the digits (Jakobovski et al.); a sample for each clip."""
-    table = parquet.read_table(require_file(root / "fsdd" / f"{split}.parquet"), columns=["id", "audio", "label"])
+    table = parquet.read_table(find_files(f"fsdd/{split}.parquet", root)[0], columns=["id", "audio", "label"])
     return make_dataset(
         [
             {
@@ -355,9 +355,8 @@ def load_easy_vqa(root: Path, split: str, open_only: bool = False) -> Dataset:
 
     open_only (`bool`, *optional*, defaults to False): leave out the questions that are answered by yes or no.
     """
-    folder = root / "easy_vqa"
-    images = parquet.read_table(require_file(folder / f"images_{split}.parquet")).to_pylist()
-    questions = parquet.read_table(require_file(folder / f"questions_{split}.parquet")).to_pylist()
+    files = [find_files(f"easy_vqa/{kind}_{split}.parquet", root)[0] for kind in ("images", "questions")]
+    images, questions = (parquet.read_table(file).to_pylist() for file in files)
     media = {image["image_id"]: medium(image["image"]) for image in images}
     return make_dataset(
         [

@@ -22,7 +22,7 @@ from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from training.data.augmentation import read_audio
 from training.data.formats import FORMATS, OWN_DATA, BrokenSample, MissingColumn
 from training.data.mixtures import SAMPLING_SEED
-from training.data.samples import FEATURES, MEDIUM, complete_sample
+from training.data.samples import FEATURES, MEDIUM, complete_sample, find_files
 
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ READERS = {
 }
 AUDIO_FILES = (".wav", ".flac", ".ogg", ".mp3")
 NAMED_IN_LOG = 5  # broken samples of a source that are named one by one
-IN_BATCHES = {"batched": True, "batch_size": 100, "with_indices": True}
 STREAMED_AT_ONCE = 10  # few: a run that goes on in their midst makes their samples again
 PROBLEM = "problem"
 MADE = "samples"
@@ -88,20 +87,6 @@ def load_records(source: SourceArguments, root: Path, streaming: bool = False) -
         return records
     features = Features({name: undecoded(feature) for name, feature in records.features.items()})
     return records if features == records.features else records.cast(features)
-
-
-def find_files(name: str, root: Path) -> list[Path]:
-    """The file, the folder or the files of a pattern; relative names start at data.root."""
-    path = Path(name)
-    path = path if path.is_absolute() else root / path
-    if path.exists():
-        return [path]
-    found = sorted(path.parent.glob(path.name)) if any(sign in path.name for sign in "*?[") else []
-    if not found:
-        raise FileNotFoundError(
-            f"{path} does not exist: name the folder that holds the data sets with data.root=FOLDER."
-        )
-    return found
 
 
 def reader_of(paths: list[Path]) -> str:
@@ -243,11 +228,8 @@ def unfold(batch: dict[str, list]) -> dict[str, list]:
     return {name: [sample[name] for sample in samples] for name in FEATURES}
 
 
-def make_samples(source: SourceArguments, root: Path, streaming: bool = False) -> Dataset | IterableDataset:
+def make_samples(source: SourceArguments, root: Path) -> Dataset:
     """The samples of a source; broken ones are left out, counted and named in the log."""
-    if streaming:
-        records = load_records(source, root, streaming)
-        return stream_samples(source, root, records, records.features)
     samples = make_samples_and_problems(source, root)
     problems = samples[PROBLEM]
     for count, problem in enumerate((problem for problem in problems if problem is not None), start=1):
@@ -267,10 +249,15 @@ def make_samples_and_problems(source: SourceArguments, root: Path) -> Dataset:
     """The samples of a source, and in the column `problem` why a sample is broken, or None. `datasets` keeps them in its cache and
     reads them from there the next time."""
     records = load_records(source, root)
-    maker = SampleMaker(source, root, records.features, drop=False)
-    features = Features({**FEATURES, PROBLEM: Value("string")})
-    how = {"features": features, "remove_columns": records.column_names, "desc": source.task}
-    return records.map(maker, **how, **IN_BATCHES)
+    return records.map(
+        SampleMaker(source, root, records.features, drop=False),
+        with_indices=True,
+        batched=True,
+        batch_size=100,
+        features=Features({**FEATURES, PROBLEM: Value("string")}),
+        remove_columns=records.column_names,
+        desc=source.task,
+    )
 
 
 def log_skipped(problem: str, count: int) -> None:
@@ -283,25 +270,19 @@ def log_skipped(problem: str, count: int) -> None:
 
 def check_media(sample: dict) -> None:
     """Raises `BrokenSample` for an image, audio or a video that cannot be decoded or has nothing in it."""
-    for index, video in enumerate(sample["videos"]):
-        try:
+    try:
+        for index, video in enumerate(sample["videos"]):
             load_video(video, fps=1.0, num_frames=1, name=f"video {index}")
-        except (ValueError, OSError) as error:
-            raise BrokenSample(str(error)) from error
-    for index, image in enumerate(sample["images"]):
-        try:
+        for index, image in enumerate(sample["images"]):
             load_image(image, f"image {index}")
-        except (ValueError, OSError) as error:
-            raise BrokenSample(str(error)) from error
-    for index, audio in enumerate(sample["audios"]):
-        try:
-            wave, _ = read_audio(audio)
-        except (RuntimeError, OSError) as error:  # soundfile's errors are RuntimeErrors
-            raise BrokenSample(f"audio {index} cannot be read: {error}") from error
-        if not len(wave):
-            raise BrokenSample(f"audio {index} has no samples")
-        if not np.isfinite(wave).all():
-            raise BrokenSample(f"audio {index} has samples that are NaN or infinite")
+        for index, audio in enumerate(sample["audios"]):
+            wave, _ = read_audio(audio, f"audio {index}")
+            if not len(wave):
+                raise BrokenSample(f"audio {index} has no samples")
+            if not np.isfinite(wave).all():
+                raise BrokenSample(f"audio {index} has samples that are NaN or infinite")
+    except (ValueError, OSError) as error:
+        raise BrokenSample(str(error)) from error
 
 
 @cache

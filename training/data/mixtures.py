@@ -1,4 +1,4 @@
-"""How sources are mixed: passes over each of them, and blocks that alternate.
+r"""How sources are mixed: passes over each of them, and blocks that alternate.
 
 A block is of one source and alike in length: a batch of as many samples wastes little on padding.
 """
@@ -29,16 +29,17 @@ def weigh(samples: Dataset, weight: float) -> Dataset:
     return concatenate_datasets(copies)
 
 
-def join_in_blocks(
-    parts: list[Dataset], size: int, weights: Sequence[float], spans: Sequence[Sequence[float]]
-) -> Dataset:
-    """The samples of all sources in blocks of `size` that alternate; `parts` are already as large as their `weights` want."""
-    first, sources = 0, []
-    for part, weight in zip(parts, weights, strict=True):
-        blocks = blocks_of(part, size, is_shuffled=weight != 1)
-        sources.append([[first + index for index in block] for block in blocks])
+def join_in_blocks(parts: list[Dataset], sources: Sequence, size: int) -> Dataset:
+    """The samples of all sources in blocks of `size` that alternate, `parts[i]` over the span of the recipe's `sources[i]`.
+    They are already as large as the weights of the sources want."""
+    first, blocks = 0, []
+    for part, source in zip(parts, sources, strict=True):
+        if len(part) < size:
+            raise ValueError(f"{source.task} has {len(part)} samples, which do not fill data.block={size}.")
+        own = blocks_of(part, size, is_shuffled=source.weight != 1)
+        blocks.append([[first + index for index in block] for block in own])
         first += len(part)
-    return concatenate_datasets(parts).select(alternate(sources, spans))
+    return concatenate_datasets(parts).select(alternate(blocks, [source.span for source in sources]))
 
 
 def blocks_of(part: Dataset, size: int, is_shuffled: bool) -> list[list[int]]:

@@ -90,10 +90,14 @@ def references_of(sample: dict) -> list[str]:
     return list(sample.get("references") or []) or [answer_of(sample)]
 
 
-def require_file(path: Path) -> Path:
-    """The path itself, if it is a file; else an error that tells how to name the data folder."""
-    if not path.is_file():
+def find_files(name: str | Path, root: Path) -> list[Path]:
+    """The file, the folder or the files of a pattern; relative names start at `root`."""
+    path = root / name
+    if path.exists():
+        return [path]
+    found = sorted(path.parent.glob(path.name)) if any(sign in path.name for sign in "*?[") else []
+    if not found:
         raise FileNotFoundError(
             f"{path} does not exist: name the folder that holds the data sets with data.root=FOLDER."
         )
-    return path
+    return found

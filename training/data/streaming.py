@@ -1,6 +1,6 @@
 r"""Sources read as they are needed: no copy on the disk, no length, no end.
 
-    stream = StreamingMixture(recipe.data.train, root, seed=0, shuffle_buffer=1000, rank=0, world_size=1)
+    stream = StreamingMixture(recipe.data, seed=0, rank=0, world_size=1)
 
 What each process and each of its data workers does is a chain of `datasets`' own steps, whose state names the next sample:
 
@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec.asyn
 import numpy as np
@@ -35,7 +35,7 @@ from training.data.samples import FEATURES
 
 
 if TYPE_CHECKING:
-    from training.recipe import SourceArguments
+    from training.recipe import DataArguments, SourceArguments
 
 
 NUMBERED = Features({**FEATURES, "place": Value("int64")})
@@ -44,28 +44,17 @@ NUMBERED = Features({**FEATURES, "place": Value("int64")})
 class StreamingMixture(TorchIterableDataset):
     r"""Samples without end, for torch's DataLoader.
 
-    sources (`list[SourceArguments]`): `weight` is each one's share of the samples.
-    root (`str`, *optional*): where relative names of files start.
+    data (`DataArguments`): `weight` of each source of its `train` is the source's share of the samples.
     seed (`int`): of all orders.
-    shuffle_buffer (`int`): records of a source that are shuffled at a time; 1 keeps their order.
     rank, world_size (`int`): of this process.
 
-    `finish`, where it is set, takes the mixture of one worker, a `datasets.IterableDataset`, and returns it in packs or blocks.
+    `finish`, where it is set, holds the arguments of `map` that make packs or blocks of the mixture of one worker.
     """
 
-    def __init__(
-        self,
-        sources: list[SourceArguments],
-        root: str | None,
-        seed: int,
-        shuffle_buffer: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        self.sources, self.root, self.seed, self.shuffle_buffer = sources, Path(root or "."), seed, shuffle_buffer
-        self.rank, self.world_size = rank, world_size
-        self.finish: Callable[[IterableDataset], IterableDataset] | None = None
-        self.records = [open_source(source, root) for source in sources]
+    def __init__(self, data: DataArguments, seed: int, rank: int = 0, world_size: int = 1):
+        self.data, self.seed, self.rank, self.world_size = data, seed, rank, world_size
+        self.finish: dict[str, Any] | None = None
+        self.records = [open_source(source, data.root) for source in data.train]
         self.state, self.stream, self.running = None, None, None
 
     def __iter__(self) -> Iterator[dict]:
@@ -82,7 +71,7 @@ class StreamingMixture(TorchIterableDataset):
         self.running = stream.iter(batch_size=1)  # its `__iter__` would share out among the workers once more
         for batch in self.running:
             yield {name: values[0] for name, values in batch.items()}
-        names = ", ".join(source.task for source in self.sources)
+        names = ", ".join(source.task for source in self.data.train)
         raise ValueError(
             f"A source of {names} has no sample for part {part} of {parts} (processes times data workers): lower "
             "training.dataloader_num_workers."
@@ -98,19 +87,22 @@ class StreamingMixture(TorchIterableDataset):
     def part(self, part: int, parts: int) -> IterableDataset:
         """The endless mixture of the records that belong to one of all workers of all processes."""
         streams = []
-        for source, records in zip(self.sources, self.records, strict=True):
-            endless = without_end(share_of(records, part, parts), self.seed, self.shuffle_buffer)
+        for source, records in zip(self.data.train, self.records, strict=True):
+            endless = without_end(share_of(records, part, parts), self.seed, self.data.shuffle_buffer)
             if source.format in FORMATS:
-                streams.append(stream_samples(source, self.root, endless, records.features))
+                streams.append(stream_samples(source, Path(self.data.root or "."), endless, records.features))
             else:
                 streams.append(endless.map(features=records.features, remove_columns=[NUMBER]))
         mixture = streams[0]
         if len(streams) > 1:
-            weights = np.array([source.weight for source in self.sources])
+            weights = np.array([source.weight for source in self.data.train])
             draws = int(np.random.SeedSequence([self.seed, part]).generate_state(1)[0])
             mixture = interleave_datasets(streams, probabilities=weights / weights.sum(), seed=draws)
-        mixture = mixture.map(number_sample, with_indices=True, features=NUMBERED)
-        return mixture if self.finish is None else self.finish(mixture)
+        # Random changes to a sample depend on its place in the stream (augmentation.py).
+        mixture = mixture.map(number, with_indices=True, fn_kwargs={"column": "place"}, features=NUMBERED)
+        if self.finish is None:
+            return mixture
+        return mixture.map(**self.finish, batched=True, remove_columns=list(NUMBERED))
 
     def state_dict(self) -> dict | None:
         return self.state if self.stream is None else self.stream.state_dict()
@@ -137,49 +129,36 @@ def share_of(records: IterableDataset, part: int, parts: int) -> IterableDataset
         return records
     if records.num_shards >= parts:
         return records.shard(parts, part, contiguous=False)
-    return records.filter(IsInPart(part, parts), with_indices=True)
+    return records.filter(is_in_part, with_indices=True, fn_kwargs={"part": part, "parts": parts})
 
 
 def without_end(records: IterableDataset, seed: int, shuffle_buffer: int) -> IterableDataset:
     """All records again and again, in another order each time."""
     if shuffle_buffer > 1:  # with a buffer of one record, it draws an order of the shards and no more
         records = records.shuffle(seed, buffer_size=1, max_buffer_input_shards=1)
-    records = records.map(number_record, with_indices=True).repeat(None)
+    # A record is named by its place among those of its part where it has no name of its own.
+    records = records.map(number, with_indices=True, fn_kwargs={"column": NUMBER}).repeat(None)
     if shuffle_buffer == 1:
         return records
-    return records.map(Reordered(seed), batched=True, batch_size=shuffle_buffer, with_indices=True)
+    seeded = {"with_indices": True, "fn_kwargs": {"seed": seed}}
+    return records.map(reorder, batched=True, batch_size=shuffle_buffer, **seeded)
 
 
-class IsInPart:
-    def __init__(self, part: int, parts: int):
-        self.part, self.parts = part, parts
-
-    def __call__(self, record: dict, index: int) -> bool:
-        return index % self.parts == self.part
+def is_in_part(record: dict, index: int, part: int, parts: int) -> bool:
+    return index % parts == part
 
 
-class Reordered:
+def number(record: dict, index: int, column: str) -> dict:
+    return {**record, column: index}
+
+
+def reorder(batch: dict[str, list], indices: list[int], seed: int) -> dict[str, list]:
     """A batch of records in an order that depends on the seed and on the batch's place in the endless stream.
 
     What belongs to the next pass stays behind what belongs to this one: in each pass every record is seen once."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __call__(self, batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        shuffle = np.random.default_rng([self.seed, indices[0]])
-        starts = [place for place, number in enumerate(batch[NUMBER]) if number == 0 or place == 0]
-        order = []
-        for start, end in itertools.pairwise([*starts, len(indices)]):
-            order += [start + place for place in shuffle.permutation(end - start)]
-        return {name: [values[place] for place in order] for name, values in batch.items()}
-
-
-def number_record(record: dict, index: int) -> dict:
-    """The record with its place among those of its part, by which it is named where it has no name of its own."""
-    return {**record, NUMBER: index}
-
-
-def number_sample(sample: dict, index: int) -> dict:
-    """The sample with its place in the stream, on which random changes to it depend (augmentation.py)."""
-    return {**sample, "place": index}
+    shuffle = np.random.default_rng([seed, indices[0]])
+    starts = [place for place, number in enumerate(batch[NUMBER]) if number == 0 or place == 0]
+    order = []
+    for start, end in itertools.pairwise([*starts, len(indices)]):
+        order += [start + place for place in shuffle.permutation(end - start)]
+    return {name: [values[place] for place in order] for name, values in batch.items()}

@@ -10,11 +10,10 @@ With stage "pretrain" the texts become full blocks of tokens; else samples stay 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from tqdm import tqdm
 
 from modeling_mmgpt import (
@@ -29,7 +28,7 @@ from modeling_mmgpt import (
 from training.data.loading import load_source
 from training.data.mixtures import join_in_blocks, weigh
 from training.data.samples import whole_text
-from training.data.streaming import NUMBERED, StreamingMixture
+from training.data.streaming import StreamingMixture
 
 
 if TYPE_CHECKING:
@@ -61,51 +60,37 @@ def load_parts(sources: list[SourceArguments], root: str | None) -> list[Dataset
 class TrainingSet:
     r"""
     samples (`datasets.Dataset`): of one epoch, in order; None where they are streamed.
-    sizes (`list[int]`): how many of them are of each source; empty where they are streamed.
+    sizes (`list[int]`): how many of them are of each source, each None where they are streamed.
     stream (`StreamingMixture`): in place of `samples`.
     validation (`datasets.Dataset`): what is evaluated during training; None where the recipe does not want that.
     """
 
     def __init__(self, recipe: Recipe):
-        self.data, self.training = recipe.data, recipe.training
-        self.stage, self.sequence = recipe.stage, recipe.sequence
-        self.samples, self.sizes, self.stream, self.validation = None, [], None, None
-        if self.data.streaming:
-            self.stream = StreamingMixture(
-                self.data.train,
-                self.data.root,
-                seed=self.training.seed,
-                shuffle_buffer=self.data.shuffle_buffer,
-                rank=self.training.process_index,
-                world_size=self.training.world_size,
-            )
-        else:
-            parts = load_parts(self.data.train, self.data.root)
-            self.sizes = [len(part) for part in parts]
-            self.samples = self.join(parts)
-            self.check_augmented_tasks(recipe)
+        self.data, self.training, self.stage, self.sequence = (
+            recipe.data,
+            recipe.training,
+            recipe.stage,
+            recipe.sequence,
+        )
+        self.samples, self.sizes, self.stream, self.validation = None, [None] * len(self.data.train), None, None
         if self.training.eval_strategy != "no":
             self.validation = load_mixture(self.data.validation, self.data.root)
-
-    def join(self, parts: list[Dataset]) -> Dataset:
-        """One source after the other, or with `data.block` in blocks that alternate."""
-        block, sources = self.data.block, self.data.train
-        if block is None:
-            return concatenate_datasets(parts)
-        for source, part in zip(sources, parts, strict=True):
-            if len(part) < block:
-                raise ValueError(f"{source.task} has {len(part)} samples, which do not fill data.block={block}.")
-        return join_in_blocks(parts, block, [one.weight for one in sources], [one.span for one in sources])
-
-    def check_augmented_tasks(self, recipe: Recipe) -> None:
-        """Refuse `augment` of a source whose samples would not be found by its name."""
-        augmented = [source for source in recipe.data.train if source.augment != recipe.augment]
-        tasks = self.samples.select_columns("task").unique("task") if augmented else []
-        for source in augmented:
-            if source.task not in tasks:
-                raise ValueError(
-                    f"the samples of {source.task!r} have other names, so that `augment` of their own does not find them."
-                )
+        if self.data.streaming:
+            rank, world_size = self.training.process_index, self.training.world_size
+            self.stream = StreamingMixture(self.data, self.training.seed, rank, world_size)
+            return
+        parts = load_parts(self.data.train, self.data.root)
+        self.sizes = [len(part) for part in parts]
+        if self.data.block is None:
+            self.samples = concatenate_datasets(parts)
+        else:
+            self.samples = join_in_blocks(parts, self.data.train, self.data.block)
+        augmented = [source.task for source in self.data.train if source.augment != recipe.augment]
+        unknown = set(augmented).difference(self.samples.select_columns("task").unique("task") if augmented else [])
+        if unknown:
+            raise ValueError(
+                f"the samples of {unknown.pop()!r} have other names, so that `augment` of their own does not find them."
+            )
 
     def tokenizer_samples(self) -> Dataset | Iterator[dict]:
         """All samples, or of a stream the first ones, the same in every process, which are enough for a tokenizer."""
@@ -117,10 +102,11 @@ class TrainingSet:
             return NumberedSamples(self.prepare(self.samples, processor, context))
         pack_to = self.sequence.pack_to
         if self.stage == "pretrain":
-            self.stream.finish = partial(stream_blocks, tokenizer=processor.tokenizer, length=pack_to or context)
+            blocks = {"tokenizer": processor.tokenizer, "size": pack_to or context}
+            self.stream.finish = {"function": fill_blocks, "batch_size": STREAMED_TEXTS, "fn_kwargs": blocks}
         elif pack_to is not None:
-            collator = MMGPTCollator(processor, max_length=self.sequence.max_length)
-            self.stream.finish = partial(stream_packs, collator=collator, pack_to=pack_to)
+            packs = {"collator": MMGPTCollator(processor, max_length=self.sequence.max_length), "pack_to": pack_to}
+            self.stream.finish = {"function": fill_packs, "batch_size": SAMPLES_TO_PACK, "fn_kwargs": packs}
         return self.stream
 
     def prepare(self, samples: Dataset, processor: MMGPTProcessor, context: int) -> Dataset | PackedDataset:
@@ -133,8 +119,8 @@ class TrainingSet:
         collator = MMGPTCollator(processor, max_length=self.sequence.max_length)
         lengths = []
         for start in tqdm(range(0, len(samples), COUNTED_AT_ONCE), desc="tokens of each sample"):
-            stop = min(start + COUNTED_AT_ONCE, len(samples))
-            lengths += count_tokens(collator, [samples[index] for index in range(start, stop)])
+            at_once = range(start, min(start + COUNTED_AT_ONCE, len(samples)))
+            lengths += count_tokens(collator, [samples[index] for index in at_once])
         in_order = self.training.train_sampling_strategy == "sequential"
         return PackedDataset(samples, lengths, pack_to, seed=None if in_order else 0)
 
@@ -154,7 +140,7 @@ class TrainingSet:
                 "weight": source.weight,
                 "licence": source.license,
             }
-            for source, size in zip(self.data.train, self.sizes or [None] * len(self.data.train), strict=True)
+            for source, size in zip(self.data.train, self.sizes, strict=True)
         ]
 
     def close(self) -> None:
@@ -178,51 +164,32 @@ class NumberedSamples(torch.utils.data.Dataset):
 # ---- packs and blocks: what several samples become
 
 
-class PackMaker:
-    """Samples to packs of up to `pack_to` tokens, for `IterableDataset.map`; see [`PackedDataset`]."""
-
-    def __init__(self, collator: MMGPTCollator, pack_to: int):
-        self.collator, self.pack_to = collator, pack_to
-
-    def __call__(self, columns: dict[str, list]) -> dict[str, list]:
-        samples = samples_of(columns)
-        packs = PackedDataset(samples, count_tokens(self.collator, samples), self.pack_to, seed=None)
-        return {"packed": [packs[index]["packed"] for index in range(len(packs))]}
+def fill_packs(columns: dict[str, list], collator: MMGPTCollator, pack_to: int) -> dict[str, list]:
+    """A batch of a stream's samples as packs of up to `pack_to` tokens, see [`PackedDataset`]."""
+    samples = samples_of(columns)
+    packs = PackedDataset(samples, count_tokens(collator, samples), pack_to, seed=None)
+    return {"packed": [pack["packed"] for pack in packs]}
 
 
-class BlockMaker:
-    """Samples to blocks of `length` tokens, for `map`: each sample's text and an end-of-text token, see [`pack_documents`]."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, length: int):
-        self.tokenizer, self.length = tokenizer, length
-
-    def __call__(self, columns: dict[str, list]) -> dict[str, list]:
-        texts = [document(sample) for sample in samples_of(columns)]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return pack_documents([[*one, self.tokenizer.eos_token_id] for one in ids], self.length)
+def fill_blocks(columns: dict[str, list], tokenizer: PreTrainedTokenizerFast, size: int) -> dict[str, list]:
+    """A batch of samples as blocks of `size` tokens: each sample's text and an end-of-text token, see [`pack_documents`]."""
+    texts = [document(sample) for sample in samples_of(columns)]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return pack_documents([[*one, tokenizer.eos_token_id] for one in ids], size)
 
 
-def stream_packs(samples: IterableDataset, collator: MMGPTCollator, pack_to: int) -> IterableDataset:
-    maker = PackMaker(collator, pack_to)
-    return samples.map(maker, batched=True, batch_size=SAMPLES_TO_PACK, remove_columns=list(NUMBERED))
-
-
-def stream_blocks(samples: IterableDataset, tokenizer: PreTrainedTokenizerFast, length: int) -> IterableDataset:
-    maker = BlockMaker(tokenizer, length)
-    return samples.map(maker, batched=True, batch_size=STREAMED_TEXTS, remove_columns=list(NUMBERED))
-
-
-def make_blocks(samples: Dataset, tokenizer: PreTrainedTokenizerFast, length: int) -> Dataset:
-    """The samples' texts in blocks of `length` tokens."""
+def make_blocks(samples: Dataset, tokenizer: PreTrainedTokenizerFast, size: int) -> Dataset:
+    """The samples' texts in blocks of `size` tokens."""
     blocks = samples.map(
-        BlockMaker(tokenizer, length),
+        fill_blocks,
+        fn_kwargs={"tokenizer": tokenizer, "size": size},
         batched=True,
         batch_size=TEXTS_AT_ONCE,
         remove_columns=samples.column_names,
-        desc=f"blocks of {length} tokens",
+        desc=f"blocks of {size} tokens",
     )
     if len(blocks) == 0:
-        raise ValueError(f"The texts have fewer tokens than one block of {length}: lower sequence.pack_to.")
+        raise ValueError(f"The texts have fewer tokens than one block of {size}: lower sequence.pack_to.")
     return blocks
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 
-from training.data.samples import require_file
+from training.data.samples import find_files
 from training.evaluation.evaluate import write_into_card
 from training.evaluation.likelihood import text_losses
 from training.evaluation.metrics.answers import estimate_share
@@ -28,7 +28,7 @@ COLUMNS = ("sent_more", "sent_less", "bias_type")
 
 def load_pairs(path: Path) -> list[dict]:
     """JSON lines of {"sent_more", "sent_less", "bias_type"}: the more and the less stereotypical sentence."""
-    pairs = load_dataset("json", data_files=str(require_file(path)), split="train")
+    pairs = load_dataset("json", data_files=str(find_files(path, Path())[0]), split="train")
     missing = [name for name in COLUMNS if name not in pairs.column_names]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r}: CrowS-Pairs has {', '.join(COLUMNS)}.")
