@@ -43,7 +43,7 @@ conformance: $(VENV)/.installed   ## run transformers' own test suites on our cl
 	$(if $(ONLY),,$(BIN)/python -m tests.conformance.reporting --forget)
 	$(BIN)/python -m pytest -m "$(ONLY)" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py \
 		tests/test_quantise.py tests/test_packing.py tests/test_distribution.py
-	$(BIN)/python -m tests.conformance.reporting --readme
+	$(BIN)/python -m tests.conformance.reporting --write
 
 .venv-torchao/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-torchao

@@ -320,14 +320,14 @@ def test_a_damaged_recording_gets_no_reason(client, assistant, tmp_path, kept):
 
 
 @transcribes
-def test_the_readmes_snippet_runs(server, assistant, tmp_path, monkeypatch, capsys):
-    readme = Path("README.md").read_text(encoding="utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "openai" in block)
+def test_the_snippet_of_the_page_runs(server, assistant, tmp_path, monkeypatch, capsys):
+    page = Path("modeling_mmgpt/SERVING.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "openai" in block)
     code = code.replace("http://localhost:8000", server).replace("outputs/demo/model", str(assistant))
     monkeypatch.chdir(tmp_path)
     shutil.copy(assistant.parent / "red.png", "image.png")
     shutil.copy(assistant.parent / "low.wav", "audio.wav")
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "SERVING.md", "exec"), {})
     assert capsys.readouterr().out.endswith("low\n")
 
 

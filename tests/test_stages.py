@@ -120,12 +120,12 @@ def test_what_makes_no_sense_is_refused(change, sentence):
         build_recipe(tree, "toy", "toy.yaml")
 
 
-def test_the_readmes_recipe_is_one():
-    blocks = re.findall(r"^```yaml\n(.*?)^```", Path("README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+def test_the_recipe_of_the_page_is_one():
+    blocks = re.findall(r"^```yaml\n(.*?)^```", Path("training/README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
     trees = [tree for tree in map(yaml.safe_load, blocks) if "stage" in tree]
     assert trees
     for tree in trees:
-        recipe = build_recipe({**tree, "data": {"train": [{"format": "fsdd"}]}}, "readme", "README.md")
+        recipe = build_recipe({**tree, "data": {"train": [{"format": "fsdd"}]}}, "page", "training/README.md")
         assert recipe.peft and recipe.learning_rates.given()
 
 

@@ -2,8 +2,8 @@
 
     .cache/conformance/report-5.24.0.json   {test id: [suite, tester, outcome, seconds]}, with the day and the machine
 
-Runs of a part of the suites add to the file; `make conformance` begins with an empty one and ends with the table in the README,
-where the columns of releases that were not run here stay as they are.
+Runs of a part of the suites add to the file; `make conformance` begins with an empty one and ends with the table in
+tests/README.md, where the columns of releases that were not run here stay as they are.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from packaging.version import Version
 from tests.conformance.fetching import CACHE
 
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- written by make conformance -->\n", "<!-- end -->\n"
 
 
@@ -107,21 +107,21 @@ def by_tester() -> list[str]:
     return [f"{suite:<28}{tester:<30}{cell(count)}" for (suite, tester), count in sorted(counts.items())]
 
 
-def write_readme() -> None:
-    text = README.read_text(encoding="utf-8")
+def write_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     written, _, after = rest.partition(END)
     reports = read_matrix(written.splitlines()) | measured()
-    README.write_text(before + BEGIN + "\n".join(matrix(reports)) + "\n" + END + after, encoding="utf-8")
+    PAGE.write_text(before + BEGIN + "\n".join(matrix(reports)) + "\n" + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Prints what transformers' suites gave on each release.")
     parser.add_argument("--forget", action="store_true", help="delete the installed release's results first")
-    parser.add_argument("--readme", action="store_true", help="write the table into the README, too")
+    parser.add_argument("--write", action="store_true", help="write the table into tests/README.md, too")
     arguments = parser.parse_args()
     if arguments.forget:
         path().unlink(missing_ok=True)
-    if arguments.readme:
-        write_readme()
+    if arguments.write:
+        write_page()
     print("\n".join(matrix()))
