@@ -395,6 +395,71 @@ def test_a_processors_save_describes_no_weights_anew(tmp_path, model, processor)
     MMGPTForConditionalGeneration.from_pretrained(tmp_path / "model")
 
 
+TRAVELLING = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.spm",
+    "additional_chat_templates/tools.jinja",
+    "second/adapter_config.json",
+    "second/adapter_model.safetensors",
+    "1_Pooling/config.json",
+    "LICENSE",
+    "labels.json",
+]
+STAYING = [
+    ".gitattributes",
+    ".cache/x.json",
+    "checkpoint-5/README.md",
+    "runs/events.out.tfevents.1",
+    "trainer_state.json",
+    "rng_state_0.pth",
+    "optimizer.pt",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "model_ema.safetensors",
+    "pytorch_model.bin",
+    "model.gguf",
+    "onnx/config.json",
+    "onnx/model.onnx",
+    "other/config.json",
+    "other/model.safetensors",
+    "other/tokenizer.json",
+    "train.py",
+]
+
+
+def write_all(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_a_loaded_models_other_files_go_where_it_is_saved(tmp_path, model, processor):
+    origin = save_checkpoint(tmp_path / "origin", model, processor)
+    loaded = MMGPTForConditionalGeneration.from_pretrained(origin)
+    write_all(origin, TRAVELLING + STAYING)
+    write_all(tmp_path / "again", ["labels.json"])
+    (tmp_path / "again" / "labels.json").write_text("my own")
+    loaded.save_pretrained(tmp_path / "again")
+    names = {path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*")}
+    assert set(TRAVELLING) <= names and not set(STAYING) & names, (set(TRAVELLING) - names, set(STAYING) & names)
+    assert (tmp_path / "again" / "labels.json").read_text() == "my own"
+    assert (tmp_path / "again" / "second" / "adapter_model.safetensors").read_text() == TRAVELLING[6]
+    inside = origin / "inside"  # a folder that is not copied into itself
+    loaded.save_pretrained(inside)
+    loaded.save_pretrained(inside)
+    assert not (inside / "inside").exists() and (inside / "vocab.json").exists()
+
+
+def test_another_tokenizer_is_not_mixed_with_the_origins(tmp_path, model, processor):
+    origin = save_checkpoint(tmp_path / "origin", model, processor)
+    loaded = MMGPTForConditionalGeneration.from_pretrained(origin)
+    write_all(origin, ["vocab.json", "merges.txt", "tokenizer.model", "LICENSE"])
+    names = set(os.listdir(save_checkpoint(tmp_path / "again", loaded, processor)))
+    assert not {"vocab.json", "merges.txt", "tokenizer.model"} & names and {"LICENSE", "tokenizer.json"} < names
+
+
 FOREIGN = [
     "model_ema.safetensors",
     "model-ema.safetensors",
