@@ -19,11 +19,11 @@ from modeling_mmgpt import (
     MMGPTForCausalLM,
     MMGPTForConditionalGeneration,
     MMGPTTextConfig,
+    folders_mmgpt,
     save_checkpoint,
-    saving_mmgpt,
 )
 from modeling_mmgpt.configuration_mmgpt import AUTO_MAP, TEXT_AUTO_MAP
-from modeling_mmgpt.saving_mmgpt import MANIFEST, atomic_folder, check_manifest, reachable_code, weights_of
+from modeling_mmgpt.folders_mmgpt import MANIFEST, atomic_folder, check_manifest, reachable_code, weights_of
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
 
 
@@ -240,7 +240,7 @@ def hard_place(request, tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         folder = Path(".")
     else:
-        monkeypatch.setattr(saving_mmgpt.ctypes, "CDLL", lambda name: object())
+        monkeypatch.setattr(folders_mmgpt.ctypes, "CDLL", lambda name: object())
     yield folder
     for place in mounted:
         subprocess.run(["umount", str(place)], check=True)
@@ -271,15 +271,15 @@ def test_an_existing_folder_is_exchanged_in_one_step(tmp_path, model, monkeypatc
     (folder / "link").symlink_to("runs/events")
     folder.chmod(0o750)
     log = (folder / "runs" / "events").open("a")
-    monkeypatch.setattr(saving_mmgpt, "replace_files", None)
-    linked = saving_mmgpt.move_other_files
+    monkeypatch.setattr(folders_mmgpt, "replace_files", None)
+    linked = folders_mmgpt.move_other_files
 
     def late(old, new, stale, move):
         linked(old, new, stale, move)
         if move is not os.replace:
             (old / "rng_state_1.pth").write_text("from another rank")
 
-    monkeypatch.setattr(saving_mmgpt, "move_other_files", late)
+    monkeypatch.setattr(folders_mmgpt, "move_other_files", late)
     before = folder.stat().st_ino
     model.save_pretrained(folder)
     log.write("2")
@@ -309,18 +309,18 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, model):
 
 STOPPED = """
 import os, sys, torch
-from modeling_mmgpt import MMGPTForConditionalGeneration, saving_mmgpt
+from modeling_mmgpt import MMGPTForConditionalGeneration, folders_mmgpt
 model = MMGPTForConditionalGeneration.from_pretrained(sys.argv[1])
 model.lm_head.weight.data += 1
 model.config.text_config.rope_theta = 12345678.0
-saving_mmgpt.swap_folder = lambda *a: False
+folders_mmgpt.swap_folder = lambda *a: False
 replace, turn = os.replace, [int(sys.argv[2])]
 def stop(*paths):
     if not turn[0]:
         os._exit(9)
     turn[0] -= 1
     replace(*paths)
-saving_mmgpt.os.replace = stop
+folders_mmgpt.os.replace = stop
 model.save_pretrained(sys.argv[1], max_shard_size=sys.argv[3])
 """
 
@@ -476,7 +476,7 @@ FOREIGN = [
 @pytest.mark.parametrize("exchanged", [True, False])
 def test_a_save_deletes_only_what_it_supersedes(tmp_path, model, exchanged, monkeypatch):
     if not exchanged:
-        monkeypatch.setattr(saving_mmgpt, "swap_folder", lambda *arguments: False)
+        monkeypatch.setattr(folders_mmgpt, "swap_folder", lambda *arguments: False)
     folder = tmp_path / "model"
     model.save_pretrained(folder, max_shard_size="50KB")
     model.save_pretrained(folder, variant="fp16", max_shard_size="50KB")
