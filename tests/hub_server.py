@@ -26,17 +26,23 @@ class Hub:
 
     def __init__(self):
         self.repositories: dict[str, list[dict]] = {}
+        self.branches: dict[tuple[str, str], list[dict]] = {}  # all but main, by repository and name
         self.objects: dict[str, bytes] = {}  # large files by their sha256
         self.private: dict[str, str | None] = {}
         self.url = ""
 
-    def commit(self, name: str, revision: str) -> dict:
-        commits = self.repositories[name]
-        return commits[-1] if revision == "main" else next(one for one in commits if one["oid"] == revision)
+    def commits(self, name: str, revision: str) -> list[dict]:
+        """Those of a branch, the newest last, or up to one commit; none where there is no such revision."""
+        if revision == "main":
+            return self.repositories[name]
+        if (name, revision) in self.branches:
+            return self.branches[name, revision]
+        branches = [self.repositories[name], *(commits for (of, _), commits in self.branches.items() if of == name)]
+        return [one for commits in branches for one in commits if one["oid"] == revision][:1]
 
-    def add_commit(self, name: str, lines: list[dict]) -> dict:
+    def add_commit(self, name: str, revision: str, lines: list[dict]) -> dict:
         header, *operations = lines
-        parent = self.repositories[name][-1]
+        parent = self.commits(name, revision)[-1]
         files, added, deleted = dict(parent["files"]), [], []
         for operation in operations:
             value = operation["value"]
@@ -52,7 +58,8 @@ class Hub:
         oid = hashlib.sha1(f"{parent['oid']}{json.dumps(lines)}".encode()).hexdigest()
         title = header["value"]["summary"]
         commit = {"oid": oid, "title": title, "files": files, "added": added, "deleted": deleted}
-        self.repositories[name].append(commit)
+        commit["description"] = header["value"]["description"]
+        self.commits(name, revision).append(commit)
         return commit
 
 
@@ -132,7 +139,15 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.private[name] = asked.get("visibility") or asked.get("private")
             self.hub.repositories[name] = [{"oid": "0" * 40, "title": "", "files": {}, "added": [], "deleted": []}]
             return self.reply(200, url)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", route):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", route):
+            if match.groups() in self.hub.branches:
+                return self.reply(409, {"error": "the branch exists"})
+            self.hub.branches[match.groups()] = [*self.hub.repositories[match[1]]]
+            return self.reply(200, {})
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(?:preupload|commit)/(.+)", route)
+        if match and not self.hub.commits(*match.groups()):
+            return self.missing("RevisionNotFound")
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/(.+)", route):
             large = (".safetensors", ".png")
             files = json.loads(body)["files"]
             modes = [
@@ -151,8 +166,8 @@ class Handler(BaseHTTPRequestHandler):
                     asked["actions"] = {"upload": {"href": f"{self.hub.url}/objects/{asked['oid']}"}}
                 objects.append(asked)
             return self.reply(200, {"transfer": "basic", "objects": objects})
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", route):
-            commit = self.hub.add_commit(match[1], [json.loads(line) for line in body.splitlines()])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", route):
+            commit = self.hub.add_commit(*match.groups(), [json.loads(line) for line in body.splitlines()])
             url = f"{self.hub.url}/{match[1]}/commit/{commit['oid']}"
             return self.reply(200, {"commitUrl": url, "commitOid": commit["oid"], "success": True})
         return self.missing("EntryNotFound")
@@ -170,7 +185,10 @@ class Handler(BaseHTTPRequestHandler):
             name, kind, revision, place = match.groups()
             if name not in self.hub.repositories:
                 return self.missing("RepoNotFound")
-            commit = self.hub.commit(name, revision or "main")
+            commits = self.hub.commits(name, revision or "main")
+            if not commits:
+                return self.missing("RevisionNotFound")
+            commit = commits[-1]
             if kind == "tree":
                 if place:
                     return self.missing("EntryNotFound")
@@ -186,7 +204,10 @@ class Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.route)
         if match is None or match[1] not in self.hub.repositories:
             return self.missing("RepoNotFound")
-        commit = self.hub.commit(match[1], match[2])
+        commits = self.hub.commits(match[1], match[2])
+        if not commits:
+            return self.missing("RevisionNotFound")
+        commit = commits[-1]
         content = commit["files"].get(match[3])
         if content is None:
             return self.missing("EntryNotFound", X_Repo_Commit=commit["oid"])

@@ -14,6 +14,7 @@ from safetensors.torch import load
 from typer.testing import CliRunner
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, MMGPTProcessor, push_checkpoint, save_checkpoint
+from modeling_mmgpt.saving_mmgpt import MANIFEST
 from modeling_mmgpt.tools import cli
 from modeling_mmgpt.tools.checkpoints import push_folder
 from modeling_mmgpt.tools.model_card import record_results
@@ -203,8 +204,80 @@ def test_the_runs_own_files_stay_at_home(hub, assistant, tmp_path):
         (folder / name).write_text("x")
     (folder / "checkpoint-1").mkdir()
     (folder / "checkpoint-1" / "model.safetensors").write_text("x")
+    (folder / "second").mkdir()
+    (folder / "second" / "adapter_model.safetensors").write_bytes(b"x")
     push_folder(folder, "me/run")
-    assert set(hub.repositories["me/run"][-1]["files"]) == {path.name for path in assistant.iterdir()}
+    kept = {path.name for path in assistant.iterdir()} - {MANIFEST} | {"second/adapter_model.safetensors"}
+    assert set(hub.repositories["me/run"][-1]["files"]) == kept
+
+
+FOREIGN = {
+    "model_ema.safetensors": "x",
+    "second/adapter_model.safetensors": "x",
+    "ema/model.safetensors": "x",
+    "model.safetensors.index.fp16.json": "{}",
+    "handler.py": "# mine",
+}
+
+
+def test_a_push_deletes_only_the_weights_that_it_supersedes(hub, assistant):
+    model, _ = loaded(assistant)
+    api = huggingface_hub.HfApi()
+    model.push_to_hub("me/shared", max_shard_size="100KB")
+    for name, text in FOREIGN.items():
+        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=name, repo_id="me/shared")
+    model.push_to_hub("me/shared", variant="bf16")
+    model.push_to_hub("me/shared")
+    commits = hub.repositories["me/shared"]
+    assert not commits[-2]["deleted"] and "model.bf16.safetensors" in commits[-1]["files"]
+    assert {name for name in commits[-1]["deleted"] if not name.startswith("model-0")} == {
+        "model.safetensors.index.json"
+    }
+    assert {name: commits[-1]["files"][name].decode() for name in FOREIGN} == FOREIGN
+    model.push_to_hub("me/shared", variant="fp16")  # supersedes its own index
+    assert hub.repositories["me/shared"][-1]["deleted"] == ["model.safetensors.index.fp16.json"]
+
+
+def test_pushing_takes_the_librarys_arguments(hub, assistant, tmp_path, monkeypatch):
+    model, processor = loaded(assistant)
+    model.push_to_hub("me/options", commit_message="First", private=True, tags="colours")
+    model.push_to_hub(
+        "me/options",
+        commit_message="Second",
+        commit_description="With a branch.",
+        revision="next",
+        tags=["colours", "shapes"],
+        token="hf_test",
+        create_pr=False,
+        use_temp_dir=True,
+    )
+    push_checkpoint("me/options", model, processor, revision="next", tags=["sounds"], commit_description="Once more.")
+    main, branch = hub.repositories["me/options"], hub.branches["me/options", "next"]
+    assert [commit["title"] for commit in main] == ["", "First"]
+    assert [commit["title"] for commit in branch] == ["", "First", "Second", "Upload model"]
+    assert [commit["description"] for commit in branch[2:]] == ["With a branch.", "Once more."]
+    cards = [ModelCard(commit["files"]["README.md"].decode()) for commit in branch[1:]]
+    assert [set(card.data.tags) & {"colours", "shapes", "sounds"} for card in cards] == [
+        {"colours"},
+        {"colours", "shapes"},
+        {"sounds"},
+    ]
+    assert all(card.data.tags.count("colours") <= 1 for card in cards)
+    monkeypatch.chdir(tmp_path)
+    model.add_model_tags("tagged")
+    model.push_to_hub("me/options", use_temp_dir=False)
+    assert (tmp_path / "options" / "model.safetensors").exists()
+    assert "tagged" in ModelCard(hub.repositories["me/options"][-1]["files"]["README.md"].decode()).data.tags
+    model.save_pretrained(
+        tmp_path / "saved",
+        push_to_hub=True,
+        repo_id="me/options",
+        revision="saved",
+        commit_message="Saved",
+        tags=["now"],
+    )
+    commit = hub.branches["me/options", "saved"][-1]
+    assert commit["title"] == "Saved" and set(commit["files"]) >= COMPLETE | CODE
 
 
 def test_what_is_no_model_is_refused(hub, tmp_path):

@@ -36,6 +36,7 @@ TEXT_CODE = {
     "chat_templates_mmgpt.py",
     "configuration_mmgpt.py",
     "cross_attention_mmgpt.py",
+    "folders_mmgpt.py",
     "layers_mmgpt.py",
     "modeling_mmgpt_text.py",
     "pipeline_mmgpt.py",

@@ -2,17 +2,28 @@
 
 import json
 import os
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from modeling_mmgpt import MMGPTForCausalLM, MMGPTForConditionalGeneration, MMGPTTextConfig, save_checkpoint
+from modeling_mmgpt import (
+    MMGPTForCausalLM,
+    MMGPTForConditionalGeneration,
+    MMGPTTextConfig,
+    folders_mmgpt,
+    save_checkpoint,
+)
 from modeling_mmgpt.configuration_mmgpt import AUTO_MAP, TEXT_AUTO_MAP
-from modeling_mmgpt.saving_mmgpt import atomic_folder, reachable_code
+from modeling_mmgpt.folders_mmgpt import MANIFEST, atomic_folder, check_manifest, reachable_code, weights_of
 from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, make_processor
 
 
@@ -192,6 +203,315 @@ def test_shards_of_an_earlier_save_do_not_stay(tmp_path, model):
     model.save_pretrained(tmp_path / "model")
     weights = [path.name for path in (tmp_path / "model").glob("model*.safetensors*")]
     assert weights == ["model.safetensors"]
+
+
+def mount(*arguments) -> None:
+    done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+
+
+@pytest.fixture(params=["mount point", "bind mount", "read-only parent", "link", "working directory", "no exchange"])
+def hard_place(request, tmp_path, monkeypatch):
+    """A folder that cannot be exchanged, or not under the name it is given by."""
+    folder, mounted = tmp_path / "parent" / "model", []
+    folder.mkdir(parents=True)
+    if request.param == "mount point":
+        mount("-t", "tmpfs", "tmpfs", folder)
+        mounted = [folder]
+    elif request.param == "bind mount":  # the same device, and still no rename across it
+        (tmp_path / "volume").mkdir()
+        mount("--bind", tmp_path / "volume", folder)
+        mounted = [folder]
+    elif request.param == "read-only parent":
+        mount("--bind", folder.parent, folder.parent)
+        mounted = [folder.parent]
+        mount("--bind", folder, folder)
+        mounted = [folder, folder.parent]
+        mount("-o", "remount,bind,ro", folder.parent)
+    elif request.param == "link":
+        if not os.access("/dev/shm", os.W_OK):
+            pytest.skip("there is no second file system here")
+        elsewhere = tempfile.mkdtemp(dir="/dev/shm")
+        request.addfinalizer(lambda: shutil.rmtree(elsewhere))
+        folder.rmdir()
+        folder.symlink_to(elsewhere)
+    elif request.param == "working directory":
+        monkeypatch.chdir(folder)
+        folder = Path(".")
+    else:
+        monkeypatch.setattr(folders_mmgpt.ctypes, "CDLL", lambda name: object())
+    yield folder
+    for place in mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_saving_goes_where_folders_cannot_be_exchanged(hard_place, model, processor):
+    (hard_place / "notes.txt").write_text("mine")
+    save_checkpoint(hard_place, model, processor)
+    model.lm_head.weight.data += 1
+    model.save_pretrained(hard_place, max_shard_size="50KB")
+    save_checkpoint(hard_place, model, processor)
+    check_manifest(hard_place, checksums=True)
+    loaded = MMGPTForConditionalGeneration.from_pretrained(hard_place)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    names = set(os.listdir(hard_place))
+    assert {"notes.txt", "tokenizer.json", "model.safetensors"} <= names
+    assert [name for name in names if weights_of(name)] == ["model.safetensors"]
+    assert not [name for name in names if name.startswith(".")]
+    assert set(os.listdir(hard_place.resolve().parent)) & {".model"} == set()
+
+
+def test_an_existing_folder_is_exchanged_in_one_step(tmp_path, model, monkeypatch):
+    """Its other files, links and sub-folders come along, those that appear meanwhile too."""
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "events").write_text("1")
+    (folder / "link").symlink_to("runs/events")
+    folder.chmod(0o750)
+    log = (folder / "runs" / "events").open("a")
+    monkeypatch.setattr(folders_mmgpt, "replace_files", None)
+    linked = folders_mmgpt.move_other_files
+
+    def late(old, new, stale, move):
+        linked(old, new, stale, move)
+        if move is not os.replace:
+            (old / "rng_state_1.pth").write_text("from another rank")
+
+    monkeypatch.setattr(folders_mmgpt, "move_other_files", late)
+    before = folder.stat().st_ino
+    model.save_pretrained(folder)
+    log.write("2")
+    log.close()
+    assert folder.stat().st_ino != before and stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert (folder / "link").is_symlink() and (folder / "link").read_text() == "12"
+    assert (folder / "rng_state_1.pth").read_text() == "from another rank"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path, model):
+    folder = tmp_path / "model"
+    model.save_pretrained(tmp_path / "size")
+    size = sum(path.stat().st_size for path in (tmp_path / "size").iterdir())
+    folder.mkdir()
+    mount("-t", "tmpfs", "-o", f"size={int(1.6 * size)}", "tmpfs", folder)
+    try:
+        model.save_pretrained(folder)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(Exception, match=r"No space|os error 28|storage"):
+            model.save_pretrained(folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        check_manifest(folder, checksums=True)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+STOPPED = """
+import os, sys, torch
+from modeling_mmgpt import MMGPTForConditionalGeneration, folders_mmgpt
+model = MMGPTForConditionalGeneration.from_pretrained(sys.argv[1])
+model.lm_head.weight.data += 1
+model.config.text_config.rope_theta = 12345678.0
+folders_mmgpt.swap_folder = lambda *a: False
+replace, turn = os.replace, [int(sys.argv[2])]
+def stop(*paths):
+    if not turn[0]:
+        os._exit(9)
+    turn[0] -= 1
+    replace(*paths)
+folders_mmgpt.os.replace = stop
+model.save_pretrained(sys.argv[1], max_shard_size=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("step, size, wrong", [(0, "50GB", None), (1, "50GB", "config"), (1, "60KB", "weights")])
+def test_a_killed_save_leaves_files_old_or_new_and_a_mixture_is_named(tmp_path, model, step, size, wrong):
+    folder = tmp_path / "model"
+    model.save_pretrained(folder, max_shard_size="50KB" if wrong == "weights" else "50GB")
+    script = [sys.executable, "-c", STOPPED, str(folder), str(step), size]
+    assert subprocess.run(script, capture_output=True).returncode == 9
+    for path in folder.glob("*.safetensors"):
+        load_file(path)
+    if wrong == "weights":
+        with pytest.raises(OSError, match="mixes files of several saves: model-"):
+            MMGPTForConditionalGeneration.from_pretrained(folder)
+        return
+    loaded = MMGPTForConditionalGeneration.from_pretrained(folder)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight + (wrong == "config"))
+    if wrong == "config":  # of the same size as before: only the checksum tells
+        with pytest.raises(OSError, match=r"mixes files of several saves: model\.safetensors"):
+            check_manifest(folder, checksums=True)
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def test_loading_compares_the_weights_with_the_manifest(tmp_path, model):
+    model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    model.save_pretrained(tmp_path / "one")
+    for number, (change, name) in enumerate(
+        [
+            (lambda folder: shutil.copy(tmp_path / "one" / "model.safetensors", folder), "model.safetensors"),
+            (lambda folder: grow(folder / "model.safetensors.index.json"), "model.safetensors.index.json"),
+            (lambda folder: next(folder.glob("model-00002*")).unlink(), "model-00002"),
+        ]
+    ):
+        folder = shutil.copytree(tmp_path / "shards", tmp_path / str(number))
+        change(folder)
+        with pytest.raises(OSError, match=f"mixes files of several saves: {name}"):
+            AutoModelForCausalLM.from_pretrained(folder)
+        model.save_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_an_edit_by_hand_is_no_mixture(tmp_path, model, processor):
+    folder = save_checkpoint(tmp_path / "model", model, processor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for name in ("README.md", "generation_config.json", "tokenizer.json"):
+            grow(folder / name)
+        (folder / "handler.py").write_text("# mine")
+        check_manifest(folder, checksums=True)
+    for name in ("config.json", "modeling_mmgpt.py"):
+        grow(folder / name)
+    with pytest.warns(UserWarning, match=r"config\.json, modeling_mmgpt\.py changed after the weights were saved"):
+        MMGPTForConditionalGeneration.from_pretrained(folder)
+    (folder / MANIFEST).unlink()
+    check_manifest(folder, checksums=True)
+
+
+def test_a_processors_save_describes_no_weights_anew(tmp_path, model, processor):
+    model.save_pretrained(tmp_path / "model")
+    before = json.loads((tmp_path / "model" / MANIFEST).read_text())["files"]
+    processor.save_pretrained(tmp_path / "model")
+    check_manifest(tmp_path / "model", checksums=True)
+    after = json.loads((tmp_path / "model" / MANIFEST).read_text())["files"]
+    assert set(after) == set(before) == CODE | {"config.json", "model.safetensors"}
+    assert after["model.safetensors"] == before["model.safetensors"]
+    (tmp_path / "model" / MANIFEST).unlink()  # as saved by an earlier version
+    processor.save_pretrained(tmp_path / "model")
+    MMGPTForConditionalGeneration.from_pretrained(tmp_path / "model")
+
+
+TRAVELLING = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.spm",
+    "additional_chat_templates/tools.jinja",
+    "second/adapter_config.json",
+    "second/adapter_model.safetensors",
+    "1_Pooling/config.json",
+    "LICENSE",
+    "labels.json",
+]
+STAYING = [
+    ".gitattributes",
+    ".cache/x.json",
+    "checkpoint-5/README.md",
+    "runs/events.out.tfevents.1",
+    "trainer_state.json",
+    "rng_state_0.pth",
+    "optimizer.pt",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "model_ema.safetensors",
+    "pytorch_model.bin",
+    "model.gguf",
+    "onnx/config.json",
+    "onnx/model.onnx",
+    "other/config.json",
+    "other/model.safetensors",
+    "other/tokenizer.json",
+    "train.py",
+]
+
+
+def write_all(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_a_loaded_models_other_files_go_where_it_is_saved(tmp_path, model, processor):
+    origin = save_checkpoint(tmp_path / "origin", model, processor)
+    loaded = MMGPTForConditionalGeneration.from_pretrained(origin)
+    write_all(origin, TRAVELLING + STAYING)
+    write_all(tmp_path / "again", ["labels.json"])
+    (tmp_path / "again" / "labels.json").write_text("my own")
+    loaded.save_pretrained(tmp_path / "again")
+    names = {path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*")}
+    assert set(TRAVELLING) <= names and not set(STAYING) & names, (set(TRAVELLING) - names, set(STAYING) & names)
+    assert (tmp_path / "again" / "labels.json").read_text() == "my own"
+    assert (tmp_path / "again" / "second" / "adapter_model.safetensors").read_text() == TRAVELLING[6]
+    inside = origin / "inside"  # a folder that is not copied into itself
+    loaded.save_pretrained(inside)
+    loaded.save_pretrained(inside)
+    assert not (inside / "inside").exists() and (inside / "vocab.json").exists()
+
+
+def test_another_tokenizer_is_not_mixed_with_the_origins(tmp_path, model, processor):
+    origin = save_checkpoint(tmp_path / "origin", model, processor)
+    loaded = MMGPTForConditionalGeneration.from_pretrained(origin)
+    write_all(origin, ["vocab.json", "merges.txt", "tokenizer.model", "LICENSE"])
+    names = set(os.listdir(save_checkpoint(tmp_path / "again", loaded, processor)))
+    assert not {"vocab.json", "merges.txt", "tokenizer.model"} & names and {"LICENSE", "tokenizer.json"} < names
+
+
+FOREIGN = [
+    "model_ema.safetensors",
+    "model-ema.safetensors",
+    "modelling.safetensors",
+    "adapter_model.safetensors",
+    "consolidated.safetensors",
+    "pytorch_model.bin",
+    "model.gguf",
+    "train.py",
+    "ema/model.safetensors",
+]
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_save_deletes_only_what_it_supersedes(tmp_path, model, exchanged, monkeypatch):
+    if not exchanged:
+        monkeypatch.setattr(folders_mmgpt, "swap_folder", lambda *arguments: False)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder, max_shard_size="50KB")
+    model.save_pretrained(folder, variant="fp16", max_shard_size="50KB")
+    (folder / "ema").mkdir()
+    for name in FOREIGN:
+        (folder / name).write_text(name)
+    plain = {name for name in os.listdir(folder) if weights_of(name) == ("model", None)}
+    half = {name for name in os.listdir(folder) if weights_of(name) == ("model", "fp16")}
+    assert {"model.safetensors.index.json"} < plain and {"model.safetensors.index.fp16.json"} < half
+    model.save_pretrained(folder, variant="fp16")
+    assert {name for name in os.listdir(folder) if weights_of(name) == ("model", "fp16")} == {"model.fp16.safetensors"}
+    assert plain <= set(os.listdir(folder))
+    model.save_pretrained(folder)
+    weights = {name for name in os.listdir(folder) if weights_of(name)}
+    assert weights == {"model.safetensors", "model.fp16.safetensors", "adapter_model.safetensors"}
+    assert [(folder / name).read_text() for name in FOREIGN] == FOREIGN
+    for variant in (None, "fp16"):
+        check_manifest(folder, variant, checksums=True)
+        MMGPTForConditionalGeneration.from_pretrained(folder, variant=variant)
+
+
+@pytest.mark.parametrize(
+    "umask, file, directory", [(0o022, 0o644, 0o755), (0o007, 0o660, 0o770), (0o077, 0o600, 0o700)]
+)
+def test_every_file_follows_the_umask(tmp_path, model, processor, umask, file, directory):
+    known = os.umask(umask)
+    try:
+        folder = save_checkpoint(tmp_path / "model", model, processor)
+        model.save_pretrained(folder, max_shard_size="50KB")
+        model.save_pretrained(folder, variant="fp16")
+    finally:
+        os.umask(known)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert set(modes.values()) == {file} and {"model.fp16.safetensors", MANIFEST, "tokenizer.json"} < set(modes)
+    assert stat.S_IMODE(folder.stat().st_mode) == directory
 
 
 def test_a_file_in_the_way_is_named(tmp_path, model):
