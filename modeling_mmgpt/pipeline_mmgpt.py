@@ -9,6 +9,9 @@ automatic-speech-recognition   audio of any length     -> {"text"}, with return_
 A task is a prompt (chat_templates_mmgpt.py), how its input is read, and how its answer is written. Of the tasks that transformers
 still has, any-to-any and image-text-to-text are here because its own classes refuse batches for models that take audio.
 
+From objects: `MMGPTSummarizationPipeline(model=model, processor=processor)`. transformers' `pipeline()` finds these classes by the
+config of a folder; for a model object it takes `config=model.config` and `pipeline_class=MMGPTSummarizationPipeline` as well.
+
 Media are opened by the processor: text checkpoints carry this file too, but nothing that decodes media.
 """
 
@@ -20,6 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from transformers import AnyToAnyPipeline, ImageTextToTextPipeline
+from transformers.pipelines import any_to_any, image_text_to_text
 from transformers.pipelines.base import ChunkPipeline
 
 from .chat_templates_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
@@ -52,7 +56,7 @@ class MMGPTTaskPipeline(ChunkPipeline):
     """
 
     _load_processor = None  # a text-only model has a tokenizer and no processor
-    _load_tokenizer = True
+    _load_tokenizer = None  # a model given as an object may come with its processor alone
     _load_feature_extractor = False
     _load_image_processor = False
     _load_video_processor = False
@@ -60,6 +64,9 @@ class MMGPTTaskPipeline(ChunkPipeline):
     key: str  # of the answer
     options: tuple[str, ...] = ()  # of `ask`, besides `prompt`
     scored = False  # whether the answers come with their probabilities
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **with_tokenizer(kwargs))
 
     def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
         asked = {name: kwargs.pop(name) for name in ("prompt", *self.options) if name in kwargs}
@@ -268,6 +275,17 @@ def require(task: str, inputs, *names: str) -> None:
             raise ValueError(f"{task} takes {' and '.join(names)}, but {name} is {inputs.get(name)!r}.")
 
 
+def with_tokenizer(given: dict) -> dict:
+    """What a pipeline is built of, with the tokenizer of a processor that came without one. transformers would take the feature
+    extractor out of it too, and then refuse batches, since the two pad on different sides."""
+    processor, tokenizer = given.get("processor"), given.get("tokenizer")
+    if tokenizer is None and processor is None:
+        raise ValueError(
+            "A pipeline needs the processor of its model: give `processor=`, or for text alone `tokenizer=`."
+        )
+    return {**given, "tokenizer": processor.tokenizer if tokenizer is None else tokenizer}
+
+
 def paired(inputs, **named):
     """Dictionaries of what is named: one, or a list of them where one or the other is a list. Given `inputs` stay as they are."""
     if inputs is not None:
@@ -318,14 +336,22 @@ class ProcessorBatchingMixin:
     They pad samples that are tensors already, and refuse when text is padded on the left (as generation needs) and audio on the
     right (as a feature extractor does). Here a sample waits as it came, and the batch goes through their `preprocess` at once."""
 
-    _load_tokenizer = True  # without one, transformers makes no batches; only its being there counts
+    _load_tokenizer = None  # without one, transformers makes no batches; only its being there counts
+    chat_class: type  # as the task's own `postprocess` knows it
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **with_tokenizer(kwargs))
 
     def preprocess(self, inputs=None, **options):
+        messages = getattr(inputs, "messages", inputs)
+        if isinstance(messages, (list, tuple)) and all(isinstance(one, dict) and "role" in one for one in messages):
+            inputs = self.chat_class(messages)  # those of a data set or a generator come as they are
         return {"waiting": SimpleNamespace(inputs=inputs, options=options)}  # a dictionary would be taken apart
 
     def _forward(self, model_inputs, **kwargs):
         waiting = model_inputs["waiting"]
-        if not isinstance(waiting, list):
+        is_batch = isinstance(waiting, list)
+        if not is_batch:
             waiting = [waiting]
         inputs, options = [one.inputs for one in waiting], dict(waiting[0].options)
         if len(inputs) == 1:
@@ -334,7 +360,10 @@ class ProcessorBatchingMixin:
             prepared = self.chats(inputs, options)
         else:
             prepared = super().preprocess(self.merged(inputs), **options)
-        return super()._forward(prepared.to(self.device), **kwargs)
+        outputs = super()._forward(prepared.to(self.device), **kwargs)
+        if is_batch and len(inputs) == 1:  # the last one, which transformers takes apart as it does the others
+            outputs["prompt_text"] = [outputs["prompt_text"]]
+        return outputs
 
     def chats(self, chats: list, options: dict):
         """Conversations as one batch; all are answered, or the last words of all are continued."""
@@ -372,10 +401,12 @@ class ProcessorBatchingMixin:
 
 
 class MMGPTAnyToAnyPipeline(ProcessorBatchingMixin, AnyToAnyPipeline):
+    chat_class = any_to_any.Chat
+
     def __init__(self, *args, **kwargs):
         # Past AnyToAnyPipeline's own, which (in transformers 5.17) demands librosa of all models with audio: soundfile opens ours.
-        super(AnyToAnyPipeline, self).__init__(*args, **kwargs)
+        super(AnyToAnyPipeline, self).__init__(*args, **with_tokenizer(kwargs))
 
 
 class MMGPTImageTextToTextPipeline(ProcessorBatchingMixin, ImageTextToTextPipeline):
-    pass
+    chat_class = image_text_to_text.Chat

@@ -32,3 +32,22 @@ def test_metric_computes():
     score = CIDEr().compute(predictions=["A cat.", "a cat"], references=REFERENCES)
     assert score["cider"] == pytest.approx(2.5) and score["n"] == 2
     assert (score["low"], score["high"]) == pytest.approx((0.0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("right", "other", "wrong"),
+    [
+        ("一只小猫", "一条大狗", "一只小狗"),
+        ("小さな猫", "大きい犬", "小さな犬"),
+        ("แมวตัวเล็ก", "หมาใหญ่มาก", "แมวใหญ่"),
+        ("एक छोटी बिल्ली है", "वह बड़ा कुत्ता था", "एक छोटा कुत्ता है"),
+    ],
+)
+def test_every_script_has_words(right, other, wrong):
+    best, none, some = (cider_scores([said, other], [[right], [other]])[0] for said in (right, other, wrong))
+    assert best == pytest.approx(10) and 0 < some < 10 and none < some
+
+
+def test_chinese_characters_are_its_words():
+    spaced = cider_scores(["a b c", "d e"], [["a b x"], ["d e"]])
+    assert cider_scores(["甲乙丙", "丁戊。"], [["甲乙子"], ["丁戊"]]) == pytest.approx(spaced)

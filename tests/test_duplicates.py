@@ -1,5 +1,8 @@
 """Exact and near duplicates, of texts, images and audio."""
 
+import pytest
+
+from tests.test_filters import CHINESE, HINDI, JAPANESE, THAI
 from tests.test_prepare_data import SENTENCE, WAVE, image_sample, jpeg, smooth_image, text_sample
 from training.data.cleaning.duplicates import DuplicateFinder, take_fingerprint
 from training.data.samples import assistant_turn, complete_sample, medium, user_turn
@@ -40,3 +43,16 @@ def test_audio_is_compared_by_its_waveform():
 
     assert find(sample(WAVE), sample(WAVE)) == "duplicate"
     assert find(sample(WAVE), sample(WAVE[::-1])) is None
+
+
+@pytest.mark.parametrize("text", [CHINESE, JAPANESE, THAI, HINDI])
+def test_texts_of_every_script_are_compared_by_their_words(text):
+    half = len(text) // 2
+    assert find(text_sample(text), text_sample(f"{text}!!")) == "near duplicate"
+    assert find(text_sample(text), text_sample(f"x {text}")) == "near duplicate"
+    assert find(text_sample(text), text_sample(text[:half])) is None
+    assert find(text_sample(text[:half]), text_sample(text[half:])) is None
+
+
+def test_other_vowel_signs_are_other_words():
+    assert find(text_sample("की के को"), text_sample("का कि कू")) is None

@@ -104,6 +104,42 @@ class TestScores:
         with pytest.raises(ValueError, match=r"unknown metric 'blue'.*'bleu'"):
             evaluate.metrics_of([{"metric": "blue", "messages": []}])
 
+    def test_a_metric_is_told_its_language_by_the_sample(self):
+        samples = [
+            {"task": task, "metric": metric, "messages": [user_turn("?"), assistant_turn(answer)]}
+            for task, metric, answer in (
+                ("t", "bleu:zh", "今天天气很好"),
+                ("n", "number_match:de", "1.000,5"),
+                ("q", "squad:fr", "a bord"),
+                ("v", "vqa_accuracy", "红色"),
+            )
+        ]
+        tasks = evaluate.score_tasks(samples, {0: "今天天气很好。", 1: "1000,50", 2: "bord", 3: "红色。"}, {}, {})
+        assert [(tasks[name]["metric"], tasks[name].get("language")) for name in "tnqv"] == [
+            ("bleu", "zh"),
+            ("number_match", "de"),
+            ("squad", "fr"),
+            ("vqa_accuracy", None),
+        ]
+        values = [tasks["t"]["bleu"], tasks["n"]["number_match"], tasks["q"]["f1"], tasks["v"]["vqa_accuracy"]]
+        # 6 of 7, 5 of 6, 4 of 5 and 3 of 4 n-grams are right
+        assert values == pytest.approx([100 * (6 / 7 * 5 / 6 * 4 / 5 * 3 / 4) ** 0.25, 1, 2 / 3, 1])
+        assert evaluate.make_records(samples[:1], {0: "今天"}, {})[0]["score"] > 0
+        assert "bleu" in evaluate.format_table(tasks)
+
+    @pytest.mark.parametrize(
+        ("metric", "answer", "error"),
+        [
+            ("bleu", "今天天气很好", "metric `bleu:zh`"),
+            ("bleu:it", "今日はいい天気", "told the language 'it'"),
+            ("number_match", "三十", "has none"),
+            ("rouge:chinese", "今天", "no code of a language"),
+        ],
+    )
+    def test_what_would_be_judged_wrong_is_refused_before_anything_is_generated(self, metric, answer, error):
+        with pytest.raises(ValueError, match=error):
+            evaluate.metrics_of([{"metric": metric, "messages": [user_turn("?"), assistant_turn(answer)]}])
+
 
 class TestSamples:
     def test_questions_and_plain_texts_together(self, parts):

@@ -1,5 +1,7 @@
 """The exact match metric."""
 
+import unicodedata
+
 import pytest
 
 from training.evaluation.metrics.exact_match import ExactMatch, exact_matches
@@ -23,3 +25,8 @@ def test_metric_computes():
     assert score["exact_match"] == 0.75 and score["n"] == 4
     # Wilson: (0.75 + 1.96^2/8 +- 1.96 sqrt(0.1875/4 + 1.96^2/64)) / (1 + 1.96^2/4)
     assert (score["low"], score["high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["한국어", "Tiếng Việt", "café", "ガ"])
+def test_composed_and_decomposed_letters_are_the_same(text):
+    assert exact_matches([unicodedata.normalize("NFD", text)], [[text]]) == [True]

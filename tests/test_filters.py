@@ -48,3 +48,49 @@ def test_language_names_the_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", None)
     with pytest.raises(ImportError, match=r"prepare\.languages needs py3langid.*`pip install py3langid`"):
         check_language(SENTENCE, ["en"])
+
+
+CHINESE = (
+    "今天早上我和弟弟一起坐公共汽车去城里的图书馆借了三本关于海洋动物的书，回家的路上下起了大雨，妈妈在车站等着我们。"
+)
+JAPANESE = (
+    "昨日の夜は友だちと駅の近くにある小さな店で温かいそばを食べてから、ゆっくり歩いて家へ帰り、古い映画を見ました。"
+)
+THAI = "เมื่อวานนี้ฉันไปตลาดกับแม่เพื่อซื้อผลไม้และผักสด แล้วเรากลับบ้านมาทำอาหารเย็นให้ครอบครัวก่อนฝนจะตกหนัก"
+HINDI = "कल सुबह मैं अपने भाई के साथ शहर के पुराने पुस्तकालय गया और वहाँ से समुद्री जीवों पर तीन किताबें लेकर शाम तक घर लौट आया।"
+
+
+class TestLanguages:
+    @pytest.mark.parametrize("text", [CHINESE, JAPANESE, THAI, HINDI])
+    def test_text_in_any_script_is_repetitive_when_it_repeats(self, text):
+        assert check_repetition(text, 0.0) is None
+        assert check_repetition(text * 4, 0.3).reason == "repetitive"
+
+    def test_the_repeated_characters_are_shown(self):
+        rejection = check_repetition(CHINESE + "现在就来我们商店买吧" * 20, 0.3)
+        assert "of its 10-grams are repeated" in rejection.detail
+
+    def test_few_characters_are_too_few_to_judge(self):
+        assert check_repetition("哈" * 39, 0.3) is None and check_repetition("哈" * 40, 0.3) is not None
+        assert check_repetition("ฮ" * 79, 0.3) is None and check_repetition("ฮ" * 80, 0.3) is not None
+
+    @pytest.mark.parametrize(
+        ("text", "length"), [("你好", 4), ("こんにちは", 10), ("안녕", 4), ("नमस्ते", 6), ("مرحبا", 5)]
+    )
+    def test_wide_characters_say_more(self, text, length):
+        assert check_length(text, length, length) is None
+        assert check_length(text, length + 1, None) == ("too short", f"{length} characters")
+
+    @pytest.mark.parametrize(
+        ("text", "language"),
+        [
+            (CHINESE[:20], "zh"),
+            (JAPANESE[:20], "ja"),
+            (THAI[:20], "th"),
+            (HINDI[:30], "hi"),
+            ("오늘은 날씨가 아주 좋아서 공원에 갔다", "ko"),
+        ],
+    )
+    def test_a_short_text_has_a_language(self, text, language):
+        assert check_language(text, [language]) is None
+        assert check_language(text, ["en"]).detail.startswith(f"{language!r}")

@@ -28,3 +28,25 @@ def test_metric_computes():
     references = ["2 * 9 = 18\n#### 18", "#### 1,000", "#### 3"]
     score = NumberMatch().compute(predictions=["#### 18.0", "so 1000", "three"], references=references)
     assert score["number_match"] == pytest.approx(2 / 3) and score["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "number"),
+    [
+        ("١٬٢٣٤٫٥", "ar", "1234.5"),
+        ("答案是３．５", "zh", "3.5"),
+        ("कुल १,००,०००", "hi", "100000"),
+        ("1.234,5 Euro", "de", "1234.5"),
+        ("1\u202f234,5", "fr", "1234.5"),
+        ("2,5", "pl", "2.5"),
+        ("2,500", None, "2500"),
+        ("2,500", "zh", "2500"),
+    ],
+)
+def test_last_number_of_other_languages(text, language, number):
+    assert last_number(text, language) == Decimal(number)
+
+
+def test_references_in_words_are_refused():
+    with pytest.raises(ValueError, match="'三十' has none: write the reference in digits"):
+        NumberMatch("zh").compute(predictions=["30"], references=["三十"])

@@ -30,3 +30,22 @@ def test_metric_tells_both_kinds_of_question_apart():
     assert score["f1"] == pytest.approx((2 / 3 + 0 + 0 + 1) / 4)
     assert score["exact"] == 0.25
     assert score["f1_answerable"] == pytest.approx(1 / 3) and score["f1_unanswerable"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("language", "prediction", "reference", "score"),
+    [
+        (None, "北京市。", "北京", 2 * 2 / (3 + 2)),
+        ("zh", "《北京市》", "北京", 2 * 2 / (3 + 2)),
+        ("ja", "東京都", "「東京」", 2 * 2 / (3 + 2)),
+        ("th", "กรุงเทพ", "กรุงเทพ", 1.0),
+        (None, "मुंबई शहर।", "मुंबई", 2 / 3),
+        ("ar", "القاهرة؟", "القاهرة", 1.0),
+        ("de", "der Rhein", "Rhein", 1.0),
+        ("es", "¿el río?", "río", 1.0),
+        ("fr", "a bord", "bord", 2 / 3),  # not an English article
+        (None, "der Rhein", "Rhein", 2 / 3),
+    ],
+)
+def test_every_language_has_its_words_articles_and_punctuation(language, prediction, reference, score):
+    assert SQuAD(language).compute(predictions=[prediction], references=[reference])["f1"] == pytest.approx(score)

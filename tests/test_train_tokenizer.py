@@ -1,10 +1,11 @@
 """The tokenizer trained from scratch: it encodes any text, special tokens in place, vocabulary padded."""
 
 import pytest
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from training.data.samples import assistant_turn, user_turn
-from training.train_tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, texts_of, train_tokenizer
+from training.train_tokenizer import PATTERN, SMALLEST_VOCABULARY, SPECIAL_TOKENS, texts_of, train_tokenizer
 
 
 SAMPLES = [{"messages": [user_turn("what colour is the shape?", media=("image",)), assistant_turn("blue")]}] * 5
@@ -54,3 +55,42 @@ def test_saved_and_loaded(tokenizer, tmp_path):
 def test_too_small(tokenizer):
     with pytest.raises(ValueError, match=f"need {SMALLEST_VOCABULARY}"):
         train_tokenizer([], vocab_size=100)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("हिन्दी भाषा है।", ["हिन्दी", " भाषा", " है", "।"]),
+        ("தமிழ் மொழி", ["தமிழ்", " மொழி"]),
+        ("العَرَبِيَّة، نعم", ["العَرَبِيَّة", "،", " نعم"]),
+        ("ที่นี่ดี 5", ["ที่นี่ดี", " 5"]),
+        ("我用Python写。你好", ["我用", "Python", "写", "。", "你好"]),
+        ("東京タワーです", ["東京タワーです"]),
+        ("한국어 단어", ["한국어", " 단어"]),
+    ],
+)
+def test_letters_keep_their_marks_and_scripts_are_apart(text, pieces):
+    cut = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated").pre_tokenize_str(text)
+    assert [piece for piece, _ in cut] == pieces
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The cat's  2 hats,\n\n it's I'll x_1 -- ¡Héllo! ❤️ 12,5   end  ", "user\nWhat colour?", "Привет, мир! für"],
+)
+def test_other_texts_are_cut_as_by_gpt_2(tokenizer, text):
+    cut = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    assert cut == pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+
+
+@pytest.mark.parametrize("word", ["हिन्दी", "ที่นี่", "你好", "العَرَبِيَّة", "한국어", "தமிழ்"])
+def test_a_word_of_any_script_becomes_one_token(word):
+    tokenizer = train_tokenizer([f"{word} a"] * 50, vocab_size=400)
+    assert len(tokenizer(word).input_ids) == 1 and tokenizer.decode(tokenizer(word).input_ids) == word
+
+
+def test_a_sentence_without_blanks_is_several_tokens():
+    sentence = "这张图片里的小猫是什么颜色的请用一个词回答我"
+    tokenizer = train_tokenizer([sentence] * 50, vocab_size=512)
+    assert 3 <= len(tokenizer(sentence).input_ids) <= 8
+    assert tokenizer.decode(tokenizer(sentence).input_ids) == sentence

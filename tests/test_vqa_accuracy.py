@@ -28,3 +28,21 @@ def test_normalise(answer, normal):
 def test_metric_averages():
     score = VQAAccuracy().compute(predictions=["red", "no"], references=[["red"] * 10, ["yes"] * 10])
     assert score["vqa_accuracy"] == 0.5 and (score["low"], score["high"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "language", "normal"),
+    [
+        ("एक कुत्ता।", None, "एक कुत्ता"),
+        ("สีแดง", "th", "สีแดง"),
+        ("红色。", "zh", "红色"),
+        ("a casa", "pt", "a casa"),
+        ("a house", "en", "house"),
+    ],
+)
+def test_normalise_keeps_the_marks_of_letters_and_the_words_of_other_languages(answer, language, normal):
+    assert normalise(answer, language) == normal
+
+
+def test_another_vowel_sign_is_another_answer():
+    assert VQAAccuracy("hi").compute(predictions=["की"], references=[["का"]])["vqa_accuracy"] == 0

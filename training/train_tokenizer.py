@@ -9,7 +9,7 @@ those that MMGPTProcessor and its chat template use; the vocabulary is padded to
 import argparse
 from collections.abc import Iterable, Iterator
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from training.data.samples import text_of
@@ -22,6 +22,15 @@ MEDIA_TOKENS = {"image_token": "<|image|>", "audio_token": "<|audio|>", "video_t
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, TURN_START, TURN_END, *MEDIA_TOKENS.values()]
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY_MULTIPLE = 64
+# Where texts are cut before merging: GPT-2's pattern, in which a letter keeps its marks (the vowel signs of Hindi and Thai), and
+# scripts without blanks between words are apart from others.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+PATTERN = (
+    rf"'s|'t|'re|'ve|'m|'ll|'d| ?[[{UNSPACED}]&&[\p{{L}}\p{{M}}]]+| ?[\p{{L}}&&[^{UNSPACED}]][[\p{{L}}\p{{M}}]&&[^{UNSPACED}]]*"
+    r"| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+# In bytes: ten Chinese characters, so that no sentence of a script without blanks, such as the question of all samples, is one token.
+LONGEST_TOKEN = 32
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -31,12 +40,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
             f"tokenizer.vocab_size is {vocab_size}; 256 bytes and the special tokens need {SMALLEST_VOCABULARY}."
         )
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=LONGEST_TOKEN,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -107,7 +107,8 @@ def metric_name(sample: dict) -> str:
 
 
 def metrics_of(samples: list[dict]) -> dict[str, object]:
-    """The metric of each task. Unknown ones, and two under one task name, are refused here, before anything is generated."""
+    """The metric of each task. Unknown ones, two under one task name, and references that they cannot judge are refused here, before anything is
+    generated."""
     names: dict[str, set[str]] = {}
     for sample in samples:
         names.setdefault(task_of(sample), set()).add(metric_name(sample))
@@ -117,6 +118,8 @@ def metrics_of(samples: list[dict]) -> dict[str, object]:
         if others:
             several = ", ".join(sorted(used))
             raise ValueError(f"The samples of {task!r} have several metrics ({several}): set `name` in their sources.")
+        if metrics[task].needs_generation:
+            metrics[task].check_references([references_of(samples[index]) for index in places_of(task, samples)])
     return metrics
 
 
@@ -150,7 +153,8 @@ def score_tasks(
             windows = [window for index in indices for window in losses[index]]
             columns = {key: [getattr(window, key) for window in windows] for key in ("nats", "tokens", "bytes")}
             score = metric.compute(losses=columns.pop("nats"), **columns)
-        tasks[task] = {"metric": metric_name(samples[indices[0]]), **score, **baselines}
+        name, _, language = metric_name(samples[indices[0]]).partition(":")
+        tasks[task] = {"metric": name, **({"language": language} if language else {}), **score, **baselines}
     return tasks
 
 
@@ -244,7 +248,7 @@ def main() -> None:
             raise RecipeError(f"{arguments.recipe} lists no source under data.{recipe.eval.split}.")
         samples = list(load_mixture(sources, recipe.data.root))
         metrics_of(samples)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, ImportError, FileNotFoundError) as error:
         parser.error(str(error))
 
     if torch.accelerator.is_available() and not recipe.training.use_cpu:

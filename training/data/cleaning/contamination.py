@@ -8,8 +8,9 @@ the questions may be the same for all.
 
 from collections import Counter
 
-from training.data.cleaning.duplicates import Fingerprint, LookAlikes, words_of
+from training.data.cleaning.duplicates import Fingerprint, LookAlikes
 from training.data.cleaning.filters import ngrams_of
+from training.data.words import scaled, words_of
 
 
 FEWEST_WORDS = 8
@@ -18,7 +19,8 @@ COMMON = 10
 
 class EvaluationIndex:
     r"""
-    words (`int`): length of the n-grams that are compared.
+    words (`int`): length of the n-grams that are compared; of text without blanks between words, as many characters as so many
+        words have on average.
     distance (`int`): images whose hashes differ in at most so many of 64 bits look alike.
     """
 
@@ -38,8 +40,9 @@ class EvaluationIndex:
         if fingerprint.has_media:
             return
         words = words_of(text)
-        length = min(self.words, len(words))
-        if length < min(FEWEST_WORDS, self.words):
+        longest = scaled(words, self.words)
+        length = min(longest, len(words))
+        if length < min(scaled(words, FEWEST_WORDS), longest):
             return
         self.lengths.add(length)
         for ngram in set(ngrams_of(words, length)):

@@ -8,7 +8,6 @@ images with one question.
 
 import hashlib
 import itertools
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
 from training.data.augmentation import read_audio
 from training.data.cleaning.filters import Rejection, ngrams_of
 from training.data.samples import whole_text
+from training.data.words import scaled, words_of
 
 
 SHINGLE = 5  # words
@@ -57,7 +57,8 @@ def take_fingerprint(sample: dict) -> Fingerprint:
     text = whole_text(sample)
     words, minhash = words_of(text), new_minhash()
     # A text of fewer words is one shingle.
-    minhash.update_batch([" ".join(ngram).encode() for ngram in ngrams_of(words, min(SHINGLE, len(words)))])
+    shingles = ngrams_of(words, min(scaled(words, SHINGLE), len(words)))
+    minhash.update_batch([" ".join(shingle).encode() for shingle in shingles])
     images = [load_image(image) for image in sample["images"]]
     waves = [read_audio(audio) for audio in sample["audios"]]
     return Fingerprint(
@@ -67,10 +68,6 @@ def take_fingerprint(sample: dict) -> Fingerprint:
         image_checksums=[checksum(str(image.size).encode(), image.tobytes()) for image in images],
         audio_checksums=[checksum(str(rate).encode(), np.ascontiguousarray(wave).tobytes()) for wave, rate in waves],
     )
-
-
-def words_of(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
 
 
 def checksum(*parts: bytes) -> str:

@@ -8,12 +8,15 @@ import numpy as np
 from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
 from training.data.augmentation import read_audio
 from training.data.samples import whole_text
+from training.data.words import scaled, split_words, written_length
 from training.recipe import PrepareArguments
 
 
 NGRAM = 5  # words
 FEWEST_WORDS = 20  # fewer are too few to judge repetition
-FEWEST_CHARACTERS = 40  # fewer are too few to tell the language
+FEWEST_BYTES = (
+    40  # fewer are too few to tell the language, which is read from bytes: fourteen Chinese characters are enough
+)
 SILENCE = 1e-4  # of full scale: less than four steps of 16-bit audio
 
 
@@ -41,7 +44,8 @@ def ngrams_of(words: list[str], length: int) -> list[tuple[str, ...]]:
 
 
 def check_length(text: str, shortest: int, longest: int | None) -> Rejection | None:
-    length = len(text.strip())
+    """In characters, the wide ones of Chinese, Japanese and Korean counted twice, since each says more."""
+    length = written_length(text.strip())
     if length < shortest:
         return Rejection("too short", f"{length} characters")
     if longest is not None and length > longest:
@@ -50,20 +54,23 @@ def check_length(text: str, shortest: int, longest: int | None) -> Rejection | N
 
 
 def check_repetition(text: str, most: float) -> Rejection | None:
-    """The share of 5-grams that occurred before, as in the rules for MassiveText (Rae et al. 2021, table A1)."""
-    words = text.split()
-    if len(words) < FEWEST_WORDS:
+    """The share of 5-grams that occurred before, as in the rules for MassiveText (Rae et al. 2021, table A1). Where a script sets no
+    blanks between words, an n-gram has as many characters as five words have on average."""
+    words = split_words(text)
+    if len(words) < scaled(words, FEWEST_WORDS):
         return None
-    ngrams = Counter(ngrams_of(words, NGRAM))
+    ngrams = Counter(ngrams_of(words, scaled(words, NGRAM)))
     share = 1 - len(ngrams) / ngrams.total()
     if share <= most:
         return None
     common = " ".join(ngrams.most_common(1)[0][0])
-    return Rejection("repetitive", f"{share:.0%} of its {NGRAM}-grams are repeated, the most common: {common!r}")
+    return Rejection(
+        "repetitive", f"{share:.0%} of its {len(next(iter(ngrams)))}-grams are repeated, the most common: {common!r}"
+    )
 
 
 def check_language(text: str, languages: list[str]) -> Rejection | None:
-    if not languages or len(text) < FEWEST_CHARACTERS:
+    if not languages or len(text.encode()) < FEWEST_BYTES:
         return None
     language, _ = import_optional("py3langid", "py3langid", "prepare.languages").classify(text)
     return None if language in languages else Rejection("other language", f"{language!r}, not one of {languages}")

@@ -1,10 +1,11 @@
 r"""Metrics as `evaluate.Metric` modules, by the name that samples carry as `metric`: `METRICS["bleu"]().compute(...)`.
 
 `evaluate.load("training/evaluation/metrics/bleu.py")`, from the checkout, is the same and needs no network: for that, each metric
-is a file of its own, however short. Libraries do the arithmetic where there is one. All that differs between metrics is in their
+is a file of its own, however short. `bleu:zh`, and `evaluate.load(..., "zh")`, is the metric for Chinese. Libraries do the arithmetic where there is one. All that differs between metrics is in their
 classes (see [`AnswerMetric`]); a new one is a file and a line here.
 """
 
+from training.data.words import language_code
 from training.evaluation.metrics.bleu import Translation
 from training.evaluation.metrics.cider import CIDEr
 from training.evaluation.metrics.error_rate import ErrorRate
@@ -34,8 +35,8 @@ METRICS = {
 
 
 def find_metric(name: str | None):
-    """A new metric of that name, exact match for None."""
-    name = name or DEFAULT_METRIC
+    """A new metric of that name, exact match for None; `bleu:zh` is BLEU for Chinese."""
+    name, colon, language = (name or DEFAULT_METRIC).partition(":")
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}; {valid_name(name, METRICS)}.")
-    return METRICS[name]()
+    return METRICS[name](language_code(language) if colon else None)

@@ -12,6 +12,8 @@ import evaluate
 import numpy as np
 from scipy import stats
 
+from training.data.words import language_code
+
 
 RESAMPLES = 1000
 SEED = 0
@@ -67,6 +69,8 @@ class AnswerMetric(evaluate.Metric, ABC):
     best (`float`): what `score_samples` returns for an answer that cannot be better.
     interval (callable): the estimate of the main measure from the scores of all samples.
     needs_generation (`bool`): whether it compares generated answers; else it reads the likelihood of texts.
+
+    Where the language matters it is the name of the configuration: `Metric("zh")`.
     """
 
     measure: str
@@ -74,6 +78,14 @@ class AnswerMetric(evaluate.Metric, ABC):
     best = 1.0
     interval = staticmethod(estimate_ratio)
     needs_generation = True
+
+    @property
+    def language(self) -> str | None:
+        """The code of the language of all answers, or None where it was not said: English, or what their script tells."""
+        return None if self.config_name == "default" else language_code(self.config_name)
+
+    def check_references(self, references: list[list[str]]) -> None:
+        """Refuses references that the metric would silently judge wrong, such as those of a language that it was not told."""
 
     @abstractmethod
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
@@ -94,6 +106,7 @@ class AnswerMetric(evaluate.Metric, ABC):
 
     def _compute(self, predictions: list[str], references: list) -> dict[str, float]:
         references = [[one] if isinstance(one, str) else list(one) for one in references]
+        self.check_references(references)
         return tabulate(self.estimate(predictions, references), len(predictions))
 
 

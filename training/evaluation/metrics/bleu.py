@@ -4,21 +4,62 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import _bootstrap_resample
 
+from training.data.words import is_european
 from training.evaluation.metrics.answers import RESAMPLES, AnswerMetric, Estimate
 
 
+STANDARD = "13a"  # cuts at blanks and the punctuation of ASCII
+# sacrebleu's tokenizers, by language. Those that it has but would download are left out: characters take their place.
+TOKENIZERS = {
+    **dict.fromkeys(("zh", "yue", "wuu"), "zh"),
+    "ja": "ja-mecab",
+    "ko": "ko-mecab",
+    **dict.fromkeys(("th", "lo", "km", "my", "bo", "dz"), "char"),
+    # with punctuation of their own, which the one for all scripts knows
+    **dict.fromkeys(("ar", "fa", "ur", "ps", "ug", "ckb", "he", "yi", "am", "ti", "hy", "ka"), "intl"),
+    **dict.fromkeys(("hi", "mr", "ne", "sa", "bn", "as", "pa", "gu", "or", "ta", "te", "kn", "ml", "si"), "intl"),
+}
+
+
 class Translation(AnswerMetric):
-    r"""{"bleu", "low", "high", "chrf", "chrf_low", "chrf_high", "n"}, from 0 to 100, of raw text (not tokenised), with the percentile intervals of sacrebleu's own resamples (fixed seed)."""
+    r"""{"bleu", "low", "high", "chrf", "chrf_low", "chrf_high", "n"}, from 0 to 100, of raw text (not tokenised), with the percentile intervals of sacrebleu's own resamples (fixed seed).
+
+    BLEU's tokenizer is that of the language. chrF counts characters and needs none."""
 
     measure = "bleu"
     about = ("BLEU, chrF", "translations", "sacrebleu")
     best = 100.0
 
+    def check_references(self, references: list[list[str]]) -> None:
+        if self.tokenizer == STANDARD and not is_european([one for right in references for one in right]):
+            told = "no language" if self.language is None else f"the language {self.language!r}"
+            raise ValueError(
+                f"BLEU was told {told}, but most references are in neither Latin, Cyrillic nor Greek letters: its standard "
+                "tokenizer would cut them wrong. Say their language: metric `bleu:zh`, `bleu:ja`, `bleu:ar` ..."
+            )
+        self.bleu()
+
+    @property
+    def tokenizer(self) -> str:
+        return TOKENIZERS.get(self.language, STANDARD)
+
+    def bleu(self) -> BLEU:
+        try:
+            return BLEU(tokenize=self.tokenizer)
+        except RuntimeError as error:  # as sacrebleu says that a package is missing
+            raise ImportError(
+                f"BLEU of the language {self.language!r} needs a dictionary: `pip install 'sacrebleu[{self.language}]'`. "
+                "Without it, metric `rouge` compares such text by characters."
+            ) from error
+
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
         # sacrebleu takes the first references of all samples, then the second ones ...; None where a sample has no more
         most = max(map(len, references))
         streams = [[right[place] if place < len(right) else None for right in references] for place in range(most)]
-        return {"bleu": corpus_score(BLEU(), predictions, streams), "chrf": corpus_score(CHRF(), predictions, streams)}
+        return {
+            "bleu": corpus_score(self.bleu(), predictions, streams),
+            "chrf": corpus_score(CHRF(), predictions, streams),
+        }
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
         """chrF: BLEU of a single sentence is mostly 0."""

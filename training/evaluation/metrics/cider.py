@@ -1,9 +1,9 @@
 """CIDEr-D of captions: n-grams in common, weighted by how rare they are (Vedantam et al. 2015, sections 4 and 5)."""
 
 import math
-import re
 from collections import Counter
 
+from training.data.words import WORDS_WITH_APOSTROPHE
 from training.evaluation.metrics.answers import AnswerMetric
 
 
@@ -15,7 +15,7 @@ Grams = list[Counter]  # counts of the n-grams, by n
 
 
 def ngrams(text: str) -> Grams:
-    words = re.findall(r"\w+(?:['’]\w+)?", text.lower())
+    words = WORDS_WITH_APOSTROPHE.findall(text.lower())
     return [Counter(zip(*(words[start:] for start in range(n)), strict=False)) for n in range(1, LONGEST + 1)]
 
 
@@ -50,7 +50,8 @@ def similarity(caption: Grams, reference: Grams, rarity: dict, unseen: float) ->
 
 class CIDEr(AnswerMetric):
     r"""{"cider": mean, "low": mean, "high": mean, "n": count}, from 0 to 10, with intervals by bootstrap (rarities stay those of the
-    whole set). As the COCO evaluation, but for its tokenizer: words are lower case without punctuation, not the Penn Treebank's."""
+    whole set). As the COCO evaluation, but for its tokenizer: words are lower case without punctuation, not the Penn Treebank's. Where
+    a script sets no blanks between words, its characters are the words."""
 
     measure = "cider"
     about = ("CIDEr-D", "captions", "own (Vedantam et al. 2015)")

@@ -8,11 +8,23 @@ from training.evaluation.metrics.final_answer import final_answer
 
 
 NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# In digits of any script; Arabic and full-width signs as those of ASCII.
+SIGNS = str.maketrans("٫٬，．－−", ".,,.--")
+SWAPPED = str.maketrans(",.", ".,")
+# Languages that write 1.000,5 for a thousand and a half; where they set blanks between thousands, only narrow ones are read.
+DECIMAL_COMMA = (
+    "bg", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fi", "fr", "gl", "hr", "hu", "id", "is", "it", "lt", "lv", "nb",
+    "nl", "nn", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "tr", "uk", "vi",
+)  # fmt: skip
+NARROW_BLANKS = re.compile(r"(?<=\d)[\u00a0\u202f](?=\d{3})")
 
 
-def last_number(text: str) -> Decimal | None:
+def last_number(text: str, language: str | None = None) -> Decimal | None:
     """The last number after the last mark, or of the whole text where there is none; `1,000.0` and `1000` are the same."""
-    found = NUMBER.findall(final_answer(text))
+    answer = final_answer(text).translate(SIGNS)
+    if language in DECIMAL_COMMA:
+        answer = NARROW_BLANKS.sub("", answer).translate(SWAPPED)
+    found = NUMBER.findall(answer)
     return Decimal(found[-1].replace(",", "")) if found else None
 
 
@@ -23,8 +35,17 @@ class NumberMatch(AnswerMetric):
     about = ("share whose last number after `####` is right", "GSM8K", "own")
     interval = staticmethod(estimate_share)
 
+    def check_references(self, references: list[list[str]]) -> None:
+        """Numbers in words (`three`, `三十`) are not read: a reference without digits could never be met."""
+        for right in references:
+            if not any(last_number(one, self.language) is not None for one in right):
+                raise ValueError(
+                    f"number_match reads digits, but {right[0]!r} has none: write the reference in digits, or judge by "
+                    "`final_answer`."
+                )
+
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
         """An answer without a number is wrong."""
-        numbers = map(last_number, predictions)
-        targets = [set(map(last_number, right)) for right in references]
+        numbers = [last_number(one, self.language) for one in predictions]
+        targets = [{last_number(one, self.language) for one in right} for right in references]
         return [float(number in right - {None}) for number, right in zip(numbers, targets, strict=True)]

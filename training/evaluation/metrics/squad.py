@@ -1,29 +1,47 @@
 """SQuAD's F1 and exact match, with unanswerable questions (Rajpurkar et al. 2016, 2018)."""
 
-import re
 import string
 from collections import Counter
 
+import regex
+
 from training.data.samples import NO_ANSWER
+from training.data.words import is_european, join_unspaced, split_words
 from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio, estimate_share
 
 
-def normalise(answer: str) -> str:
-    """As the official script: lower case, without punctuation and articles; the words for "no answer" become empty."""
+# Those that MLQA leaves out (Lewis et al. 2020), whose rules are SQuAD's for other languages.
+ARTICLES = {
+    "en": "a|an|the",
+    "es": "un|una|unos|unas|el|la|los|las",
+    "de": "ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des",
+}
+
+
+def normalise(answer: str, language: str | None = None) -> str:
+    """As the official script: lower case, without punctuation and articles; the words for "no answer" become empty. Punctuation is
+    that of ASCII in English, of all scripts elsewhere."""
     answer = answer.lower().strip()
     if answer.rstrip(".") == NO_ANSWER:
         return ""
     answer = "".join(letter for letter in answer if letter not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
+    if language not in (None, "en") or not is_european([answer]):
+        answer = regex.sub(r"\p{P}", "", answer)
+    articles = ARTICLES.get(language or "en")
+    if articles:
+        answer = regex.sub(rf"\b({articles})\b", " ", answer)
+    return join_unspaced(" ".join(answer.split()))
 
 
-def is_exact(prediction: str, references: list[str]) -> bool:
-    return normalise(prediction) in [normalise(one) for one in references]
+def is_exact(prediction: str, references: list[str], language: str | None = None) -> bool:
+    return normalise(prediction, language) in [normalise(one, language) for one in references]
 
 
-def f1(prediction: str, references: list[str]) -> float:
-    """The best harmonic mean of precision and recall of words; "no answer" agrees only with itself."""
-    return max(word_f1(normalise(prediction).split(), normalise(one).split()) for one in references)
+def f1(prediction: str, references: list[str], language: str | None = None) -> float:
+    """The best harmonic mean of precision and recall of words, of characters where no blanks divide words; "no answer" agrees only
+    with itself."""
+    said = split_words(normalise(prediction, language))
+    return max(word_f1(said, split_words(normalise(one, language))) for one in references)
 
 
 def word_f1(prediction: list[str], reference: list[str]) -> float:
@@ -46,9 +64,9 @@ class SQuAD(AnswerMetric):
 
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
         scores = self.score_samples(predictions, references)
-        exact = [is_exact(*pair) for pair in zip(predictions, references, strict=True)]
+        exact = [is_exact(*pair, self.language) for pair in zip(predictions, references, strict=True)]
         estimates = {"f1": estimate_ratio(scores), "exact": estimate_share(exact)}
-        answerable = [any(normalise(one) for one in right) for right in references]
+        answerable = [any(normalise(one, self.language) for one in right) for right in references]
         for name, kind in (("f1_answerable", True), ("f1_unanswerable", False)):
             part = [score for score, has in zip(scores, answerable, strict=True) if has is kind]
             if part:
@@ -56,4 +74,4 @@ class SQuAD(AnswerMetric):
         return estimates
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
-        return [f1(*pair) for pair in zip(predictions, references, strict=True)]
+        return [f1(*pair, self.language) for pair in zip(predictions, references, strict=True)]
