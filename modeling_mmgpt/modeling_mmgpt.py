@@ -78,6 +78,7 @@ from .towers_mmgpt import (
     smallest_audio,
     smallest_image,
     tower_width,
+    weights_at_hand,
 )
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
@@ -189,7 +190,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
             kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
         if spatial_shapes is None and self.takes_only_patches:
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
-        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
+        with weights_at_hand(self.vision_tower):
+            outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
         last = features = outputs.last_hidden_state  # (N, T, C)
         if layer != -1:
             features = outputs.hidden_states[layer]
@@ -228,7 +230,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         return self.cached_features.look_up(inputs, partial(self.run_audio, **kwargs))
 
     def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
-        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
+        with weights_at_hand(self.audio_tower):
+            outputs = run_audio_tower(
+                self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs
+            )
         features = outputs.last_hidden_state  # (N, T, C)
         if self.config.audio_merge_size > 1:
             features = merge_frames(features, self.config.audio_merge_size)

@@ -1,5 +1,6 @@
 """generate(): every way of decoding returns with every cache what it returns without one."""
 
+import accelerate
 import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin, StaticCache
@@ -66,6 +67,25 @@ def prompted(request, tokenizer, samples):
     model = open_gates(make_model(**towers, **fusion))
     collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
     return model, collator(samples)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_takes_what_the_processor_returns(prompted, dtype):
+    """As the README calls it: without a cast of pixels and spectrograms."""
+    model, prompts = prompted
+    half = generate(model.to(dtype), prompts, do_sample=False)
+    assert [len(answer) for answer in half] == [prompts["input_ids"].shape[1] + 6] * len(half)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_an_offloaded_model_returns_the_same(prompted, place, tmp_path):
+    model, prompts = prompted
+    expected = generate(model, prompts, do_sample=False)
+    if place == "cpu":
+        accelerate.cpu_offload(model, torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, tmp_path, torch.device("cpu"))
+    assert generate(model, prompts, do_sample=False) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
