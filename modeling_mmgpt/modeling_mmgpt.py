@@ -24,6 +24,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.generation.candidate_generator import AssistedCandidateGenerator, EarlyExitCandidateGenerator
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -515,6 +516,18 @@ def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
     return logits
 
 
+class MMGPTEarlyExitCandidateGenerator(EarlyExitCandidateGenerator):
+    """Drafts by the first layers of the model itself; their number is in the configuration of the decoder, not of the whole."""
+
+    def get_candidates(self, input_ids, **kwargs):
+        config = self.assistant_model.model.language_model.config
+        num_layers, config.num_hidden_layers = config.num_hidden_layers, self.assistant_early_exit
+        try:
+            return AssistedCandidateGenerator.get_candidates(self, input_ids, **kwargs)
+        finally:
+            config.num_hidden_layers = num_layers
+
+
 HEAD_ARGS = r"""
 skip_logits (`bool`, *optional*, defaults to `False`):
     With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
@@ -604,6 +617,10 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     def _get_candidate_generator(self, *, model_kwargs, **kwargs):
         """Assisted decoding: an assistant drafts from the text alone, for it may have no encoders, or others than this model."""
         text = {name: value for name, value in model_kwargs.items() if name not in MEDIA_ARGUMENTS}
+        if kwargs["generation_config"].assistant_early_exit is not None:
+            names = ("generation_config", "input_ids", "inputs_tensor", "logits_processor")
+            given = {name: kwargs[name] for name in names}
+            return MMGPTEarlyExitCandidateGenerator(assistant_model=self, model_kwargs=text, **given)
         return super()._get_candidate_generator(model_kwargs=text, **kwargs)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):

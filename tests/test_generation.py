@@ -96,7 +96,7 @@ def test_every_way_of_decoding_with_every_cache(prompted, method, cache):
     assert generate(model, prompts, **METHODS[method], **CACHES[cache]) == expected
 
 
-@pytest.mark.parametrize("helper", ["assistant", "prompt lookup"])
+@pytest.mark.parametrize("helper", ["assistant", "prompt lookup", "early exit"])
 def test_assisted_decoding_is_greedy_decoding(prompted, helper):
     model, prompts = prompted
     if prompts["input_ids"].shape[0] > 1:  # transformers assists one prompt at a time
@@ -104,7 +104,29 @@ def test_assisted_decoding_is_greedy_decoding(prompted, helper):
         prompts = {"input_ids": torch.randint(10, 320, (1, int(one.sum())))}
         prompts["attention_mask"] = torch.ones_like(prompts["input_ids"])
     helpers = {"assistant": {"assistant_model": text_prompts()[0]}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}
+    helpers["early exit"] = {"assistant_early_exit": 1}
     assert generate(model, prompts, do_sample=False, **helpers[helper]) == generate(model, prompts, do_sample=False)
+
+
+@pytest.mark.parametrize("name", ["text", "interleave", "cross_attention", "another family's decoder"])
+def test_an_early_exit_drafts_by_the_first_layers(tokenizer, name):
+    """A draft runs through fewer layers, the answer is the same, and the model has all of its layers afterwards."""
+    if name == "text":
+        model, prompts = text_prompts()
+        decoder, prompts = model.model, {key: value[1:] for key, value in prompts.items()}
+    else:
+        foreign = {"text": {"model_type": "llama", "head_dim": 8}} if name.startswith("another") else {"fusion": name}
+        model = open_gates(make_model(**foreign))
+        decoder = model.model.language_model
+        collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+        prompts = collator([make_long_sample()])
+    expected = generate(model, prompts, do_sample=False)
+    depths = []
+    decoder.layers[0].register_forward_hook(lambda *_: depths.append(1))
+    decoder.layers[1].register_forward_hook(lambda *_: depths.append(2))
+    assert generate(model, prompts, do_sample=False, assistant_early_exit=1) == expected
+    assert depths.count(1) > depths.count(2) > 0
+    assert decoder.config.num_hidden_layers == 2
 
 
 def prompts_of_several_media() -> list[dict]:
