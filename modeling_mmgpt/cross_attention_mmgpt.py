@@ -83,7 +83,7 @@ class MMGPTMediaLayer(DynamicLayer):
 
 
 def media_layers(past_key_values: Cache | None) -> list[MMGPTMediaLayer]:
-    layers = past_key_values.layers if past_key_values is not None else []
+    layers = getattr(past_key_values, "layers", [])  # the cache of continuous batching has none
     return [layer for layer in layers if isinstance(layer, MMGPTMediaLayer)]
 
 

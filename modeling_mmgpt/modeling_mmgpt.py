@@ -60,7 +60,7 @@ from .media_features_mmgpt import (
     split_given,
     split_media,
 )
-from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, check_generation, keep_labelled, keep_last
+from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, all_answered, check_generation, keep_labelled, keep_last
 from .saving_mmgpt import CompleteFolderMixin
 from .token_counts_mmgpt import (
     audio_geometry,
@@ -637,6 +637,18 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             if any(one is not None and len(one) for one in media):
                 raise ValueError(f"prefill_chunk_size cannot cut a prompt with media here: {reason}. Leave it out.")
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+
+    def generate_batch(self, inputs, *args, **kwargs):
+        """Continuous batching, of text alone: transformers hands no media on."""
+        media = {name for name in MEDIA_ARGUMENTS if kwargs.get(name) is not None}
+        for kind, token in media_tokens(self.config).items():
+            if any(token in torch.as_tensor(ids) for ids in inputs):
+                media.add(f"{kind} tokens")
+        if media:
+            raise ValueError(
+                f"generate_batch() takes text alone, but got {', '.join(sorted(media))}: call generate()."
+            )
+        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
         """`transformers serve` passes the processor in place of the tokenizer, which stop strings are looked up in."""

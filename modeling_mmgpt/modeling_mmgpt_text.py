@@ -358,6 +358,9 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
 
+    def generate_batch(self, inputs, *args, **kwargs):
+        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
+
     @takes_cache
     @can_return_tuple
     @auto_docstring(custom_args=CACHE_ARGS)
@@ -389,6 +392,18 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         loss, aux_loss = add_balancing_loss(loss, outputs.router_logits, self.config, attention_mask, labels, **kwargs)
         passed_on = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
+
+
+def all_answered(results: dict, inputs: list) -> dict:
+    """The results of continuous batching, of which transformers returns failed ones as empty answers, or leaves them out."""
+    errors = [result.error for result in results.values() if result.error is not None]
+    missing = len(inputs) - len(results)
+    if errors or missing > 0:
+        raise RuntimeError(
+            f"{len(errors) + max(0, missing)} of {len(inputs)} requests failed ({errors[0] if errors else 'no answer came'}): look at "
+            "the log of transformers for the cause, or call generate()."
+        )
+    return results
 
 
 def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

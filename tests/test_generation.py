@@ -3,7 +3,7 @@
 import accelerate
 import pytest
 import torch
-from transformers import DynamicCache, GenerationMixin, StaticCache
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, GenerationMixin, StaticCache
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig, modeling_mmgpt
 from modeling_mmgpt.layers_mmgpt import CHUNKED_PREFILL_TAKES_MEDIA
@@ -424,3 +424,49 @@ def test_a_dynamic_rotation_reads_on(tokenizer):
     model = make_model(text=text)
     assert model.generate(torch.randint(10, 320, (1, 12)), max_new_tokens=2, min_new_tokens=2).shape[1] == 14
     assert make_processor(model.config, tokenizer).context_length is None
+
+
+BATCHES = {
+    "sliding and full": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
+    "learned positions": {"position_embedding_type": "learned"},
+    "experts": {"num_experts": 4, "num_experts_per_tok": 2},
+    "interleave": None,
+    "cross_attention": None,
+}
+TEXTS = [[10, 11, 12, 13, 20, 21, 22], [30, 31, 32]]
+
+
+def continuous(model, inputs, **kwargs):
+    config = GenerationConfig(**LENGTH, do_sample=False, eos_token_id=-1, pad_token_id=1)
+    small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)
+    return model.generate_batch(inputs, generation_config=config, continuous_batching_config=small, **kwargs)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_continuous_batching_is_generation_one_by_one(name):
+    settings = {**(BATCHES[name] or {}), "initializer_range": 0.3}
+    if BATCHES[name] is None:
+        model = make_model(text=settings, fusion=name)
+    else:
+        model = MMGPTForCausalLM(MMGPTTextConfig(**TEXT, **settings)).eval()
+    one_by_one = {"do_sample": False, "eos_token_id": None}
+    expected = [generate(model, {"input_ids": torch.tensor([ids])}, **one_by_one)[0][len(ids) :] for ids in TEXTS]
+    assert len({token for answer in expected for token in answer}) > 3
+    assert [answer.generated_tokens for answer in continuous(model, TEXTS).values()] == expected
+
+
+def test_continuous_batching_refuses_media_by_name(model):
+    with pytest.raises(ValueError, match="text alone, but got pixel_values: call generate"):
+        continuous(model, TEXTS, pixel_values=torch.zeros(1, 3, 16, 16))
+    for kind, token in (("image", 4), ("audio", 5), ("video", 6)):
+        with pytest.raises(ValueError, match=f"got {kind} tokens"):
+            continuous(model, [*TEXTS, [10, token]])
+
+
+def test_a_failed_request_is_an_error(model, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(model.lm_head, "forward", fail)
+    with pytest.raises(RuntimeError, match="2 of 2 requests failed"):
+        continuous(model, TEXTS)
