@@ -145,7 +145,10 @@ def gather_media(
     # (B, L) vectors that a token brings
     widths = sum(is_placeholder * outputs.pooler_output.shape[1] for is_placeholder, outputs in parts)
     ends = widths.cumsum(-1)
-    size = max(1, int(ends[:, -1].max()))  # S
+    if torch.compiler.is_exporting():  # no shape may depend on data: room for all vectors in each sample
+        size = sum(outputs.pooler_output.shape[0] * outputs.pooler_output.shape[1] for _, outputs in parts)
+    else:
+        size = max(1, int(ends[:, -1].max()))  # S
     some = parts[0][1].pooler_output
     states = some.new_zeros(batch * size, some.shape[-1])
     order = last.new_zeros(batch * size)

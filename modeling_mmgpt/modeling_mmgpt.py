@@ -326,7 +326,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
     ) -> MMGPTMedia | None:
         """Fusion by cross-attention: all chunks beside the text, as the gated blocks of the decoder take them."""
         for kind, outputs in encoded.items():
-            check_counts(masks[kind], len(outputs.pooler_output), kind, "chunks")
+            check_counts(masks[kind], outputs.pooler_output.shape[0], kind, "chunks")
         if encoded:
             parts = [(masks[kind], outputs) for kind, outputs in encoded.items()]
             scope = self.config.cross_attention_scope
