@@ -43,7 +43,8 @@ class MMGPTCrossAttentionMask(NamedTuple):
 class MMGPTMediaLayer(DynamicLayer):
     """Keys and values of the media for one gated block, stored in the cache after the layers of the text.
 
-    They are computed once, when a chunk is new. transformers also asks a layer for the length of the text: this one passes the question
+    They are computed once, when a chunk is new. The first and the last visible chunk are known of each of P tokens: up to the end of the last
+    call that brought media, whose last token sees what all later ones do. transformers also asks a layer for the length of the text: this one passes the question
     on to a text layer."""
 
     is_sliding = True  # an offloading cache leaves such layers on their device
@@ -52,7 +53,7 @@ class MMGPTMediaLayer(DynamicLayer):
     def __init__(self, text_layer):
         super().__init__()
         self.text_layer = text_layer
-        self.order = self.first = self.last = None  # in the first block's layer only: (B, S), (B,), (B,)
+        self.order = self.first = self.last = None  # in the first block's layer only: (B, S), (B, P), (B, P)
 
     def get_seq_length(self, *args):
         return self.text_layer.get_seq_length(*args)
@@ -64,8 +65,28 @@ class MMGPTMediaLayer(DynamicLayer):
         self.keys = self.values = self.order = self.first = self.last = None
         self.is_initialized = False
 
-    def crop(self, *args) -> None:
-        """Assisted decoding removes drafted tokens, none of which brought media."""
+    def crop(self, tokens_to_remove: int) -> None:
+        """The text layers, which stand before this one, are cropped already; media of tokens that are gone are visible to none."""
+        if tokens_to_remove == 0 or not self.is_initialized:
+            return
+        length = int(self.get_seq_length())
+        if length == 0:
+            self.reset()
+        elif self.order is not None and length < self.last.shape[1]:
+            self.first, self.last = self.first[:, :length], self.last[:, :length]
+            self.order = torch.where(self.order > self.last[:, -1:], 0, self.order)
+
+    def remember(self, order: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> None:
+        """The numbers of all chunks, and the first and the last one visible to each new token, after the text that is cached."""
+        length = int(self.get_seq_length())
+        if self.order is None:  # earlier text saw no chunk
+            earlier_first, earlier_last = first.new_ones(len(first), length), last.new_zeros(len(last), length)
+        else:
+            since = max(0, length - self.last.shape[1])
+            earlier_first = torch.cat((self.first, self.first[:, -1:].expand(-1, since)), dim=-1)
+            earlier_last = torch.cat((self.last, self.last[:, -1:].expand(-1, since)), dim=-1)
+        self.order = order
+        self.first, self.last = torch.cat((earlier_first, first), dim=-1), torch.cat((earlier_last, last), dim=-1)
 
     def change_batch(self, change) -> None:
         for name in ("keys", "values", "order", "first", "last"):
@@ -83,7 +104,7 @@ class MMGPTMediaLayer(DynamicLayer):
 
 
 def media_layers(past_key_values: Cache | None) -> list[MMGPTMediaLayer]:
-    layers = past_key_values.layers if past_key_values is not None else []
+    layers = getattr(past_key_values, "layers", [])  # the cache of continuous batching has none
     return [layer for layer in layers if isinstance(layer, MMGPTMediaLayer)]
 
 
@@ -117,14 +138,17 @@ def gather_media(
     is_chunk = torch.stack([is_placeholder for is_placeholder, _ in parts]).any(0)  # (B, L)
     last = is_chunk.long().cumsum(-1)  # (B, L)
     if cached is not None:
-        last = last + cached.last[:, None]
+        last = last + cached.last[:, -1:]
     first = first_visible(is_chunk, last, position_ids, cached, scope)  # (B, L)
 
     batch, length = is_chunk.shape
     # (B, L) vectors that a token brings
     widths = sum(is_placeholder * outputs.pooler_output.shape[1] for is_placeholder, outputs in parts)
     ends = widths.cumsum(-1)
-    size = max(1, int(ends[:, -1].max()))  # S
+    if torch.compiler.is_exporting():  # no shape may depend on data: room for all vectors in each sample
+        size = sum(outputs.pooler_output.shape[0] * outputs.pooler_output.shape[1] for _, outputs in parts)
+    else:
+        size = max(1, int(ends[:, -1].max()))  # S
     some = parts[0][1].pooler_output
     states = some.new_zeros(batch * size, some.shape[-1])
     order = last.new_zeros(batch * size)
@@ -165,7 +189,7 @@ def first_visible(is_chunk, last, position_ids, cached: MMGPTMediaLayer | None, 
         is_first = is_chunk & ~nn.functional.pad(is_chunk, (1, 0))[:, :-1]
         starts = torch.where(is_first, last, starts)
     if cached is not None:
-        starts = torch.maximum(starts, cached.first[:, None])
+        starts = torch.maximum(starts, cached.first[:, -1:])
     return starts.cummax(-1).values
 
 
@@ -186,14 +210,14 @@ def make_cross_attention_mask(
     if media is None:
         if (cached := cached_media(past_key_values)) is None:
             return None
-        order, first, last = cached.order, cached.first[:, None], cached.last[:, None]  # (B, S), (B, 1), (B, 1)
+        order, first, last = cached.order, cached.first[:, -1:], cached.last[:, -1:]  # (B, S), (B, 1), (B, 1)
     else:
         order, first, last = media.order, media.first, media.last
         if past_key_values is not None:
             layer = (media_layers(past_key_values) or add_media_layers(config, past_key_values))[0]
             if layer.order is not None:
                 order = torch.cat((layer.order, order), dim=-1)  # the numbers of all chunks
-            layer.order, layer.first, layer.last = order, first[:, -1], last[:, -1]
+            layer.remember(order, first, last)
     order = order[:, None]
     is_visible = ((order >= first[..., None]) & (order <= last[..., None])).expand(-1, length, -1)  # (B, L, S)
     any_visible = is_visible.any(-1, keepdim=True)  # (B, L, 1)

@@ -12,6 +12,7 @@ from inspect import Parameter, signature
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
 from transformers.generation import utils as generation_utils
 from transformers.integrations import use_experts_implementation
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -32,7 +33,8 @@ def takes_cache(forward):
 
     @wraps(forward)
     def renamed(*args, **kwargs):
-        if "cache" in kwargs:
+        # Before 5.24 continuous batching hands a cache of its own to the attention under that name.
+        if "cache" in kwargs and (CACHE == "cache" or isinstance(kwargs["cache"], Cache | None)):
             kwargs["past_key_values"] = kwargs.pop("cache")
         elif CACHE == "cache" and kwargs.get("past_key_values") is not None and not torch.compiler.is_compiling():
             warnings.warn("`past_key_values` is deprecated: call it `cache`.", FutureWarning, stacklevel=2)

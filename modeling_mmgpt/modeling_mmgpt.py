@@ -24,6 +24,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.generation.candidate_generator import AssistedCandidateGenerator, EarlyExitCandidateGenerator
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -59,7 +60,7 @@ from .media_features_mmgpt import (
     split_given,
     split_media,
 )
-from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, check_generation, keep_labelled, keep_last
+from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, all_answered, check_generation, keep_labelled, keep_last
 from .saving_mmgpt import CompleteFolderMixin
 from .token_counts_mmgpt import (
     audio_geometry,
@@ -78,6 +79,7 @@ from .towers_mmgpt import (
     smallest_audio,
     smallest_image,
     tower_width,
+    weights_at_hand,
 )
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
@@ -189,7 +191,8 @@ class MMGPTModel(MMGPTPreTrainedModel):
             kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
         if spatial_shapes is None and self.takes_only_patches:
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
-        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
+        with weights_at_hand(self.vision_tower):
+            outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
         last = features = outputs.last_hidden_state  # (N, T, C)
         if layer != -1:
             features = outputs.hidden_states[layer]
@@ -228,7 +231,10 @@ class MMGPTModel(MMGPTPreTrainedModel):
         return self.cached_features.look_up(inputs, partial(self.run_audio, **kwargs))
 
     def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
-        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
+        with weights_at_hand(self.audio_tower):
+            outputs = run_audio_tower(
+                self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs
+            )
         features = outputs.last_hidden_state  # (N, T, C)
         if self.config.audio_merge_size > 1:
             features = merge_frames(features, self.config.audio_merge_size)
@@ -320,7 +326,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
     ) -> MMGPTMedia | None:
         """Fusion by cross-attention: all chunks beside the text, as the gated blocks of the decoder take them."""
         for kind, outputs in encoded.items():
-            check_counts(masks[kind], len(outputs.pooler_output), kind, "chunks")
+            check_counts(masks[kind], outputs.pooler_output.shape[0], kind, "chunks")
         if encoded:
             parts = [(masks[kind], outputs) for kind, outputs in encoded.items()]
             scope = self.config.cross_attention_scope
@@ -510,6 +516,18 @@ def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
     return logits
 
 
+class MMGPTEarlyExitCandidateGenerator(EarlyExitCandidateGenerator):
+    """Drafts by the first layers of the model itself; their number is in the configuration of the decoder, not of the whole."""
+
+    def get_candidates(self, input_ids, **kwargs):
+        config = self.assistant_model.model.language_model.config
+        num_layers, config.num_hidden_layers = config.num_hidden_layers, self.assistant_early_exit
+        try:
+            return AssistedCandidateGenerator.get_candidates(self, input_ids, **kwargs)
+        finally:
+            config.num_hidden_layers = num_layers
+
+
 HEAD_ARGS = r"""
 skip_logits (`bool`, *optional*, defaults to `False`):
     With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
@@ -599,6 +617,10 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     def _get_candidate_generator(self, *, model_kwargs, **kwargs):
         """Assisted decoding: an assistant drafts from the text alone, for it may have no encoders, or others than this model."""
         text = {name: value for name, value in model_kwargs.items() if name not in MEDIA_ARGUMENTS}
+        if kwargs["generation_config"].assistant_early_exit is not None:
+            names = ("generation_config", "input_ids", "inputs_tensor", "logits_processor")
+            given = {name: kwargs[name] for name in names}
+            return MMGPTEarlyExitCandidateGenerator(assistant_model=self, model_kwargs=text, **given)
         return super()._get_candidate_generator(model_kwargs=text, **kwargs)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
@@ -615,6 +637,18 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             if any(one is not None and len(one) for one in media):
                 raise ValueError(f"prefill_chunk_size cannot cut a prompt with media here: {reason}. Leave it out.")
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+
+    def generate_batch(self, inputs, *args, **kwargs):
+        """Continuous batching, of text alone: transformers hands no media on."""
+        media = {name for name in MEDIA_ARGUMENTS if kwargs.get(name) is not None}
+        for kind, token in media_tokens(self.config).items():
+            if any(token in torch.as_tensor(ids) for ids in inputs):
+                media.add(f"{kind} tokens")
+        if media:
+            raise ValueError(
+                f"generate_batch() takes text alone, but got {', '.join(sorted(media))}: call generate()."
+            )
+        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
         """`transformers serve` passes the processor in place of the tokenizer, which stop strings are looked up in."""

@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, rotate_half
 from transformers.models.llama.modeling_llama import eager_attention_forward
 from transformers.processing_utils import Unpack
@@ -115,7 +116,8 @@ class MMGPTAttention(AttentionProjections):
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, K, S, E)
+            # The cache of continuous batching reads, and writes, the arguments of the attention as well.
+            key, value = past_key_values.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, K, S, E)
 
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -269,7 +271,8 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
         media_states, media_mask = self.prepare_media(media, past_key_values, inputs_embeds)
         hidden_states = self.add_positions(inputs_embeds, position_ids)  # (B, L, D)
         position_embeddings = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
-        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
+        layers = self.layers[: self.config.num_hidden_layers]  # fewer where a draft exits early (assistant_early_exit)
+        for layer, layer_type in zip(layers, self.config.layer_types, strict=False):
             hidden_states = layer(
                 hidden_states,
                 media_states,
@@ -355,6 +358,9 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
 
+    def generate_batch(self, inputs, *args, **kwargs):
+        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
+
     @takes_cache
     @can_return_tuple
     @auto_docstring(custom_args=CACHE_ARGS)
@@ -388,6 +394,18 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
 
 
+def all_answered(results: dict, inputs: list) -> dict:
+    """The results of continuous batching, of which transformers returns failed ones as empty answers, or leaves them out."""
+    errors = [result.error for result in results.values() if result.error is not None]
+    missing = len(inputs) - len(results)
+    if errors or missing > 0:
+        raise RuntimeError(
+            f"{len(errors) + max(0, missing)} of {len(inputs)} requests failed ({errors[0] if errors else 'no answer came'}): look at "
+            "the log of transformers for the cause, or call generate()."
+        )
+    return results
+
+
 def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """The positions whose logits are asked for: the last `logits_to_keep` (0: all), or those that a 1-D tensor lists."""
     return hidden_states[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
@@ -404,5 +422,9 @@ def keep_labelled(
     is_labelled = shift_labels != -100
     return hidden_states[is_labelled], shift_labels[is_labelled]
 
+
+# Trainer shifts the labels that it smooths (`label_smoothing_factor`) for the classes of this table alone.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault("mmgpt_text", "MMGPTForCausalLM")
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault("mmgpt", "MMGPTForConditionalGeneration")
 
 __all__ = ["MMGPTForCausalLM", "MMGPTTextModel", "MMGPTTextPreTrainedModel"]

@@ -24,6 +24,9 @@ class TowerFamily:
     width: Callable = lambda config: config.hidden_size  # of its output
     settings: dict = field(default_factory=dict)  # fields of its configuration that `assemble` sets
     unread: tuple[str, ...] = ()  # modules whose output is not used: their parameters would never have a gradient
+    read_outside: tuple[
+        str, ...
+    ] = ()  # ends of names of modules whose weights, or their device, it reads outside their calls
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,11 @@ def wav2vec2_like(label: str, **entry) -> AudioFamily:
 
 
 VISION_FAMILIES = {
-    "siglip_vision_model": VisionFamily("SigLIP", settings={"vision_use_head": False}),  # the head pools to one vector
+    "siglip_vision_model": VisionFamily(
+        "SigLIP",
+        settings={"vision_use_head": False},  # the head pools to one vector
+        read_outside=("head.attention.out_proj",),
+    ),
     "siglip2_vision_model": VisionFamily(  # Tschannen et al. 2025, arXiv:2502.14786
         "SigLIP 2 (of a fixed resolution or NaFlex)",
         image_size=None,
@@ -106,6 +113,7 @@ VISION_FAMILIES = {
         pixels=False,
         patches=True,
         settings={"vision_use_head": False},
+        read_outside=("embeddings.position_embedding", "head.attention.out_proj"),
     ),
     "clip_vision_model": VisionFamily("CLIP", unread=("post_layernorm",)),  # serves only the pooled vector
     "vit": VisionFamily("ViT", unread=("pooler",)),  # Dosovitskiy et al. 2021
@@ -130,8 +138,10 @@ VISION_FAMILIES = {
 
 AUDIO_FAMILIES = {
     "whisper": whisper_like("Whisper", model_class="WhisperEncoder", checkpoint_prefix="encoder"),
-    "qwen2_audio_encoder": whisper_like("Qwen2-Audio", pooling=([2, 2, 0],)),  # an average over pairs at the end
-    "voxtral_encoder": whisper_like("Voxtral"),
+    "qwen2_audio_encoder": whisper_like(
+        "Qwen2-Audio", pooling=([2, 2, 0],), read_outside=("embed_positions", "conv1")
+    ),  # pairs averaged
+    "voxtral_encoder": whisper_like("Voxtral", read_outside=("embed_positions", "conv1")),
     "audio-spectrogram-transformer": AudioFamily(
         "AST (environmental sounds)",
         time_first=True,
@@ -144,7 +154,7 @@ AUDIO_FAMILIES = {
     ),
     "wav2vec2": wav2vec2_like("wav2vec 2.0"),
     "hubert": wav2vec2_like("HuBERT"),
-    "wavlm": wav2vec2_like("WavLM"),
+    "wavlm": wav2vec2_like("WavLM", read_outside=("q_proj", "k_proj", "v_proj", "out_proj", "rel_attn_embed")),
     # Its convolutions of positions lie one behind the other, and past the first one they reach into padding.
     "data2vec-audio": wav2vec2_like("data2vec", takes_mask=lambda config: False),
     "unispeech": wav2vec2_like("UniSpeech"),

@@ -6,6 +6,8 @@ Shapes: N chunks (images, tiles, frames of videos, windows of audio), L patches 
 encoder (hidden_size), p patch size, f frame size.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
@@ -57,16 +59,18 @@ class MMGPTPatchTower(PreTrainedModel):
                 f"in multiples of {p}: let the processor resize the images."
             )
         patches = pixel_values.view(items, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(items, rows, columns, channels * p * p)
-        hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))  # (N, rows, columns, C)
-        hidden_states = hidden_states + self.row_embedding.weight[:rows, None] + self.column_embedding.weight[:columns]
+        patches = patches.reshape(items, rows * columns, channels * p * p)  # 8-bit kernels take three axes and no more
+        hidden_states = self.patch_embedding(patches.to(self.dtype)).unflatten(1, (rows, columns))
+        # Through the modules themselves, which an offloaded model brings their weights only when they are called.
+        index = torch.arange(max(rows, columns), device=patches.device)
+        hidden_states = hidden_states + self.row_embedding(index[:rows, None]) + self.column_embedding(index[:columns])
         return embedded(self.config, self.norm(hidden_states.flatten(1, 2)), **kwargs)  # (N, T, C)
 
     def embed_patches(self, patches: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.Tensor:
         """The same of `(N, L, p * p * channels)`. An image of more rows or columns than have a vector shares them out evenly."""
         p = self.config.patch_size
         pixels = patches.unflatten(-1, (p, p, -1)).movedim(-1, 2).flatten(2)  # (N, L, channels * p * p), as above
-        hidden_states = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype))
+        hidden_states = self.patch_embedding(pixels.to(self.dtype))
         places = patch_places(spatial_shapes, patches.shape[1])[:2]
         for place, size, embedding in zip(
             places, spatial_shapes.unbind(-1), (self.row_embedding, self.column_embedding), strict=True
@@ -97,7 +101,7 @@ class MMGPTFrameTower(PreTrainedModel):
         f = self.config.frame_size
         frames = nn.functional.pad(input_features, (0, -input_features.shape[-1] % f)).transpose(1, 2)
         frames = frames.reshape(frames.shape[0], -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
-        hidden_states = self.frame_embedding(frames.to(self.frame_embedding.weight.dtype))
+        hidden_states = self.frame_embedding(frames.to(self.dtype))
         return embedded(self.config, self.norm(hidden_states), **kwargs)  # (N, T, C)
 
 
@@ -131,8 +135,27 @@ def tower_width(config) -> int:
     return tower_family(config).width(config)
 
 
+@contextmanager
+def weights_at_hand(tower: PreTrainedModel):
+    """While this is open, the modules whose weights an encoder reads outside their calls have them. In a model that is offloaded
+    (accelerate), all others have theirs only while they are called."""
+    names = tower_family(tower.config).read_outside
+    modules = [module for name, module in tower.named_modules() if name.endswith(names)] if names else []
+    hooked = [module for module in modules if hasattr(module, "_hf_hook")]
+    for module in hooked:
+        module._hf_hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        for module in hooked:
+            module._hf_hook.post_forward(module, None)
+
+
 def run_vision_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, spatial_shapes, **kwargs):
     """The outputs of a vision encoder; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own."""
+    pixel_values = pixel_values.to(
+        tower.dtype
+    )  # processors return float32; the first float's type, for quantised weights are integers
     if vision_family(tower.config).convolutional:
         return run_convolutional_tower(tower, pixel_values, **kwargs)
     if spatial_shapes is None:
@@ -196,7 +219,7 @@ def run_audio_tower(tower: PreTrainedModel, inputs: torch.Tensor, mask: torch.Te
 
     Spectrogram encoders take silence for padding, as they were trained. Waveform encoders take a mask; those that were trained
     without one encode each audio clip by itself."""
-    family = audio_family(tower.config)
+    family, inputs = audio_family(tower.config), inputs.to(tower.dtype)
     if not family.waveform:
         outputs = tower(inputs.transpose(1, 2) if family.time_first else inputs, **kwargs)
         if family.bands is not None:

@@ -14,6 +14,7 @@ from modeling_mmgpt.cross_attention_mmgpt import (
     make_cross_attention_mask,
     media_layers,
 )
+from modeling_mmgpt.layers_mmgpt import CACHE
 from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput
 from tests.conftest import (
     SIGLIP,
@@ -257,6 +258,64 @@ def test_media_of_a_later_turn_join_the_cache(tokenizer):
     first = model(input_ids=ids[:, :5], pixel_values=pixels[[0, 2]], past_key_values=cache, use_cache=True).logits
     second = model(input_ids=ids[:, 5:], pixel_values=pixels[[1]], past_key_values=cache).logits
     torch.testing.assert_close(torch.cat((first, second), 1), whole, atol=1e-5, rtol=1e-4)
+
+
+def turns(tokenizer, **settings):
+    """A model, and a prompt of three turns with media in each, tokens of the text between them."""
+    model = open_gates(make_model(fusion="cross_attention", **settings))
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    parts = [
+        collator([make_sample(text, "", images=[make_image(seed)], audios=[make_audio(seed, 3000)])])
+        for seed, text in enumerate(("What is it?", "And this one?", "The last."))
+    ]
+    return model, [{name: value for name, value in part.items() if name != "attention_mask"} for part in parts]
+
+
+def read(model, part, cache):
+    with torch.no_grad():
+        return model(**part, use_cache=True, **{CACHE: cache}).logits
+
+
+@pytest.mark.parametrize("settings", [{}, {"cross_attention_scope": "last"}, {"vision": SIGLIP}], ids=str)
+@pytest.mark.parametrize("removed", ["a turn", "a turn and text", "words of the first turn", "everything", "nothing"])
+def test_a_cropped_cache_forgets_the_media_of_what_it_lost(tokenizer, settings, removed):
+    """A turn is taken back, or edited: what follows is read as if the tokens that were cropped had never been there."""
+    model, (one, two, three) = turns(tokenizer, **settings)
+    lengths = [part["input_ids"].shape[1] for part in (one, two)]
+    kept = {
+        "a turn": lengths[0],
+        "a turn and text": lengths[0] - 3,
+        "words of the first turn": 5,
+        "everything": 0,
+        "nothing": sum(lengths),
+    }[removed]
+    cache, expected = DynamicCache(config=model.config.text_config), DynamicCache(config=model.config.text_config)
+    read(model, one, cache)
+    read(model, two, cache)
+    crop = sum(lengths) - kept
+    cache.crop(-crop)
+    if removed == "nothing":
+        read(model, one, expected)
+        read(model, two, expected)
+    elif kept > 0:
+        media = dict(one) if 4 in one["input_ids"][0, :kept] else {}
+        read(model, media | {"input_ids": one["input_ids"][:, :kept]}, expected)
+    torch.testing.assert_close(read(model, three, cache), read(model, three, expected), atol=1e-5, rtol=1e-4)
+    text = {"input_ids": torch.randint(10, 320, (1, 4))}
+    torch.testing.assert_close(read(model, text, cache), read(model, text, expected), atol=1e-5, rtol=1e-4)
+
+
+def test_text_after_a_crop_sees_what_was_visible_at_its_end(tokenizer):
+    """Also after text that brought no media, and where the first media come after text."""
+    model, (one, two, _) = turns(tokenizer)
+    text = {"input_ids": torch.randint(10, 320, (1, 6))}
+    cache, expected = DynamicCache(config=model.config.text_config), DynamicCache(config=model.config.text_config)
+    for part in (text, one, text, two, text):
+        read(model, part, cache)
+    for part in (text, one, text):
+        read(model, part, expected)
+    cache.crop(-(two["input_ids"].shape[1] + 6))
+    torch.testing.assert_close(read(model, text, cache), read(model, text, expected), atol=1e-5, rtol=1e-4)
 
 
 def test_a_cache_made_without_a_config_takes_media_too(tokenizer, samples):

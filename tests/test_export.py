@@ -5,7 +5,7 @@ import torch
 from torch.export import Dim
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig
-from tests.conftest import SIGLIP, TEXT, WHISPER, make_model
+from tests.conftest import SIGLIP, TEXT, WHISPER, make_model, open_gates
 
 
 slow = pytest.mark.conformance
@@ -56,6 +56,36 @@ def test_the_whole_model_exports(towers):
     exported = torch.export.export(model, (), given, dynamic_shapes=shapes).module()
     for size, words, filled in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
         given = media_inputs(bool(towers), size, words, filled) | {"use_cache": False}
+        torch.testing.assert_close(exported(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-4)
+
+
+def beside_text(with_towers: bool, batch: int, words: int, filled: float = 1.0) -> dict:
+    """The same with one placeholder for the image and one for the clip, before and between the words."""
+    inputs = media_inputs(with_towers, batch, words, filled)
+    ids = torch.randint(10, 320, (batch, words + 2))
+    ids[:, 1], ids[:, 3] = 4, 5
+    return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+CROSS = {
+    "all": {},
+    "last": {"cross_attention_scope": "last"},
+    "towers": {"vision": SIGLIP, "audio": WHISPER},
+    "resampled": {"vision_connector": "resampler", "vision_num_queries": 4},
+}
+
+
+@pytest.mark.parametrize("name", ["last", *(pytest.param(name, marks=slow) for name in CROSS if name != "last")])
+def test_a_cross_attention_model_exports(name):
+    model, towers = open_gates(make_model(fusion="cross_attention", **CROSS[name])), name == "towers"
+    given = beside_text(towers, 2, 5) | {"use_cache": False}
+    batch = Dim("batch", max=64)
+    shapes = {name: {0: batch} for name in given} | {"use_cache": None}
+    for tokens in ("input_ids", "attention_mask"):
+        shapes[tokens] = {0: batch, 1: Dim("length", max=512)}
+    exported = torch.export.export(model, (), given, dynamic_shapes=shapes).module()
+    for size, words, filled in ((2, 5, 1), (3, 9, 1), (3, 7, 0.4)):
+        given = beside_text(towers, size, words, filled) | {"use_cache": False}
         torch.testing.assert_close(exported(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-4)
 
 

@@ -1,8 +1,9 @@
 """generate(): every way of decoding returns with every cache what it returns without one."""
 
+import accelerate
 import pytest
 import torch
-from transformers import DynamicCache, GenerationMixin, StaticCache
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, GenerationMixin, StaticCache
 
 from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig, modeling_mmgpt
 from modeling_mmgpt.layers_mmgpt import CHUNKED_PREFILL_TAKES_MEDIA
@@ -68,6 +69,25 @@ def prompted(request, tokenizer, samples):
     return model, collator(samples)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_takes_what_the_processor_returns(prompted, dtype):
+    """As the README calls it: without a cast of pixels and spectrograms."""
+    model, prompts = prompted
+    half = generate(model.to(dtype), prompts, do_sample=False)
+    assert [len(answer) for answer in half] == [prompts["input_ids"].shape[1] + 6] * len(half)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_an_offloaded_model_returns_the_same(prompted, place, tmp_path):
+    model, prompts = prompted
+    expected = generate(model, prompts, do_sample=False)
+    if place == "cpu":
+        accelerate.cpu_offload(model, torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, tmp_path, torch.device("cpu"))
+    assert generate(model, prompts, do_sample=False) == expected
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("cache", CACHES)
 def test_every_way_of_decoding_with_every_cache(prompted, method, cache):
@@ -76,7 +96,7 @@ def test_every_way_of_decoding_with_every_cache(prompted, method, cache):
     assert generate(model, prompts, **METHODS[method], **CACHES[cache]) == expected
 
 
-@pytest.mark.parametrize("helper", ["assistant", "prompt lookup"])
+@pytest.mark.parametrize("helper", ["assistant", "prompt lookup", "early exit"])
 def test_assisted_decoding_is_greedy_decoding(prompted, helper):
     model, prompts = prompted
     if prompts["input_ids"].shape[0] > 1:  # transformers assists one prompt at a time
@@ -84,7 +104,29 @@ def test_assisted_decoding_is_greedy_decoding(prompted, helper):
         prompts = {"input_ids": torch.randint(10, 320, (1, int(one.sum())))}
         prompts["attention_mask"] = torch.ones_like(prompts["input_ids"])
     helpers = {"assistant": {"assistant_model": text_prompts()[0]}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}
+    helpers["early exit"] = {"assistant_early_exit": 1}
     assert generate(model, prompts, do_sample=False, **helpers[helper]) == generate(model, prompts, do_sample=False)
+
+
+@pytest.mark.parametrize("name", ["text", "interleave", "cross_attention", "another family's decoder"])
+def test_an_early_exit_drafts_by_the_first_layers(tokenizer, name):
+    """A draft runs through fewer layers, the answer is the same, and the model has all of its layers afterwards."""
+    if name == "text":
+        model, prompts = text_prompts()
+        decoder, prompts = model.model, {key: value[1:] for key, value in prompts.items()}
+    else:
+        foreign = {"text": {"model_type": "llama", "head_dim": 8}} if name.startswith("another") else {"fusion": name}
+        model = open_gates(make_model(**foreign))
+        decoder = model.model.language_model
+        collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+        prompts = collator([make_long_sample()])
+    expected = generate(model, prompts, do_sample=False)
+    depths = []
+    decoder.layers[0].register_forward_hook(lambda *_: depths.append(1))
+    decoder.layers[1].register_forward_hook(lambda *_: depths.append(2))
+    assert generate(model, prompts, do_sample=False, assistant_early_exit=1) == expected
+    assert depths.count(1) > depths.count(2) > 0
+    assert decoder.config.num_hidden_layers == 2
 
 
 def prompts_of_several_media() -> list[dict]:
@@ -382,3 +424,49 @@ def test_a_dynamic_rotation_reads_on(tokenizer):
     model = make_model(text=text)
     assert model.generate(torch.randint(10, 320, (1, 12)), max_new_tokens=2, min_new_tokens=2).shape[1] == 14
     assert make_processor(model.config, tokenizer).context_length is None
+
+
+BATCHES = {
+    "sliding and full": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
+    "learned positions": {"position_embedding_type": "learned"},
+    "experts": {"num_experts": 4, "num_experts_per_tok": 2},
+    "interleave": None,
+    "cross_attention": None,
+}
+TEXTS = [[10, 11, 12, 13, 20, 21, 22], [30, 31, 32]]
+
+
+def continuous(model, inputs, **kwargs):
+    config = GenerationConfig(**LENGTH, do_sample=False, eos_token_id=-1, pad_token_id=1)
+    small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)
+    return model.generate_batch(inputs, generation_config=config, continuous_batching_config=small, **kwargs)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_continuous_batching_is_generation_one_by_one(name):
+    settings = {**(BATCHES[name] or {}), "initializer_range": 0.3}
+    if BATCHES[name] is None:
+        model = make_model(text=settings, fusion=name)
+    else:
+        model = MMGPTForCausalLM(MMGPTTextConfig(**TEXT, **settings)).eval()
+    one_by_one = {"do_sample": False, "eos_token_id": None}
+    expected = [generate(model, {"input_ids": torch.tensor([ids])}, **one_by_one)[0][len(ids) :] for ids in TEXTS]
+    assert len({token for answer in expected for token in answer}) > 3
+    assert [answer.generated_tokens for answer in continuous(model, TEXTS).values()] == expected
+
+
+def test_continuous_batching_refuses_media_by_name(model):
+    with pytest.raises(ValueError, match="text alone, but got pixel_values: call generate"):
+        continuous(model, TEXTS, pixel_values=torch.zeros(1, 3, 16, 16))
+    for kind, token in (("image", 4), ("audio", 5), ("video", 6)):
+        with pytest.raises(ValueError, match=f"got {kind} tokens"):
+            continuous(model, [*TEXTS, [10, token]])
+
+
+def test_a_failed_request_is_an_error(model, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(model.lm_head, "forward", fail)
+    with pytest.raises(RuntimeError, match="2 of 2 requests failed"):
+        continuous(model, TEXTS)

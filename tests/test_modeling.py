@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
+from transformers import Trainer, TrainingArguments
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM
+from modeling_mmgpt import MMGPTCollator, MMGPTForCausalLM, MMGPTTextConfig
 from modeling_mmgpt.media_features_mmgpt import MMGPTMediaOutput
 from modeling_mmgpt.modeling_mmgpt import real_first
 from modeling_mmgpt.token_counts_mmgpt import image_geometry
@@ -15,6 +16,7 @@ from tests.conftest import (
     NAFLEX,
     PATCHES,
     SIGLIP,
+    TEXT,
     WHISPER,
     make_audio,
     make_image,
@@ -368,3 +370,17 @@ def test_stride_of_convolutions_is_counted_right(depth, output_stride):
         rows, columns = model.model.vision_tower(torch.rand(1, 3, 64, 96)).last_hidden_state.shape[-2:]
     stride = image_geometry(model.config)["patch_size"]
     assert (rows, columns) == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "interleave", "cross_attention"])
+def test_smoothed_labels_are_those_of_the_next_token(tmp_path, kind):
+    """With no smoothing to speak of, Trainer's smoothed loss is the loss of the model."""
+    model = MMGPTForCausalLM(MMGPTTextConfig(**TEXT)) if kind == "decoder" else make_model(fusion=kind)
+    model.eval()
+    ids = torch.randint(10, 320, (2, 9))
+    labels = ids.clone()
+    labels[0, :4] = -100
+    arguments = TrainingArguments(tmp_path, label_smoothing_factor=1e-9, use_cpu=True, report_to=[])
+    trainer = Trainer(model, arguments)
+    loss = trainer.compute_loss(model, {"input_ids": ids, "labels": labels.clone()})
+    torch.testing.assert_close(loss, model(input_ids=ids, labels=labels).loss, atol=1e-5, rtol=1e-5)

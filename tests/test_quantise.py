@@ -6,13 +6,14 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_torchao_available
 
 from modeling_mmgpt import MMGPTCollator, save_checkpoint
-from tests.conftest import SIGLIP, WHISPER, make_model, make_processor, make_sample
+from tests.conftest import FRAMES, PATCHES, SIGLIP, WHISPER, make_model, make_processor, make_sample, open_gates
 from tests.tiny_assistant import lessons
 from training.checks.quantise import FULL_PRECISION, compare, format_comparison, weight_only
 from training.recipe import EvaluationArguments
 
 
 needs_torchao = pytest.mark.skipif(not is_torchao_available(), reason="needs torchao: make quantised")
+needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs bitsandbytes: make quantised")
 KINDS = {8: "Int8Tensor", 4: "IntxUnpackedToInt8Tensor"}
 CLOSE = {8: 0.02, 4: 0.3}  # of the largest logit
 
@@ -73,7 +74,42 @@ def test_the_cost_is_measured_on_the_same_samples(assistant):
     assert known_line == ["known", str(len(known)), "exact_match", *(f"{score:.4f}" for score in scores.values())]
 
 
-@pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs bitsandbytes: make quantised")
+WIDE = {
+    "text": {"hidden_size": 64, "intermediate_size": 128},
+    "vision": {**PATCHES, "hidden_size": 64},
+}  # 4-bit kernels take blocks of 64
+FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(
+    "options, close", [({"load_in_8bit": True}, 0.03), (FOUR_BITS, 0.3)], ids=["8 bits", "4 bits"]
+)
+@pytest.mark.parametrize("fusion", ["interleave", "cross_attention"])
+def test_bitsandbytes_takes_media_of_encoders_that_it_quantises(tmp_path, fusion, options, close):
+    """Pixels and spectrograms stay floats though the matrices that embed them are integers."""
+    text = WIDE["text"] | ({"cross_attention_every": 1} if fusion == "cross_attention" else {})
+    audio = {**FRAMES, "num_mel_bins": 16, "hidden_size": 64}
+    model = open_gates(make_model(vision={**WIDE["vision"], "patch_size": 8}, audio=audio, text=text, fusion=fusion))
+    model.save_pretrained(tmp_path)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    small = AutoModelForImageTextToText.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(**options), device_map=device, dtype=torch.float32
+    )
+    embedding = small.model.vision_tower.patch_embedding.weight
+    assert not embedding.is_floating_point()
+    ids = torch.randint(10, 320, (2, 9))
+    images = {"pixel_values": torch.rand(2, 3, 16, 16), "input_features": torch.rand(2, 16, 8)}
+    per_image, per_clip = (4, 2) if fusion == "interleave" else (1, 1)
+    ids[:, :per_image], ids[:, 5 : 5 + per_clip] = 4, 5
+    given = {"input_ids": ids, **images}
+    with torch.no_grad():
+        expected = model(**given).logits
+        logits = small(**{name: value.to(device) for name, value in given.items()}).logits.float().cpu()
+    assert 0 < (logits - expected).abs().max() < close * expected.abs().max()
+
+
+@needs_bitsandbytes
 def test_bitsandbytes_leaves_the_encoders_in_full_precision(saved):
     model, folder = saved
     config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL_PRECISION)

@@ -1,5 +1,6 @@
 """Vision and audio encoders: what each family takes and makes, patches in their places, and the smallest inputs."""
 
+import accelerate
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -75,6 +76,44 @@ def test_every_audio_encoder_takes_its_smallest_audio_in_training(kind):
     model = make_model(audio={**AUDIO[kind], "model_type": kind}).train()
     features = model.get_audio_features(torch.zeros(smallest_audio(model.config))).pooler_output
     assert len(features) == 1 and features[0].isfinite().all()
+
+
+def encode(kind, change=lambda model: model) -> list[torch.Tensor]:
+    """Features of two images, or of two audio clips one of which is shorter, from a model that `change` made another."""
+    part = "vision" if kind in VISION else "audio"
+    model = make_model(**{part: {**(VISION | AUDIO)[kind], "model_type": kind}})
+    shape = (smallest_image if part == "vision" else smallest_audio)(model.config)[1:]
+    media = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(shape[-1]) < torch.tensor([[shape[-1]], [shape[-1] // 2]])).long()
+    model = change(model)
+    with torch.no_grad():
+        outputs = model.get_image_features(media) if part == "vision" else model.get_audio_features(media, mask)
+    return list(outputs.pooler_output)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("kind", [*VISION, *AUDIO])
+def test_every_encoder_takes_what_the_processor_returns_in_half_precision(kind, dtype):
+    half = encode(kind, lambda model: model.to(dtype))
+    for features, expected in zip(half, encode(kind), strict=True):
+        assert features.dtype == dtype and features.shape == expected.shape
+        assert (features - expected).abs().max() < 0.06 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", [*VISION, *AUDIO])
+def test_every_encoder_can_be_offloaded(kind):
+    """Weights that are brought to their module for its call alone make the same features, bit for bit, more than once."""
+    models = []
+
+    def offload(model):
+        accelerate.cpu_offload(model, torch.device("cpu"))
+        models.append(model)
+        return model
+
+    expected = encode(kind)
+    assert all(map(torch.equal, encode(kind, offload), expected))
+    assert all(map(torch.equal, encode(kind, lambda _: models[0]), expected))
+    assert {parameter.device.type for parameter in models[0].parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", ["clip_vision_model", "vit"])
