@@ -95,7 +95,7 @@ def main() -> None:
     formats.OWN_DATA.update(TOY_DATA)
     if "KILLED_AT_STEP" in os.environ:
         trainer.Throughput = Killed
-    train.train(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
+    train.train_and_exit(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
 
 
 if __name__ == "__main__":

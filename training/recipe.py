@@ -47,6 +47,7 @@ TRAINING_DEFAULTS = {
     "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluation/evaluate.py generates
     "use_cpu": not torch.accelerator.is_available(),  # explicit, since TrainingArguments refuses bf16 otherwise
     "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
+    "logging_nan_inf_filter": False,  # true shows a NaN loss as 0
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
     "save_total_limit": 2,  # checkpoints of a run are there to continue it: the last one, and one before
     "resume_from_checkpoint": True,  # from the last checkpoint in output_dir; from the beginning where there is none

@@ -46,6 +46,7 @@ def describe_hardware() -> str:
 
 def save_run(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
     """Every process takes part where the weights are sharded; the first one writes."""
+    trainer.check_weights("model/")
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if not trainer.is_world_process_zero():

@@ -5,9 +5,12 @@ r"""Train a model as a recipe says, with Hugging Face's Trainer, and save it as 
 leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json and recipe.yaml (the recipe
 with its overrides); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
 interrupted goes on when the same command is given again.
+
+Exit status: 0 finished, 1 the run went wrong, 2 the recipe is wrong, 75 stopped by SIGTERM or SIGINT and not finished.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from transformers import set_seed
@@ -18,6 +21,7 @@ from training.recipe import Recipe, RecipeError, load_recipe
 from training.resuming import checkpoint_to_resume
 from training.run_results import report_of, save_run
 from training.stages import prepare_model
+from training.stopping import UNFINISHED, RunFailed, RunStopped
 from training.trainer import RecipeTrainer
 
 
@@ -54,7 +58,21 @@ def main() -> None:
     if arguments.print_config:
         print(recipe.to_yaml(), end="")
         return
-    report = train(recipe)
+    train_and_exit(recipe)
+
+
+def train_and_exit(recipe: Recipe) -> None:
+    """Train and say in one sentence how it ended; raises SystemExit where that is not the end of the run."""
+    try:
+        report = train(recipe)
+    except RunStopped as stopped:
+        print(f"Not finished: {stopped}", file=sys.stderr)
+        sys.exit(UNFINISHED)
+    except RunFailed as failed:
+        sys.exit(f"The run went wrong: {failed}")
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(
         f"{report['parameters']:,} parameters, {report['steps']} steps in {report['train_seconds']:.0f} s on "
         f"{report['hardware']}; saved in {recipe.training.output_dir}/model"
