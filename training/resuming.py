@@ -58,6 +58,20 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     return str(last)
 
 
+def finished_report(recipe: Recipe) -> dict | None:
+    """What the same run left in training.json when it came to its end here; None where there is something to do."""
+    folder = Path(recipe.training.output_dir)
+    written = folder / "training.json"
+    if recipe.training.resume_from_checkpoint is not True or not written.is_file() or not (folder / "model").is_dir():
+        return None
+    if not (folder / "recipe.yaml").is_file() or changed_keys(recipe, folder / "recipe.yaml"):
+        return None
+    try:
+        return json.loads(written.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+
+
 def last_checkpoint(folder: Path, streaming: bool = False) -> Path | None:
     """The newest checkpoint that was written to its end: to trainer_state.json, Trainer's last file, and of a stream to the place
     of each process."""

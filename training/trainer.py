@@ -25,7 +25,7 @@ from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import find_metric
 from training.recipe import EvaluationArguments, Recipe, RecipeError
 from training.stages import part_of
-from training.stopping import RunFailed, StopSignals
+from training.stopping import RunFailed, RunStopped, StopSignals
 from training.throughput import Throughput
 
 
@@ -52,6 +52,7 @@ class RecipeTrainer(Trainer):
         if checkpoint is not None:
             self.steps_before = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
         self.stops = StopSignals()
+        self.saved, self.last_step = 0, None  # checkpoints of this process, and the step that ended last
         self.micro_batches: list[tuple[torch.Tensor, list[str]]] = []  # of the step in progress: loss and samples
         self.learnt_tokens: torch.Tensor | int | None = None  # of that step, in all processes
         self.learning_rates = recipe.learning_rates.given()
@@ -164,6 +165,31 @@ class RecipeTrainer(Trainer):
                 "checkpoints are as they were: lower training.learning_rate or training.max_grad_norm and go on from one of them."
             )
 
+    def _run_epoch(self, model, *args, **kwargs):
+        """A run whose last step is in the checkpoint takes none: the library would take one more before it looks."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(model, *args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs):
+        """Called after each step and at the end of each epoch: where the run saves and stops if a signal came."""
+        saved_before, is_step_end = self.saved, self.last_step != self.state.global_step
+        self.last_step = self.state.global_step
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if not self.any_process(self.stops.received is not None):
+            return
+        if is_step_end and self.state.epoch % 1 == 0:
+            return  # what is due at the end of the epoch comes first
+        if self.saved == saved_before:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        step, steps = self.state.global_step, self.state.max_steps
+        raise RunStopped(
+            f"{self.stops.received or 'a signal to another process'} after step {step} of {steps}, which is saved in "
+            f"{Path(self.args.output_dir, f'checkpoint-{step}')}. The same command goes on from there."
+        )
+
     def any_process(self, flag: bool) -> bool:
         """Whether it is true in any process; each must ask."""
         if self.args.world_size == 1:
@@ -175,6 +201,7 @@ class RecipeTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         self.check_weights(f"checkpoint-{self.state.global_step}")
         super()._save_checkpoint(model, trial)
+        self.saved += 1
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         """Several processes on CPUs: transformers 5.17 asks torch to load for "cpu:0", which it does not know."""
