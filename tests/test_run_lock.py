@@ -23,9 +23,9 @@ def dead_process() -> int:
 
 
 def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path):
-    with locked(tmp_path / "run"):
-        with pytest.raises(RecipeError, match=rf"run in progress \(process {os.getpid()}\)"), locked(tmp_path / "run"):
-            pass
+    refused = pytest.raises(RecipeError, match=rf"run in progress \(process {os.getpid()}\)")
+    with locked(tmp_path / "run"), refused, locked(tmp_path / "run"):
+        pass
     with locked(tmp_path / "run"):
         assert (tmp_path / "run" / "run.lock").is_file()
     assert list((tmp_path / "run").iterdir()) == []

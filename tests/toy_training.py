@@ -87,9 +87,10 @@ class Killed(trainer.Throughput):
     """The process gets a signal in the middle of a run; by default it dies as a machine that fails does: nothing is tidied up."""
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == int(os.environ["KILLED_AT_STEP"]):
-            if os.environ.get("KILLED_RANK", os.environ.get("RANK", "")) == os.environ.get("RANK", ""):
-                os.kill(os.getpid(), signal.Signals[os.environ.get("KILLED_WITH", "SIGKILL")])
+        rank = os.environ.get("RANK")
+        is_meant = os.environ.get("KILLED_RANK", rank) == rank
+        if is_meant and state.global_step == int(os.environ["KILLED_AT_STEP"]):
+            os.kill(os.getpid(), signal.Signals[os.environ.get("KILLED_WITH", "SIGKILL")])
 
 
 def main() -> None:

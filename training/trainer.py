@@ -6,7 +6,6 @@ trainer.train(resume_from_checkpoint=checkpoint)
 
 import dataclasses
 import math
-import os
 import warnings
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 
 from modeling_mmgpt import MMGPTProcessor
 from modeling_mmgpt.tools.packing import open_packs
+from training.checkpoints import begin_checkpoint, finish_checkpoint, rotate
 from training.data.augmentation import AugmentingCollator
 from training.data.streaming import StreamingMixture
 from training.data.training_set import TrainingSet
@@ -74,8 +74,6 @@ class RecipeTrainer(Trainer):
             self.add_callback(LossProgress)
         if data.validation is not None and recipe.stage != "pretrain":
             self.add_callback(AnswerMetrics(self, data.validation, recipe.eval))
-        if recipe.data.streaming:
-            self.add_callback(PlaceInStream)
         # First of all, so that whatever else reads the log finds its numbers there.
         self.throughput = Throughput()
         self.callback_handler.callbacks.insert(0, self.throughput)
@@ -199,8 +197,26 @@ class RecipeTrainer(Trainer):
         return count.item() > 0
 
     def _save_checkpoint(self, model, trial):
-        self.check_weights(f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        """The library's checkpoint, then the place in the stream, a manifest of all of it, and only then the removal of older ones."""
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        checkpoint = folder / f"checkpoint-{step}"
+        self.check_weights(checkpoint.name)
+        if self.is_world_process_zero():
+            begin_checkpoint(checkpoint)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if isinstance(self.train_dataset, StreamingMixture):
+            place = self.callback_handler.train_dataloader.state_dict()
+            torch.save(place, checkpoint / PLACE_IN_STREAM.format(self.args.process_index))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            finish_checkpoint(checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate(folder, step, limit, keep=None if best is None else Path(best).name)
         self.saved += 1
 
     def _load_optimizer_and_scheduler(self, checkpoint):
@@ -286,14 +302,3 @@ class EpochOfCollator(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.epoch = int(state.epoch)
-
-
-class PlaceInStream(TrainerCallback):
-    """Adds the place of this process in its stream to each checkpoint, atomically."""
-
-    def on_save(self, args, state, control, train_dataloader=None, **kwargs):
-        checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        path = checkpoint / PLACE_IN_STREAM.format(args.process_index)
-        unfinished = path.with_suffix(".part")
-        torch.save(train_dataloader.state_dict(), unfinished)
-        os.replace(unfinished, path)
