@@ -270,6 +270,7 @@ class TestTraining:
         curve = losses(json.loads((tmp_path / "run" / "training.json").read_text()))
         assert len(curve) == 6
         os.rename(tmp_path / "run" / "checkpoint-6", tmp_path / "last")
+        os.remove(tmp_path / "run" / "training.json")  # else the run is finished
         launch(2, "-m", "tests.toy_training", str(tmp_path / "recipe.yaml"))
         assert losses(json.loads((tmp_path / "run" / "training.json").read_text())) == curve
         with pytest.raises(RecipeError, match="written by 2 processes"):

@@ -84,18 +84,20 @@ def losses(report: dict) -> list[float]:
 
 
 class Killed(trainer.Throughput):
-    """The process kills itself, as a machine that fails does, in the middle of a run: nothing is tidied up."""
+    """The process gets a signal in the middle of a run; by default it dies as a machine that fails does: nothing is tidied up."""
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == int(os.environ["KILLED_AT_STEP"]):
-            os.kill(os.getpid(), signal.SIGKILL)
+        rank = os.environ.get("RANK")
+        is_meant = os.environ.get("KILLED_RANK", rank) == rank
+        if is_meant and state.global_step == int(os.environ["KILLED_AT_STEP"]):
+            os.kill(os.getpid(), signal.Signals[os.environ.get("KILLED_WITH", "SIGKILL")])
 
 
 def main() -> None:
     formats.OWN_DATA.update(TOY_DATA)
     if "KILLED_AT_STEP" in os.environ:
         trainer.Throughput = Killed
-    train.train(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
+    train.train_and_exit(build_recipe(yaml.safe_load(Path(sys.argv[1]).read_text()), "toy", sys.argv[1]))
 
 
 if __name__ == "__main__":

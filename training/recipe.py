@@ -26,6 +26,7 @@ from training.recipe_files import (
     check_name,
     read_yaml,
     valid_name,
+    without_words,
 )
 from training.recipe_sections import (
     AugmentationArguments,
@@ -39,6 +40,7 @@ from training.recipe_sections import (
     TokenizerArguments,
     field_names,
 )
+from training.recipe_types import typed, typed_section
 
 
 # What a run of ours needs where TrainingArguments has another default; a recipe may still set each of them.
@@ -47,6 +49,7 @@ TRAINING_DEFAULTS = {
     "prediction_loss_only": True,  # during training only the loss is evaluated: training/evaluation/evaluate.py generates
     "use_cpu": not torch.accelerator.is_available(),  # explicit, since TrainingArguments refuses bf16 otherwise
     "dataloader_pin_memory": torch.accelerator.is_available(),  # true only warns on a machine without one
+    "logging_nan_inf_filter": False,  # true shows a NaN loss as 0
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
     "save_total_limit": 2,  # checkpoints of a run are there to continue it: the last one, and one before
     "resume_from_checkpoint": True,  # from the last checkpoint in output_dir; from the beginning where there is none
@@ -116,6 +119,9 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
     """Turn nested dicts into a resolved `Recipe`; `place` names their origin in errors."""
     try:
         check_keys(tree, [*SECTIONS, "training", "stage", "peft"], "")
+        for key in (*SECTIONS, "training", "peft"):
+            if not isinstance(tree.get(key) or {}, dict):
+                check_keys(tree[key], (), key)
         sections = build_sections(tree)
         training = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"}
         if sections[
@@ -123,9 +129,10 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
         ].streaming:  # the checkpoint knows the place in the stream: nothing is read again to get there
             training["ignore_data_skip"] = True
         training |= tree.get("training") or {}
-        plain_training_arguments(bool(training["use_cpu"]))  # before the recipe's own
+        training["use_cpu"] = typed(training["use_cpu"], bool, "training.use_cpu")
+        plain_training_arguments(training["use_cpu"])  # before the recipe's own
         sections["training"] = build_section(TrainingArguments, training, "training")
-        values = {key: tree[key] for key in ("stage", "peft") if tree.get(key) is not None}
+        values = {key: without_words(tree[key]) for key in ("stage", "peft") if tree.get(key) is not None}
         recipe = Recipe(name=name, **sections, **values)
         check_stage(recipe)
         check_training(recipe)
@@ -142,10 +149,14 @@ def build_sections(tree: dict) -> dict[str, Any]:
     augment = build_section(AugmentationArguments, tree["augment"], "augment")
     sources = {"train": [], "validation": [], "test": []}
     for split in sources:
-        for i, section in enumerate(tree["data"].get(split) or []):
+        listed = tree["data"].get(split) or []
+        if not isinstance(listed, list):
+            raise RecipeError(f"`data.{split}` is {listed!r}; it must be a list of sources, each `- format: NAME`.")
+        for i, section in enumerate(listed):
             where = f"data.{split}.{i}"
+            check_keys(section, field_names(SourceArguments), where)
             source = build_section(SourceArguments, {"split": split} | section, where)
-            changes = dataclasses.asdict(augment) | source.augment
+            changes = dataclasses.asdict(augment) | typed(source.augment or {}, dict, f"{where}.augment")
             source.augment = build_section(AugmentationArguments, changes, f"{where}.augment")
             sources[split].append(source)
     tree["data"] |= sources
@@ -158,6 +169,7 @@ def build_section(cls: type, section: dict, where: str) -> Any:
     for item in fields:
         if item.default is MISSING and item.default_factory is MISSING and item.name not in section:
             raise RecipeError(f"`{where}.{item.name}` is missing.")
+    section = typed_section(cls, section, fields, where)
     try:
         return cls(**section)
     except RecipeError as error:

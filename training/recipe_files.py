@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -29,13 +29,74 @@ class RecipeError(ValueError):
     """What is wrong in a recipe, where it stands and the way out."""
 
 
+class YesNo(str):
+    """yes, no, on or off, unquoted: a truth value, or this text where a field takes text, such as the language `no`."""
+
+    @property
+    def meaning(self) -> bool:
+        return self.lower() in ("yes", "on")
+
+
 class RecipeLoader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number, which YAML 1.1 reads as a string."""
+    """YAML as people write it. YAML 1.1 reads 1e-3 as text, 017 as 15, 12:30 as 750 and 2020-01-01 as a date."""
+
+    yaml_implicit_resolvers: ClassVar = {}
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key `{twice}` stands there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+    def construct_decimal(self, node) -> int:
+        text = node.value.replace("_", "")
+        return int(text, 0) if text.lstrip("+-")[:2] in ("0x", "0o") else int(text)
+
+    def construct_word(self, node) -> YesNo:
+        return YesNo(node.value)
 
 
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+TAG = "tag:yaml.org,2002:"
+for kind, pattern, first in (
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("word", r"(?i:yes|no|on|off)", "yYnNoO"),
+    ("int", r"[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9][0-9_]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+0123456789."),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+):
+    RecipeLoader.add_implicit_resolver(
+        f"{TAG}{kind}", re.compile(rf"^(?:{pattern})$"), [*first, ""] if kind == "null" else list(first)
+    )
+RecipeLoader.add_constructor(f"{TAG}int", RecipeLoader.construct_decimal)
+RecipeLoader.add_constructor(f"{TAG}word", RecipeLoader.construct_word)
+
+
+def parse(text: str, where: str) -> Any:
+    """The value of a YAML text; `where` names it in the error."""
+    try:
+        return yaml.load(text, Loader=RecipeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise RecipeError(f"{where} is not valid YAML{place}: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def without_words(value: Any, as_text: bool = False) -> Any:
+    """Where no field says what it takes, yes, no, on and off are truth values, as everywhere in YAML; or text."""
+    if isinstance(value, YesNo):
+        return str(value) if as_text else value.meaning
+    if isinstance(value, list):
+        return [without_words(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): without_words(one) for key, one in value.items()}
+    return value
 
 
 def read_yaml(path: str | Path, listed_in: Path) -> dict:
@@ -45,9 +106,10 @@ def read_yaml(path: str | Path, listed_in: Path) -> dict:
         names = sorted(str(found.relative_to(listed_in).with_suffix("")) for found in listed_in.glob("*.yaml"))
         raise FileNotFoundError(f"{path} does not exist; {listed_in} has: {', '.join(names)}.")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=RecipeLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not valid YAML: it is not text in UTF-8.") from None
+    tree = parse(text, str(path))
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must be `key: value` lines, but holds {type(tree).__name__}.")
     return tree
@@ -57,7 +119,7 @@ def read_preset(name: str) -> dict:
     """A preset of configuration/models by name, or any preset file by path."""
     folder = CONFIGURATION / "models"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    preset = read_yaml(path, listed_in=folder)
+    preset = without_words(read_yaml(path, listed_in=folder))
     check_keys(preset, ["config", "image_processor", "video_processor", "feature_extractor"], "")
     return preset
 
@@ -79,7 +141,7 @@ def apply_override(tree: dict, override: str) -> None:
         elif not isinstance(node, dict):
             raise RecipeError(f"{override!r}: {'.'.join(keys[:depth])} is a single value and has no {key!r}.")
         if depth == len(keys) - 1:
-            node[key] = yaml.load(value, Loader=RecipeLoader)
+            node[key] = parse(value, f"the value of {override!r}")
         elif isinstance(node, dict) and node.get(key) is None:
             node[key] = {}
         node = node[key]

@@ -1,21 +1,24 @@
 r"""A run that was interrupted goes on when the same command is given again, and only when it is the same run.
 
 Trainer's checkpoints hold everything a run needs: weights, optimizer, schedule, place in the data, random states. Two things are
-added: a checkpoint that was being written when the process was killed is passed over, and output_dir/recipe.yaml tells
-whether the checkpoints beside it belong to the recipe that is to be run. Where the data are streamed, each process adds its
-place in the stream to the checkpoint (`PlaceInStream` in trainer.py).
+added: a checkpoint that is damaged, or was being written when the process was killed, is passed over (checkpoints.py), and
+output_dir/recipe.yaml tells whether the checkpoints beside it belong to the recipe that is to be run.
 """
 
 import dataclasses
 import json
+import logging
 import re
 from pathlib import Path
 
 import yaml
 
+from training.checkpoints import MANIFEST, UNFINISHED, checkpoints_in, problem_of
 from training.recipe import Recipe, RecipeError, build_sections
 from training.recipe_files import with_new_names
 
+
+logger = logging.getLogger(__name__)
 
 # What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
@@ -33,6 +36,9 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     if isinstance(wish, str):
         if not Path(wish).is_dir():
             raise FileNotFoundError(f"training.resume_from_checkpoint={wish} does not exist.")
+        problem = problem_of(Path(wish), recipe.data.streaming) if Path(wish, MANIFEST).is_file() else None
+        if problem is not None:
+            raise RecipeError(f"training.resume_from_checkpoint={wish}: {problem}. Name another checkpoint.")
         return wish
     folder = Path(recipe.training.output_dir)
     last = last_checkpoint(folder, recipe.data.streaming)
@@ -58,17 +64,35 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     return str(last)
 
 
+def finished_report(recipe: Recipe) -> dict | None:
+    """What the same run left in training.json when it came to its end here; None where there is something to do."""
+    folder = Path(recipe.training.output_dir)
+    written = folder / "training.json"
+    if recipe.training.resume_from_checkpoint is not True or not written.is_file() or not (folder / "model").is_dir():
+        return None
+    if not (folder / "recipe.yaml").is_file() or changed_keys(recipe, folder / "recipe.yaml"):
+        return None
+    try:
+        return json.loads(written.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+
+
 def last_checkpoint(folder: Path, streaming: bool = False) -> Path | None:
-    """The newest checkpoint that was written to its end: to trainer_state.json, Trainer's last file, and of a stream to the place
-    of each process."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
-    for path in sorted(found, key=lambda one: int(one.name[11:]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        if not streaming or len(list(path.glob("stream_*.pt"))) == len(list(path.glob("rng_state*.pth"))):
+    """The newest whole checkpoint. What is passed over is said; where all are unfinished there is none, as before the first one."""
+    problems = {}
+    for path in reversed(checkpoints_in(folder)):
+        problem = problem_of(path, streaming)
+        if problem is None:
             return path
+        problems[path.name] = problem
+        logger.warning("%s is passed over: %s.", path, problem)
+    damaged = [f"{name}: {problem}" for name, problem in problems.items() if problem != UNFINISHED]
+    if damaged:
+        raise RecipeError(
+            f"no checkpoint in {folder} is whole ({'; '.join(damaged)}): bring one back from a copy, or remove them all to begin "
+            "from the beginning."
+        )
     return None
 
 
@@ -84,7 +108,15 @@ def changed_keys(recipe: Recipe, written: Path) -> list[str]:
 
 def read_written(path: Path) -> dict:
     """The recipe of an earlier run as it would be written today: its names may be old, and its preset not merged."""
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"{path} is damaged, so that nothing tells which run the folder belongs to: remove the file, and name the checkpoint to "
+            "go on from as training.resume_from_checkpoint."
+        )
     data = tree.get("data") or {}
     for split in ("train", "validation", "test"):
         data[split] = [with_new_names(source) for source in data.get(split) or []]

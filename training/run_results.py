@@ -46,6 +46,7 @@ def describe_hardware() -> str:
 
 def save_run(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
     """Every process takes part where the weights are sharded; the first one writes."""
+    trainer.check_weights("model/")
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if not trainer.is_world_process_zero():
@@ -61,8 +62,11 @@ def save_run(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
         base = MMGPTForConditionalGeneration.from_pretrained(recipe.model.checkpoint)
         model, state_dict = PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload(), None
     save_checkpoint(folder / "model", model, trainer.processing_class, card=card, state_dict=state_dict)
-    (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_curves(report["log"], folder / "loss.png")
+    # Last, since it stands for a finished run.
+    unfinished = folder / "training.json.part"
+    unfinished.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / "training.json")
 
 
 def card_of_run(recipe: Recipe, report: dict) -> dict:
@@ -70,10 +74,10 @@ def card_of_run(recipe: Recipe, report: dict) -> dict:
     was measured of that one is no longer true."""
     steps, before = report["steps"], report["steps_before"]
     part = f"the last {steps - before:,} of them " if before else ""
-    told = (
-        f"Recipe `{report['recipe']}`, stage `{recipe.stage}`: {steps:,} steps, {part}with {report['tokens']:,} tokens in "
-        f"{report['train_seconds']:,.0f} s."
-    )
+    effort = f"{part}with {report['tokens']:,} tokens in {report['train_seconds']:,.0f} s"
+    if steps == before:  # only the model was left to be saved
+        effort = "the last of them before the run was taken up again to save the model"
+    told = f"Recipe `{report['recipe']}`, stage `{recipe.stage}`: {steps:,} steps, {effort}."
     facts = {
         "training": told,
         "hardware": report["hardware"],

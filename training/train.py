@@ -5,9 +5,14 @@ r"""Train a model as a recipe says, with Hugging Face's Trainer, and save it as 
 leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json and recipe.yaml (the recipe
 with its overrides); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
 interrupted goes on when the same command is given again.
+
+Exit status: 0 finished, 1 the run went wrong, 2 the recipe is wrong, 75 stopped by SIGTERM or SIGINT and not finished.
 """
 
 import argparse
+import logging
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from transformers import set_seed
@@ -15,25 +20,53 @@ from transformers import set_seed
 from training.data.training_set import TrainingSet
 from training.model_building import build_model_and_processor
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.resuming import checkpoint_to_resume
+from training.resuming import checkpoint_to_resume, finished_report
+from training.run_lock import locked
 from training.run_results import report_of, save_run
 from training.stages import prepare_model
+from training.stopping import UNFINISHED, RunFailed, RunStopped
 from training.trainer import RecipeTrainer
 
 
+logger = logging.getLogger(__name__)
+
+
 def train(recipe: Recipe) -> dict:
-    """Run the recipe, or what is left of it; returns what is also written to training.json."""
-    checkpoint = checkpoint_to_resume(recipe)
+    """Run the recipe, or what is left of it; returns what is also written to training.json.
+
+    A run that is finished already is left as it is."""
+    folder = Path(recipe.training.output_dir)
+    with locked(folder) if recipe.training.process_index == 0 else nullcontext():
+        report = finished_report(recipe)
+        if report is None:
+            return train_from(checkpoint_to_resume(recipe), recipe)
+        logger.warning(
+            "%s holds this run, finished after %d steps: nothing is done. To train it anew, remove the folder or choose another "
+            "training.output_dir.",
+            folder,
+            report["steps"],
+        )
+        return report
+
+
+def train_from(checkpoint: str | None, recipe: Recipe) -> dict:
+    """What [`train`] does where the run is not finished: all of it, or what comes after the checkpoint."""
+    folder = Path(recipe.training.output_dir)
     set_seed(recipe.training.seed)
     data = TrainingSet(recipe)
     model, processor = build_model_and_processor(recipe, data.tokenizer_samples())
     parameters = model.num_parameters()  # without adapters
     trainer = RecipeTrainer(recipe, prepare_model(model, recipe.stage, recipe.peft), processor, data, checkpoint)
+    trainer.accelerator.wait_for_everyone()  # all have read what an earlier run left
     if trainer.is_world_process_zero():
-        recipe.write(Path(recipe.training.output_dir) / "recipe.yaml")
+        if checkpoint is not None:
+            logger.warning("The run goes on from %s, step %d.", checkpoint, trainer.steps_before)
+        (folder / "training.json").unlink(missing_ok=True)  # it stands for a finished run
+        recipe.write(folder / "recipe.yaml")
 
     try:
-        seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
+        with trainer.stops:
+            seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
     finally:
         data.close()
     report = report_of(trainer, recipe, data, parameters, seconds)
@@ -54,7 +87,21 @@ def main() -> None:
     if arguments.print_config:
         print(recipe.to_yaml(), end="")
         return
-    report = train(recipe)
+    train_and_exit(recipe)
+
+
+def train_and_exit(recipe: Recipe) -> None:
+    """Train and say in one sentence how it ended; raises SystemExit where that is not the end of the run."""
+    try:
+        report = train(recipe)
+    except RunStopped as stopped:
+        print(f"Not finished: {stopped}", file=sys.stderr)
+        sys.exit(UNFINISHED)
+    except RunFailed as failed:
+        sys.exit(f"The run went wrong: {failed}")
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(
         f"{report['parameters']:,} parameters, {report['steps']} steps in {report['train_seconds']:.0f} s on "
         f"{report['hardware']}; saved in {recipe.training.output_dir}/model"

@@ -5,16 +5,19 @@ trainer.train(resume_from_checkpoint=checkpoint)
 """
 
 import dataclasses
-import os
+import math
 import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from modeling_mmgpt import MMGPTProcessor
+from modeling_mmgpt.tools.packing import open_packs
+from training.checkpoints import begin_checkpoint, finish_checkpoint, rotate
 from training.data.augmentation import AugmentingCollator
 from training.data.streaming import StreamingMixture
 from training.data.training_set import TrainingSet
@@ -22,10 +25,13 @@ from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import find_metric
 from training.recipe import EvaluationArguments, Recipe, RecipeError
 from training.stages import part_of
+from training.stopping import RunFailed, RunStopped, StopSignals
 from training.throughput import Throughput
 
 
 PLACE_IN_STREAM = "stream_{}.pt"  # of a process, in each checkpoint
+SAMPLE_NAMES = "sample_names"  # beside the tensors of a batch, until the step takes them
+NAMED_AT_MOST = 20  # samples in an error
 
 
 class RecipeTrainer(Trainer):
@@ -45,6 +51,10 @@ class RecipeTrainer(Trainer):
         self.steps_before = 0  # of the run, in the checkpoint; read now, since the run may remove it
         if checkpoint is not None:
             self.steps_before = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
+        self.stops = StopSignals()
+        self.saved, self.last_step = 0, None  # checkpoints of this process, and the step that ended last
+        self.micro_batches: list[tuple[torch.Tensor, list[str]]] = []  # of the step in progress: loss and samples
+        self.learnt_tokens: torch.Tensor | int | None = None  # of that step, in all processes
         self.learning_rates = recipe.learning_rates.given()
         by_task = {one.task: one.augment for one in recipe.data.train}
         seed = recipe.training.seed
@@ -64,8 +74,6 @@ class RecipeTrainer(Trainer):
             self.add_callback(LossProgress)
         if data.validation is not None and recipe.stage != "pretrain":
             self.add_callback(AnswerMetrics(self, data.validation, recipe.eval))
-        if recipe.data.streaming:
-            self.add_callback(PlaceInStream)
         # First of all, so that whatever else reads the log finds its numbers there.
         self.throughput = Throughput()
         self.callback_handler.callbacks.insert(0, self.throughput)
@@ -74,7 +82,7 @@ class RecipeTrainer(Trainer):
         if isinstance(self.train_dataset, StreamingMixture):
             return self.stream_loader()
         plain = self.data_collator
-        self.data_collator = self.train_collator
+        self.data_collator = NamingCollator(self.train_collator)
         try:
             return super().get_train_dataloader()
         finally:
@@ -88,7 +96,7 @@ class RecipeTrainer(Trainer):
         loader = StatefulDataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
-            collate_fn=self.train_collator,
+            collate_fn=NamingCollator(self.train_collator),
             num_workers=self.args.dataloader_num_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             pin_memory=self.args.dataloader_pin_memory,
@@ -102,6 +110,121 @@ class RecipeTrainer(Trainer):
     def compute_loss(self, model, inputs, *args, **kwargs):
         """Nothing here reads logits, since metrics are of generated answers (AnswerMetrics), nor goes on from a cache."""
         return super().compute_loss(model, {**inputs, "skip_logits": True, "use_cache": False}, *args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        names = inputs.pop(SAMPLE_NAMES)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.micro_batches.append((loss, names))
+        self.learnt_tokens = num_items_in_batch
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The library asks once a step, before the optimizer: the device is waited for here, so that losses can be read too."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.check_step(norm)
+        return norm
+
+    def check_step(self, norm: float | torch.Tensor | None) -> None:
+        """Refuses a step whose loss or gradients are not finite. Gradients that overflow in fp16 are left to the loss scaler."""
+        micro_batches, self.micro_batches = self.micro_batches, []
+        finite = torch.stack([loss for loss, _ in micro_batches]).isfinite().tolist()
+        overflows = norm is not None and not math.isfinite(norm) and self.accelerator.scaler is None
+        if all(finite) and not overflows:
+            return
+        names = [
+            name
+            for (_, batch), is_finite in zip(micro_batches, finite, strict=True)
+            if not is_finite
+            for name in batch
+        ]
+        what = "the loss is NaN or infinite"
+        if self.learnt_tokens is not None and self.learnt_tokens == 0:
+            what = "no token of the batch has a label, so that there is no loss"
+        if all(finite):
+            what = "the gradients are NaN or infinite, though the loss is finite"
+            names = [name for _, batch in micro_batches for name in batch]
+        more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+        raise RunFailed(
+            f"step {self.state.global_step + 1}, process {self.args.process_index}: {what}. The samples of the batch: "
+            f"{', '.join(names[:NAMED_AT_MOST])}{more}. Nothing of this step was learnt, and earlier checkpoints are as they were: "
+            "look at these samples, or lower training.learning_rate or training.max_grad_norm."
+        )
+
+    def check_weights(self, what: str) -> None:
+        """Refuses to save weights that are not finite; `what` is to be saved."""
+        weights = {
+            name: one.to_local() if isinstance(one, DTensor) else one for name, one in self.model.named_parameters()
+        }
+        bad = [name for name, one in weights.items() if not one.isfinite().all()]
+        if self.any_process(bool(bad)):
+            where = f"{bad[0]} and {len(bad) - 1} more" if bad else "those of another process"
+            raise RunFailed(
+                f"step {self.state.global_step}: weights are NaN or infinite ({where}), so that {what} is not written. Earlier "
+                "checkpoints are as they were: lower training.learning_rate or training.max_grad_norm and go on from one of them."
+            )
+
+    def _run_epoch(self, model, *args, **kwargs):
+        """A run whose last step is in the checkpoint takes none: the library would take one more before it looks."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(model, *args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs):
+        """Called after each step and at the end of each epoch: where the run saves and stops if a signal came."""
+        saved_before, is_step_end = self.saved, self.last_step != self.state.global_step
+        self.last_step = self.state.global_step
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if not self.any_process(self.stops.received is not None):
+            return
+        if is_step_end and self.state.epoch % 1 == 0:
+            return  # what is due at the end of the epoch comes first
+        if self.saved == saved_before:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        step, steps = self.state.global_step, self.state.max_steps
+        raise RunStopped(
+            f"{self.stops.received or 'a signal to another process'} after step {step} of {steps}, which is saved in "
+            f"{Path(self.args.output_dir, f'checkpoint-{step}')}. The same command goes on from there."
+        )
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether it is true in any process; each must ask."""
+        if self.args.world_size == 1:
+            return flag
+        count = torch.tensor(float(flag), device=self.args.device)
+        torch.distributed.all_reduce(count)
+        return count.item() > 0
+
+    def _save_checkpoint(self, model, trial):
+        """The library's checkpoint, then the place in the stream, a manifest of all of it, and only then the removal of older ones."""
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        checkpoint = folder / f"checkpoint-{step}"
+        self.check_weights(checkpoint.name)
+        if self.is_world_process_zero():
+            begin_checkpoint(checkpoint)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if isinstance(self.train_dataset, StreamingMixture):
+            place = self.callback_handler.train_dataloader.state_dict()
+            torch.save(place, checkpoint / PLACE_IN_STREAM.format(self.args.process_index))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            finish_checkpoint(checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate(folder, step, limit, keep=None if best is None else Path(best).name)
+        self.saved += 1
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """Several processes on CPUs: transformers 5.17 asks torch to load for "cpu:0", which it does not know."""
+        if checkpoint is None or self.args.device.type != "cpu" or self.args.world_size == 1:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        for name, state in ((OPTIMIZER_NAME, self.optimizer), (SCHEDULER_NAME, self.lr_scheduler)):
+            state.load_state_dict(torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True))
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
@@ -126,6 +249,23 @@ def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -
     optimizer.param_groups.clear()
     for group in groups:
         optimizer.add_param_group(group)
+
+
+class NamingCollator:
+    """Adds to a batch what its samples are called."""
+
+    def __init__(self, collator: AugmentingCollator):
+        self.collator = collator
+
+    def __call__(self, samples: list[dict]) -> dict:
+        return {**self.collator(samples), SAMPLE_NAMES: [name_of(sample) for sample in open_packs(samples)]}
+
+
+def name_of(sample: dict) -> str:
+    """A sample by its id and its task, a block of several texts by its place."""
+    if sample.get("id") is not None:
+        return f"{sample['id']} ({sample['task']})" if sample.get("task") else str(sample["id"])
+    return f"block {sample['place']}" if "place" in sample else "a block of the stream"
 
 
 class AnswerMetrics(TrainerCallback):
@@ -162,14 +302,3 @@ class EpochOfCollator(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.epoch = int(state.epoch)
-
-
-class PlaceInStream(TrainerCallback):
-    """Adds the place of this process in its stream to each checkpoint, atomically."""
-
-    def on_save(self, args, state, control, train_dataloader=None, **kwargs):
-        checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        path = checkpoint / PLACE_IN_STREAM.format(args.process_index)
-        unfinished = path.with_suffix(".part")
-        torch.save(train_dataloader.state_dict(), unfinished)
-        os.replace(unfinished, path)

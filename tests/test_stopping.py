@@ -1,0 +1,268 @@
+"""Runs that end before their last step: with NaN, with a signal; and how the process says so."""
+
+import json
+import os
+import re
+import signal
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.test_distribution import launch
+from tests.test_streaming import toy_stream
+from tests.toy_training import TOY_DATA, Killed, losses, toy_tree
+from training import train
+from training.data.formats import OWN_DATA
+from training.recipe import build_recipe
+from training.stopping import UNFINISHED, RunFailed, RunStopped, StopSignals
+from training.trainer import RecipeTrainer
+
+
+@pytest.fixture
+def tree(monkeypatch, tmp_path) -> dict:
+    for name, data in TOY_DATA.items():
+        monkeypatch.setitem(OWN_DATA, name, data)
+    return toy_tree(tmp_path / "run")
+
+
+def spoil(monkeypatch, spoilt: str, step: int, value: float) -> None:
+    """From the given step on, the loss or one gradient is `value`, or the optimizer leaves it in one weight."""
+    if spoilt == "loss":
+        plain = RecipeTrainer.compute_loss
+
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            loss = plain(self, model, inputs, *args, **kwargs)
+            return loss * value if self.state.global_step + 1 == step else loss
+
+        monkeypatch.setattr(RecipeTrainer, "compute_loss", compute_loss)
+        return
+
+    plain_step = RecipeTrainer.training_step
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = plain_step(self, model, inputs, num_items_in_batch)
+        weight = model.get_input_embeddings().weight
+        if self.state.global_step + 1 == step:
+            if spoilt == "gradients":
+                weight.grad[3, 3] = value
+            else:
+                self.optimizer.optimizer.register_step_post_hook(lambda *_: weight.data.__setitem__((3, 3), value))
+        return loss
+
+    monkeypatch.setattr(RecipeTrainer, "training_step", training_step)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+class TestRunsThatGoWrong:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("spoilt", ["loss", "gradients"])
+    def test_stop_at_the_step_and_name_its_samples(self, tree, tmp_path, monkeypatch, spoilt, value):
+        tree["training"] |= {
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 2,
+        }
+        tree["training"]["per_device_train_batch_size"] = 3
+        spoil(monkeypatch, spoilt, 2, value)
+        with pytest.raises(RunFailed, match=f"^step 2, process 0: the {spoilt}") as failure:
+            train.train(build_recipe(tree, "toy", "toy.yaml"))
+        assert len(re.findall(r"\d \((see|hear|read)\)", str(failure.value))) == 6
+        assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+        assert not (tmp_path / "run" / "model").exists()
+
+    def test_weights_that_are_not_finite_are_not_saved(self, tree, tmp_path, monkeypatch):
+        tree["training"] |= {"save_strategy": "steps", "save_steps": 1}
+        spoil(monkeypatch, "weights", 2, float("inf"))
+        with pytest.raises(RunFailed, match=r"step 2: weights .*embed_tokens.*checkpoint-2 is not written"):
+            train.train(build_recipe(tree, "toy", "toy.yaml"))
+        assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+
+    def test_a_finished_model_is_checked_before_it_is_written(self, tree, tmp_path, monkeypatch):
+        spoil(monkeypatch, "weights", 3, float("nan"))
+        with pytest.raises(RunFailed, match="model/ is not written"):
+            train.train(build_recipe(tree, "toy", "toy.yaml"))
+        assert not (tmp_path / "run" / "model").exists()
+
+    def test_blocks_are_named_by_their_places(self, tree, monkeypatch):
+        tree |= {"stage": "pretrain", "sequence": {"pack_to": 16}}
+        tree["data"] = {"train": [{"format": "toy_texts"}]}
+        spoil(monkeypatch, "loss", 1, float("nan"))
+        with pytest.raises(RunFailed, match=r"samples of the batch: block \d+, block"):
+            train.train(build_recipe(tree, "toy", "toy.yaml"))
+
+    def test_packs_are_named_by_their_samples(self, tree, monkeypatch):
+        tree["sequence"] = {"pack_to": 150}
+        spoil(monkeypatch, "loss", 1, float("nan"))
+        with pytest.raises(RunFailed, match=r"\d \((see|hear|read)\), .* and \d+ more|\d \((see|hear|read)\), "):
+            train.train(build_recipe(tree, "toy", "toy.yaml"))
+
+    def test_a_batch_without_a_label(self, tree, monkeypatch):
+        plain = train.TrainingSet.collator
+
+        def collator(self, processor):
+            collate = plain(self, processor)
+            return lambda samples: {**(batch := collate(samples)), "labels": torch.full_like(batch["labels"], -100)}
+
+        monkeypatch.setattr(train.TrainingSet, "collator", collator)
+        tree["training"]["eval_strategy"] = "no"
+        with pytest.raises(RunFailed, match="no token of the batch has a label"):
+            train.train(build_recipe(tree, "toy", "toy.yaml"))
+
+    def test_the_process_says_so(self, tree, monkeypatch, capsys):
+        spoil(monkeypatch, "loss", 1, float("nan"))
+        with pytest.raises(SystemExit) as end:
+            train.train_and_exit(build_recipe(tree, "toy", "toy.yaml"))
+        assert str(end.value.code).startswith("The run went wrong: step 1")  # printed by Python, which exits with 1
+
+
+def train_toy(tree: dict) -> dict:
+    return train.train(build_recipe(tree, "toy", "toy.yaml"))
+
+
+def signal_at(monkeypatch, step: int, name: str) -> None:
+    """During the step after this many."""
+    monkeypatch.setattr("training.trainer.Throughput", Killed)
+    monkeypatch.setenv("KILLED_AT_STEP", str(step))
+    monkeypatch.setenv("KILLED_WITH", name)
+
+
+def same_end(folder, other) -> bool:
+    """Equal losses and equal weights, bit for bit."""
+    reports = [json.loads((one / "training.json").read_text()) for one in (folder, other)]
+    weights = [load_file(one / "model" / "model.safetensors") for one in (folder, other)]
+    same_weights = all((weights[0][name] == weights[1][name]).all() for name in weights[0].keys() | weights[1].keys())
+    return losses(reports[0]) == losses(reports[1]) and same_weights
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("name", "step", "changes"),
+        [
+            ("SIGTERM", 2, {}),
+            ("SIGINT", 3, {"save_strategy": "epoch"}),  # the step ends an epoch
+            (
+                "SIGTERM",
+                1,
+                {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "save_total_limit": 1},
+            ),
+            ("SIGTERM", 3, {"eval_strategy": "epoch"}),
+            ("SIGINT", 5, {"dataloader_num_workers": 2}),  # the last step
+        ],
+    )
+    def test_end_the_step_save_it_and_say_not_finished(self, tree, tmp_path, monkeypatch, capsys, name, step, changes):
+        """And what goes on from there ends as a run without the signal."""
+        tree["model"]["config"]["text_config"]["residual_dropout"] = 0.1
+        tree["training"] |= {"max_steps": 6, "metric_for_best_model": "eval_loss", **changes}
+        with monkeypatch.context() as patch:
+            signal_at(patch, step, name)
+            with pytest.raises(SystemExit) as end:
+                train.train_and_exit(build_recipe(tree, "toy", "toy.yaml"))
+        assert end.value.code == UNFINISHED
+        told = capsys.readouterr().err
+        assert f"Not finished: {name} after step {step + 1} of 6" in told and "goes on from there" in told
+        assert (tmp_path / "run" / f"checkpoint-{step + 1}").is_dir() and not (tmp_path / "run" / "model").exists()
+        assert not (tmp_path / "run" / "run.lock").exists()
+        train_toy(tree)
+        tree["training"]["output_dir"] = str(tmp_path / "whole")
+        train_toy(tree)
+        assert same_end(tmp_path / "run", tmp_path / "whole")
+
+    def test_of_one_of_two_streaming_processes_stops_both(self, tmp_path, monkeypatch):
+        tree = toy_stream(tmp_path / "run", dataloader_num_workers=2, per_device_train_batch_size=3, max_steps=4)
+        tree["model"]["config"]["text_config"]["residual_dropout"] = 0.1
+        tree["training"]["save_strategy"] = "no"
+        for name in ("run", "whole"):
+            tree["training"]["output_dir"] = str(tmp_path / name)
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(tree))
+        with monkeypatch.context() as patch:
+            signal_at(patch, 1, "SIGTERM")
+            patch.setenv("KILLED_RANK", "1")
+            with pytest.raises(Exception):  # noqa: B017 - torchrun's status is not 0
+                launch(2, "-m", "tests.toy_training", str(tmp_path / "run.yaml"))
+        assert (tmp_path / "run" / "checkpoint-2" / "stream_1.pt").is_file()
+        assert not (tmp_path / "run" / "model").exists()
+        for name in ("run", "whole"):
+            launch(2, "-m", "tests.toy_training", str(tmp_path / f"{name}.yaml"))
+        assert same_end(tmp_path / "run", tmp_path / "whole")
+
+    def test_a_second_one_ends_the_process_at_once(self):
+        with StopSignals() as stops, pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stops.received == "SIGINT"
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def test_handlers_are_those_of_before_afterwards(self):
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        with StopSignals():
+            assert signal.getsignal(signal.SIGTERM) is not before[0]
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+    def test_outside_the_main_thread_there_are_no_handlers_and_one_line(self, caplog):
+        before = signal.getsignal(signal.SIGTERM)
+
+        def run():
+            with StopSignals():
+                assert signal.getsignal(signal.SIGTERM) is before
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert [record.message for record in caplog.records] == [
+            "Not in the main thread: SIGTERM and SIGINT end this run without saving its place."
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+class TestTheEnd:
+    def test_a_finished_run_started_again_does_nothing_and_says_so(self, tree, tmp_path, monkeypatch, caplog):
+        report = train_toy(tree)
+        files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+        tree["eval"] = {"max_new_tokens": 3}  # no part of what is learnt
+        monkeypatch.setattr(train, "TrainingSet", None)
+        assert train_toy(tree) == report
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files
+        assert "finished after 3 steps: nothing is done" in caplog.text
+
+    def test_another_recipe_or_a_wish_to_begin_anew_trains(self, tree):
+        first = losses(train_toy(tree))
+        tree["training"]["seed"] = 7
+        assert losses(train_toy(tree)) != first
+        tree["training"] |= {"seed": 42, "resume_from_checkpoint": False}
+        assert losses(train_toy(tree)) == first
+
+    def test_a_run_that_was_begun_anew_and_killed_is_not_finished(self, tree, tmp_path, monkeypatch):
+        train_toy(tree)
+        tree["training"]["seed"] = 7
+        with monkeypatch.context() as patch:
+            signal_at(patch, 0, "SIGTERM")
+            with pytest.raises(RunStopped):
+                train_toy(tree)
+        assert not (tmp_path / "run" / "training.json").exists()
+        assert train_toy(tree)["steps_before"] == 1
+
+    @pytest.mark.parametrize("changes", [{"max_steps": 6}, {"max_steps": -1, "num_train_epochs": 2}])
+    def test_a_kill_during_the_final_save_takes_no_step_more(self, tree, tmp_path, monkeypatch, changes):
+        tree["training"] |= {"save_strategy": "steps", "save_steps": 100, **changes}
+        if "num_train_epochs" not in changes:
+            tree["training"]["max_steps"] = 6  # in the middle of an epoch
+        with monkeypatch.context() as patch:
+
+            def killed(folder, *args, **kwargs):
+                (folder.parent / ".model.x.saving").mkdir()
+                raise KeyboardInterrupt
+
+            patch.setattr("training.run_results.save_checkpoint", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train_toy(tree)
+        report = train_toy(tree)
+        steps = 6 if "num_train_epochs" not in changes else 8
+        assert report["steps"] == report["steps_before"] == steps and report["tokens"] == 0
+        assert f"{steps} steps, the last of them before" in (tmp_path / "run" / "model" / "README.md").read_text()
+        assert not list((tmp_path / "run").glob(".*"))
+        tree["training"]["output_dir"] = str(tmp_path / "whole")
+        assert losses(train_toy(tree)) == losses(report)
+        assert same_end(tmp_path / "run", tmp_path / "whole")
