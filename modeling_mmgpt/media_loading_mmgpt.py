@@ -7,125 +7,19 @@ The packages that decode (Pillow, soundfile, soxr, PyAV) are imported when they 
 modalities that it lacks.
 """
 
-import base64
-import binascii
-import http.client
 import importlib
 import io
-import sys
-import urllib.request
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .image_loading_mmgpt import is_image, load_image, most_pixels
+from .media_sources_mmgpt import LIMITS, import_optional, read_bytes, unwrap
 from .token_counts_mmgpt import video_frame_times
 
 
 LONGEST_AUDIO = 3600  # seconds
-
-
-def import_optional(module: str, package: str, task: str):
-    """The module, which only `task` needs. An import statement anywhere in this file would make transformers demand the package
-    of everyone who loads the remote code."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{task} needs {package}, which is not installed: `pip install {package}`.") from error
-
-
-def is_image(source) -> bool:
-    """Whether `source` is an image object of Pillow; where Pillow was never imported there is none."""
-    pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(source, pillow.Image)
-
-
-def read_bytes(source: str | bytes | Path, name: str) -> bytes:
-    """The bytes behind a path, an http(s) URL, a data URL or a base64 string; bytes are returned as they are."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Path):
-        return read_file(source, name)
-    if source.startswith(("http://", "https://")):
-        try:
-            with urllib.request.urlopen(source, timeout=30) as response:
-                return response.read()
-        except (OSError, ValueError, http.client.HTTPException) as error:  # no such place, no URL, no whole answer
-            raise ValueError(f"{name}: cannot download {source}: {error}") from error
-    if source.startswith("data:"):
-        source = source.partition(",")[2]
-    elif "://" in source:
-        raise ValueError(f"{name}: cannot open {source!r}: give a path, an http(s) or data URL, or base64.")
-    elif len(source) < 1024 or Path(source).suffix:
-        return read_file(Path(source), name)
-    try:
-        return base64.b64decode(source, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{name}: {source[:40]!r}... is neither a file nor valid base64.") from error
-
-
-def read_file(path: Path, name: str) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no file {path}.")
-    return path.read_bytes()
-
-
-def unwrap(source, key: str):
-    """Samples of `datasets` hold media as {"bytes", "path"} when they are not decoded; audio also as {"array", ...}."""
-    if isinstance(source, dict) and key not in source:
-        return source["bytes"] if source.get("bytes") is not None else source.get("path")
-    return source
-
-
-def load_image(source, name: str = "image"):
-    """`source` as an RGB image of Pillow, turned upright. An array that is already decoded is returned as it is.
-
-    Raises `ValueError` or `FileNotFoundError` with `name` in it when there is no image to be had."""
-    source = unwrap(source, "image")
-    if source is None:
-        raise ValueError(f"{name} is None: give an image object, a path, a URL, base64 or bytes.")
-    if not is_image(source) and not isinstance(source, (str, bytes, Path)):
-        return source
-    pillow = import_optional("PIL.Image", "pillow", "Reading images")
-    transpose = importlib.import_module("PIL.ImageOps").exif_transpose
-    try:
-        image = source
-        if not is_image(source):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
-                image = pillow.open(io.BytesIO(read_bytes(source, name)))
-        bound_pixels(image, name)
-        return transpose(image).convert("RGB")
-    except pillow.UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that can be read (wrong format or damaged file).") from error
-    except pillow.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{name} is damaged: {error}.") from error
-
-
-def most_pixels() -> int | None:
-    """Pillow's bound, which its users may have moved; `None`: there is none."""
-    return importlib.import_module("PIL.Image").MAX_IMAGE_PIXELS
-
-
-def bound_pixels(image, name: str) -> None:
-    """Has a JPEG of more than PIL.Image.MAX_IMAGE_PIXELS decoded at a half, a quarter or an eighth of its sides; refuses other
-    files that are larger. Only the header has been read so far; an image in memory stays as it is."""
-    limit = most_pixels()
-    width, height = image.size
-    if limit is None or width * height <= limit or not getattr(image, "tile", None):
-        return
-    reduction = next((factor for factor in (2, 4, 8) if width * height <= limit * factor**2), None)
-    if image.format != "JPEG" or reduction is None:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels, more than the {limit:,} that are decoded: make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS."
-        )
-    image.draft("RGB", (width // reduction, height // reduction))
 
 
 def load_audio(source, sampling_rate: int, name: str = "audio") -> np.ndarray:
@@ -239,8 +133,8 @@ def decode_video(source: str | bytes | Path, fps: float, num_frames: int | None,
             if not container.streams.video:
                 raise ValueError(f"{name} has no frames: it holds audio alone.")
             stream = container.streams.video[0]
-            limit = most_pixels()
-            if limit is not None and stream.width * stream.height > limit:
+            limit = most_pixels(LIMITS)
+            if stream.width * stream.height > limit:
                 raise ValueError(f"{name} has frames of {stream.width} x {stream.height} pixels, more than {limit:,}.")
             stream.thread_type = "AUTO"
             wanted = None if num_frames is None else video_frame_times(duration_of(container, stream), fps, num_frames)

@@ -206,11 +206,19 @@ class MMGPTProcessor(ProcessorMixin):
         if images is not None:
             if not hasattr(self, "image_processor"):
                 raise ValueError("Images were given but the model has no vision encoder: leave them out.")
+            if getattr(images, "ndim", 0) == 4:  # an array of several images
+                images = [*images]
+            # In transformers `do_rescale=False` says that arrays are floats of the range that the encoder takes.
+            is_scaled = {**kwargs, **(kwargs.get("images_kwargs") or {})}.get("do_rescale") is False
+
+            def load(image, name: str):
+                return image if is_scaled and hasattr(image, "ndim") else load_image(image, name)
+
             # Decoded in the nesting they came in: one, a list, or a list for each sample.
             images = [
-                [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
+                [load(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
                 if isinstance(entry, (list, tuple))
-                else load_image(entry, f"image {index}")
+                else load(entry, f"image {index}")
                 for index, entry in enumerate(images if isinstance(images, (list, tuple)) else [images])
             ]
         if audio is not None:

@@ -554,3 +554,14 @@ def test_what_serving_engines_read(processor):
     assert processor.feature_extractor.sampling_rate == 16000
     assert make_config().audio_config.max_source_positions == 512  # no audio is longer than what the decoder takes
     assert make_config(audio=WHISPER).audio_config.max_source_positions == 50
+
+
+def test_arrays_of_every_range_are_the_same_pixels_as_their_image(processor):
+    image = make_image(0)
+    array = np.asarray(image)
+    expected = processor(text="<|image|>", images=image, return_tensors="pt")["pixel_values"]
+    floats = torch.tensor(array / 255).permute(2, 0, 1)
+    for source in (array, array / 255, floats, array.astype(np.uint16) * 257, array[None], image.convert("RGBA")):
+        assert (processor(text="<|image|>", images=source, return_tensors="pt")["pixel_values"] == expected).all()
+    scaled = processor(text="<|image|>", images=floats.float(), do_rescale=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(scaled, expected, atol=0.02, rtol=0)

@@ -47,8 +47,10 @@ TEXT_CODE = {
 MULTIMODAL_CODE = TEXT_CODE | {
     "collating_mmgpt.py",
     "connectors_mmgpt.py",
+    "image_loading_mmgpt.py",
     "media_features_mmgpt.py",
     "media_loading_mmgpt.py",
+    "media_sources_mmgpt.py",
     "modeling_mmgpt.py",
     "preprocessing_mmgpt.py",
     "processing_mmgpt.py",
