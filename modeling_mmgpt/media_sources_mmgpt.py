@@ -129,13 +129,19 @@ def read_bytes(source, name: str, policy: MediaPolicy = TRUSTED, limits: Limits 
         return read_file(urllib.request.url2pathname(urllib.parse.urlsplit(source).path), name, policy)
     if "://" in source[:20]:
         raise ValueError(f"{name}: cannot open {shown(source)!r}: give a path, an http(s) or data URL, or base64.")
-    if not (policy.paths and is_file(source)) and BASE64.fullmatch(source):
-        # Words are base64 too: what is short has to begin as a file of media does.
-        if len(source) >= 1024 or SIGNATURES.match(decode_base64(source[:24], name)):
-            return decode_base64(source, name)
+    if is_base64(source) and not (policy.paths and is_file(source)):
+        return decode_base64(source, name)
     if len(source) > 4096:
         raise ValueError(f"{name}: {shown(source, 40)!r} is neither a file nor valid base64.")
     return read_file(source, name, policy)
+
+
+def is_base64(text: str) -> bool:
+    """Words are base64 too: what is short has to begin as a file of media does."""
+    begin = "".join(text[:64].split())[:24]
+    if not BASE64.fullmatch(text):
+        return False
+    return len(text) >= 1024 or bool(SIGNATURES.match(decode_base64(begin[: len(begin) // 4 * 4], "")))
 
 
 def is_file(path) -> bool:

@@ -193,7 +193,7 @@ def test_what_is_no_image_is_refused_by_name(source, sentence):
 def test_sides_that_are_too_long_are_refused_before_decoding():
     long = PIL.Image.new("1", (20_001, 2))
     for source in (saved(long, "PNG"), np.zeros((20_001, 2), dtype=np.uint8)):
-        with pytest.raises(ValueError, match="image 7 has .* pixels, more than 20,000 on a side"):
+        with pytest.raises(ValueError, match=r"image 7 has .* pixels, more than 20,000 on a side"):
             load_image(source, "image 7")
     assert load_image(saved(long, "PNG"), limits=Limits(image_side=30_000)).size == (20_001, 2)
 

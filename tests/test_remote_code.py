@@ -45,6 +45,7 @@ TEXT_CODE = {
     "tower_families_mmgpt.py",
 }
 MULTIMODAL_CODE = TEXT_CODE | {
+    "audio_loading_mmgpt.py",
     "collating_mmgpt.py",
     "connectors_mmgpt.py",
     "image_loading_mmgpt.py",
