@@ -1,195 +1,86 @@
-"""Images, audio and videos from wherever people have them: objects, paths, URLs, base64, bytes, samples of a data set.
+"""The one way in for media: images, audio and videos from wherever people have them, under one policy and within limits.
 
-What is too large is refused, or read smaller, before it is decoded: images by PIL.Image.MAX_IMAGE_PIXELS (89 million), audio by
-LONGEST_AUDIO, videos by the number of frames that are asked for.
-
-The packages that decode (Pillow, soundfile, soxr, PyAV) are imported when they are first needed: a model loads without those of the
+Objects, arrays, paths, URLs, base64, bytes, open files, samples of a data set and what torchcodec decodes. Images are in
+image_loading_mmgpt, audio in audio_loading_mmgpt, where they come from and `Limits` in media_sources_mmgpt, videos here. The packages
+that decode (Pillow, soundfile, soxr, PyAV) are imported when they are first needed: a model loads without those of the
 modalities that it lacks.
 """
 
-import base64
-import binascii
-import http.client
 import importlib
 import io
-import sys
-import urllib.request
-import warnings
+import numbers
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .audio_loading_mmgpt import load_audio
+from .image_loading_mmgpt import check_size, image_of_array, is_image, load_image, most_pixels, to_bytes
+from .media_sources_mmgpt import (
+    LIMITS,
+    TRUSTED,
+    Limits,
+    MediaPolicy,
+    as_array,
+    is_file,
+    is_file_like,
+    read_bytes,
+    shown,
+    unwrap,
+)
 from .token_counts_mmgpt import video_frame_times
 
 
-LONGEST_AUDIO = 3600  # seconds
+FASTEST = 10_000  # frames a second
 
 
-def import_optional(module: str, package: str, task: str):
-    """The module, which only `task` needs. An import statement anywhere in this file would make transformers demand the package
-    of everyone who loads the remote code."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{task} needs {package}, which is not installed: `pip install {package}`.") from error
+def open_media(
+    source,
+    kind: str,
+    name: str | None = None,
+    policy: MediaPolicy = TRUSTED,
+    limits: Limits = LIMITS,
+    *,
+    sampling_rate: int | None = None,
+    fps: float = 1.0,
+    num_frames: int | None = None,
+):
+    """`source`, an "image", "audio" or a "video", as `load_image`, `load_audio` or `load_video` return it.
+
+    Args:
+        name: what the medium is called in errors.
+        policy: where media may come from.
+        limits: how much of them is read.
+        sampling_rate: of audio.
+        fps, num_frames: the frames that are taken of a video.
+    """
+    if kind == "image":
+        return load_image(source, name or kind, policy, limits)
+    if kind == "audio":
+        return load_audio(source, sampling_rate, name or kind, policy, limits)
+    if kind == "video":
+        return load_video(source, fps, num_frames, name or kind, policy, limits)
+    raise ValueError(f"{shown(kind)!r} is no kind of media: there are image, audio and video.")
 
 
-def is_image(source) -> bool:
-    """Whether `source` is an image object of Pillow; where Pillow was never imported there is none."""
-    pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(source, pillow.Image)
-
-
-def read_bytes(source: str | bytes | Path, name: str) -> bytes:
-    """The bytes behind a path, an http(s) URL, a data URL or a base64 string; bytes are returned as they are."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Path):
-        return read_file(source, name)
-    if source.startswith(("http://", "https://")):
-        try:
-            with urllib.request.urlopen(source, timeout=30) as response:
-                return response.read()
-        except (OSError, ValueError, http.client.HTTPException) as error:  # no such place, no URL, no whole answer
-            raise ValueError(f"{name}: cannot download {source}: {error}") from error
-    if source.startswith("data:"):
-        source = source.partition(",")[2]
-    elif "://" in source:
-        raise ValueError(f"{name}: cannot open {source!r}: give a path, an http(s) or data URL, or base64.")
-    elif len(source) < 1024 or Path(source).suffix:
-        return read_file(Path(source), name)
-    try:
-        return base64.b64decode(source, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{name}: {source[:40]!r}... is neither a file nor valid base64.") from error
-
-
-def read_file(path: Path, name: str) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no file {path}.")
-    return path.read_bytes()
-
-
-def unwrap(source, key: str):
-    """Samples of `datasets` hold media as {"bytes", "path"} when they are not decoded; audio also as {"array", ...}."""
-    if isinstance(source, dict) and key not in source:
-        return source["bytes"] if source.get("bytes") is not None else source.get("path")
-    return source
-
-
-def load_image(source, name: str = "image"):
-    """`source` as an RGB image of Pillow, turned upright. An array that is already decoded is returned as it is.
-
-    Raises `ValueError` or `FileNotFoundError` with `name` in it when there is no image to be had."""
-    source = unwrap(source, "image")
-    if source is None:
-        raise ValueError(f"{name} is None: give an image object, a path, a URL, base64 or bytes.")
-    if not is_image(source) and not isinstance(source, (str, bytes, Path)):
-        return source
-    pillow = import_optional("PIL.Image", "pillow", "Reading images")
-    transpose = importlib.import_module("PIL.ImageOps").exif_transpose
-    try:
-        image = source
-        if not is_image(source):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
-                image = pillow.open(io.BytesIO(read_bytes(source, name)))
-        bound_pixels(image, name)
-        return transpose(image).convert("RGB")
-    except pillow.UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that can be read (wrong format or damaged file).") from error
-    except pillow.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{name} is damaged: {error}.") from error
-
-
-def most_pixels() -> int | None:
-    """Pillow's bound, which its users may have moved; `None`: there is none."""
-    return importlib.import_module("PIL.Image").MAX_IMAGE_PIXELS
-
-
-def bound_pixels(image, name: str) -> None:
-    """Has a JPEG of more than PIL.Image.MAX_IMAGE_PIXELS decoded at a half, a quarter or an eighth of its sides; refuses other
-    files that are larger. Only the header has been read so far; an image in memory stays as it is."""
-    limit = most_pixels()
-    width, height = image.size
-    if limit is None or width * height <= limit or not getattr(image, "tile", None):
-        return
-    reduction = next((factor for factor in (2, 4, 8) if width * height <= limit * factor**2), None)
-    if image.format != "JPEG" or reduction is None:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels, more than the {limit:,} that are decoded: make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS."
-        )
-    image.draft("RGB", (width // reduction, height // reduction))
-
-
-def load_audio(source, sampling_rate: int, name: str = "audio") -> np.ndarray:
-    """`source` as a mono float32 waveform of shape `(num_samples,)` in [-1, 1] at `sampling_rate` samples a second.
-
-    Channels are mixed; of an array's two axes the shorter one holds them. Audio of another rate is resampled; an array
-    without a rate is taken to have the right one. Raises `ValueError` or `FileNotFoundError` with `name` in it when the audio
-    is missing, damaged, empty, not finite, longer than LONGEST_AUDIO, or of another rate and soxr is not installed."""
-    source = unwrap(source, "array")
-    rate = sampling_rate
-    if isinstance(source, dict):
-        rate, source = source.get("sampling_rate") or sampling_rate, source["array"]
-    if source is None:
-        raise ValueError(f"{name} is None: give a waveform, a path, a URL, base64 or bytes.")
-    if isinstance(source, (str, bytes, Path)):
-        source, rate = read_audio(read_bytes(source, name), name)
-    waveform = np.asarray(source, dtype=np.float32)
-    if waveform.ndim == 2:
-        waveform = waveform.mean(axis=int(np.argmin(waveform.shape)), dtype=np.float32)
-    if waveform.ndim != 1:
-        raise ValueError(f"{name} has shape {waveform.shape}: give one of (num_samples,) or (channels, num_samples).")
-    if not len(waveform):
-        raise ValueError(f"{name} is empty: it has no samples.")
-    if len(waveform) > LONGEST_AUDIO * rate:
-        raise ValueError(f"{name} is longer than {LONGEST_AUDIO} s, the most that is read: cut it into pieces.")
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(waveform)).sum())} samples that are NaN or infinite.")
-    return waveform if rate == sampling_rate else resample(waveform, rate, sampling_rate, name)
-
-
-def read_audio(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """The samples of an audio file, `(num_samples,)`, no more than show that it is too long, and its rate."""
-    soundfile = import_optional("soundfile", "soundfile", f"Reading {name}")
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            frames = file.read(int(LONGEST_AUDIO * file.samplerate) + 1, dtype="float32", always_2d=True)
-            return frames.mean(axis=1), file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{name} is not audio that can be read (wrong format or damaged file): {error.error_string}"
-        ) from error
-
-
-def resample(waveform: np.ndarray, rate: int, sampling_rate: int, name: str) -> np.ndarray:
-    try:
-        soxr = import_optional("soxr", "soxr", "Resampling")
-    except ImportError as error:
-        raise ValueError(
-            f"{name} has {rate} samples a second but the model takes {sampling_rate}: install soxr (`pip install soxr`), and it is "
-            "resampled here, or resample it yourself."
-        ) from error
-    resampled = soxr.resample(waveform, rate, sampling_rate)
-    return resampled if len(resampled) else np.zeros(1, dtype=np.float32)  # less than half a sample is left of it
-
-
-def load_video(source, fps: float, num_frames: int | None, name: str = "video") -> dict:
+def load_video(
+    source,
+    fps: float,
+    num_frames: int | None,
+    name: str = "video",
+    policy: MediaPolicy = TRUSTED,
+    limits: Limits = LIMITS,
+) -> dict:
     """Frames of `source` and the second that each of them stands at: `{"frames": (num_frames, height, width, 3), "times": [...]}`.
 
     `fps` frames a second are taken, evenly spread over the whole where that would be more than `num_frames`; every frame
     where `num_frames` is `None`.
 
     Args:
-        source: a file, as path, URL, base64 or bytes; a list of images or an array `(num_frames, height, width, channels)`
-            with one frame for each 1 / `fps` seconds, or `{"frames": such a list or array, "fps": its own rate}`; or what
+        source: a file, as path, URL, base64, bytes or open file; torchcodec's VideoDecoder; a list of images or an array
+            `(num_frames, height, width, channels)` or `(num_frames, channels, height, width)`, of any type that images have, with
+            one frame for each 1 / `fps` seconds, or `{"frames": such a list or array, "fps": its own rate}`; or what
             this function returned, which is returned as it is.
     """
     source = unwrap(source, "frames")
@@ -197,34 +88,89 @@ def load_video(source, fps: float, num_frames: int | None, name: str = "video") 
         raise ValueError(f"{name} is None: give a file, a list of images or an array of frames.")
     if isinstance(source, dict) and "times" in source:
         return source
-    if isinstance(source, (str, bytes, Path)):
-        return decode_video(source, fps, num_frames, name)
-    rate, frames = (source.get("fps") or fps, source["frames"]) if isinstance(source, dict) else (fps, source)
+    check_fps(fps, name)
+    if is_file_like(source):
+        return decode_video(source, fps, num_frames, name, policy, limits)
+    if is_decoder(source):
+        return frames_of_decoder(source, fps, num_frames, name, limits)
+    rate, frames = (source.get("fps"), source["frames"]) if isinstance(source, dict) else (fps, source)
+    rate = fps if rate is None else check_fps(rate, name)
+    if not isinstance(frames, (list, tuple)) and not is_array(frames, 4):
+        shape = f" of shape {tuple(frames.shape)}" if hasattr(frames, "shape") else ""
+        raise ValueError(
+            f"{name} is a {type(frames).__name__}{shape}: give a file, a list of images or an array "
+            "(num_frames, height, width, channels)."
+        )
     if not len(frames):
         raise ValueError(f"{name} has no frames.")
+    check_duration(len(frames) / rate, name, limits)
     if num_frames is None:
         places = [*range(len(frames))]
     else:
         times = video_frame_times(len(frames) / rate, fps, num_frames)
         places = [min(len(frames) - 1, int(time * rate + 1e-6)) for time in times]
     if isinstance(frames, (list, tuple)):
-        images = [np.asarray(load_image(frames[place], f"frame {place} of {name}")) for place in places]
+        pictures = (load_image(frames[place], f"frame {place} of {name}", policy, limits) for place in places)
+        images = within_bytes((np.asarray(image) for image in pictures), name, limits)
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"{name} has frames of different sizes: {sorted({image.shape for image in images})}.")
         frames = np.stack(images)
     else:
-        frames = frames[places]
+        frames = frames_of_array(frames[places], name, limits)
     return {"frames": frames, "times": [place / rate for place in places]}
 
 
-def open_frames(video):
+def check_fps(rate, name: str) -> float:
+    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 < rate <= FASTEST:
+        raise ValueError(
+            f"{name} has fps {shown(rate, 20)}: give frames a second, more than 0 and at most {FASTEST:,}."
+        )
+    return rate
+
+
+def check_duration(seconds: float, name: str, limits: Limits) -> None:
+    if seconds > limits.video_seconds:
+        raise ValueError(f"{name} is longer than {limits.video_seconds} s, the most that is read: cut it into pieces.")
+
+
+def check_bytes(num_bytes: int, name: str, limits: Limits) -> None:
+    if num_bytes > limits.video_bytes:
+        raise ValueError(
+            f"{name} has frames of more than {limits.video_bytes:,} bytes decoded: take fewer of them (num_frames), make them "
+            "smaller, or raise Limits.video_bytes."
+        )
+
+
+def within_bytes(frames, name: str, limits: Limits) -> list:
+    """The frames that an iterator yields, as long as they keep to the limit."""
+    kept, num_bytes = [], 0
+    for frame in frames:
+        num_bytes += frame.nbytes
+        check_bytes(num_bytes, name, limits)
+        kept.append(frame)
+    return kept
+
+
+def frames_of_array(frames, name: str, limits: Limits) -> np.ndarray:
+    """An array of frames in RGB of 8 bits; of floats the range of all frames counts, not that of each."""
+    array = as_array(frames, name)
+    if not array.size:
+        raise ValueError(f"{name} has shape {array.shape}: it has no pixels.")
+    check_bytes(array.size, name, limits)
+    array = to_bytes(array, name)
+    array = torch.from_numpy(array) if isinstance(frames, torch.Tensor) else array
+    images = (image_of_array(frame, f"frame {index} of {name}", limits) for index, frame in enumerate(array))
+    return np.stack(within_bytes((np.asarray(image) for image in images), name, limits))
+
+
+def open_frames(video, policy: MediaPolicy = TRUSTED, limits: Limits = LIMITS):
     """A video of a message: frames, of anything that is an image, become images; any other form stays as it is."""
     if not isinstance(video, (list, tuple)):
         return video
-    return [load_image(frame, f"frame {index} of a video") for index, frame in enumerate(video)]
+    return [load_image(frame, f"frame {index} of a video", policy, limits) for index, frame in enumerate(video)]
 
 
-def decode_video(source: str | bytes | Path, fps: float, num_frames: int | None, name: str) -> dict:
+def decode_video(source, fps: float, num_frames: int | None, name: str, policy: MediaPolicy, limits: Limits) -> dict:
     """Frames, chosen by the time they are shown at: rates vary within a file, and some formats do not say how many frames they hold."""
     try:
         av = importlib.import_module("av")
@@ -232,34 +178,80 @@ def decode_video(source: str | bytes | Path, fps: float, num_frames: int | None,
         raise ImportError(
             f"{name} is a video file, which PyAV decodes: `pip install av`, or give a list of its frames."
         ) from error
-    is_path = isinstance(source, Path) or (isinstance(source, str) and len(source) < 1024 and Path(source).is_file())
+    is_path = policy.paths and isinstance(source, (str, os.PathLike)) and is_file(source)
     frames, times = [], []
     try:
-        with av.open(str(source) if is_path else io.BytesIO(read_bytes(source, name))) as container:
-            if not container.streams.video:
-                raise ValueError(f"{name} has no frames: it holds audio alone.")
-            stream = container.streams.video[0]
-            limit = most_pixels()
-            if limit is not None and stream.width * stream.height > limit:
-                raise ValueError(f"{name} has frames of {stream.width} x {stream.height} pixels, more than {limit:,}.")
-            stream.thread_type = "AUTO"
-            wanted = None if num_frames is None else video_frame_times(duration_of(container, stream), fps, num_frames)
+        # Opened here even by path: a file that is a list of other files or of addresses (HLS) must not lead anywhere.
+        with (
+            Path(source).open("rb") if is_path else io.BytesIO(read_bytes(source, name, policy, limits)) as file,
+            av.open(file, options={"protocol_whitelist": "none"}) as container,
+        ):
+            stream = video_stream(container, name, limits)
+            seconds = duration_of(container, stream)
+            check_duration(seconds, name, limits)
+            wanted = None if num_frames is None else video_frame_times(seconds, fps, num_frames)
+            check_bytes(len(wanted or [0]) * stream.width * stream.height * 3, name, limits)
             first = None
             for frame in container.decode(stream):
                 if frame.time is None:
                     raise ValueError(f"{name} does not say when its frames are shown: save it as MP4, MKV or WebM.")
                 first = frame.time if first is None else first
+                check_duration(frame.time - first, name, limits)
                 if wanted is None or frame.time - first >= wanted[len(times)] - 1e-3:
+                    check_bytes((len(frames) + 1) * frame.width * frame.height * 3, name, limits)
                     pixels = frame.to_ndarray(format="rgb24")  # (height, width, 3)
                     frames.append(np.rot90(pixels, frame.rotation // 90))  # as the camera was held
                     times.append(frame.time - first)
                     if wanted is not None and len(times) == len(wanted):
                         break
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is not a video that can be read (wrong format or damaged file): {error}") from error
     if not frames:
-        raise ValueError(f"{name} has no frames.")
+        raise ValueError(f"{name} has no frames that can be read: the file is damaged.")
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError(f"{name} has frames of different sizes: {sorted({frame.shape for frame in frames})}.")
     return {"frames": np.stack(frames), "times": times}
+
+
+def video_stream(container, name: str, limits: Limits):
+    """The stream of frames in an opened file, of a size within the limits."""
+    if container.streams.audio and not container.streams.video:
+        raise ValueError(f"{name} has no frames: it holds audio alone.")
+    # A film that was cut has no streams, or one of no known codec.
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        raise ValueError(f"{name} is not a video that can be read (wrong format or damaged file).")
+    stream = container.streams.video[0]
+    check_size(stream.width, stream.height, name, limits)
+    if stream.width * stream.height > (limit := most_pixels(limits)):
+        raise ValueError(f"{name} has frames of {stream.width} x {stream.height} pixels, more than {limit:,}.")
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def is_decoder(source) -> bool:
+    """Whether `source` is torchcodec's VideoDecoder, which `datasets` returns."""
+    return callable(getattr(source, "get_frames_played_at", None))
+
+
+def frames_of_decoder(decoder, fps: float, num_frames: int | None, name: str, limits: Limits) -> dict:
+    about = decoder.metadata
+    begin = getattr(about, "begin_stream_seconds", None) or 0.0
+    seconds = about.duration_seconds
+    if not seconds or not about.num_frames:
+        raise ValueError(f"{name} has no frames.")
+    check_duration(seconds, name, limits)
+    count = about.num_frames if num_frames is None else len(video_frame_times(seconds, fps, num_frames))
+    check_bytes(count * (about.width or 0) * (about.height or 0) * 3, name, limits)
+    try:
+        if num_frames is None:
+            batch = decoder.get_frames_at([*range(about.num_frames)])
+        else:
+            times = video_frame_times(seconds, fps, num_frames)
+            batch = decoder.get_frames_played_at([begin + time for time in times])
+    except RuntimeError as error:
+        raise ValueError(f"{name} is not a video that can be read (damaged file): {shown(error)}") from error
+    times = (as_array(batch.pts_seconds, name) - begin).tolist()
+    return {"frames": frames_of_array(batch.data, name, limits), "times": times}
 
 
 def duration_of(container, stream) -> float:
@@ -277,7 +269,7 @@ def is_video(source) -> bool:
     """Whether `source` is one video, not a list of several."""
     if isinstance(source, (list, tuple)):
         return bool(source) and all(is_image(one) or is_array(one, 3) for one in source)
-    return isinstance(source, (str, bytes, Path, dict)) or is_array(source, 4)
+    return is_file_like(source) or isinstance(source, dict) or is_decoder(source) or is_array(source, 4)
 
 
 def is_array(source, num_dimensions: int) -> bool:

@@ -8,6 +8,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring, is_torchvision_available
 
+from .audio_loading_mmgpt import flatten_audio
 from .chat_templates_mmgpt import (
     CHAT_TEMPLATE,
     DEFAULT_PROMPTS,
@@ -21,7 +22,9 @@ from .chat_templates_mmgpt import (
 )
 from .collating_mmgpt import MMGPTCollator
 from .configuration_mmgpt import AUTO_MAP
-from .media_loading_mmgpt import flatten_videos, load_audio, load_image, load_video, open_frames
+from .image_loading_mmgpt import is_image
+from .media_loading_mmgpt import flatten_videos, open_frames, open_media
+from .media_sources_mmgpt import LIMITS, TRUSTED
 from .preprocessing_mmgpt import (
     audio_chunks,
     check_feature_extractor,
@@ -77,6 +80,7 @@ class MMGPTProcessor(ProcessorMixin):
         max_tiles=None,
         context_length=None,
         prompts=None,
+        media_limits=None,
         **kwargs,
     ):
         r"""
@@ -101,6 +105,9 @@ class MMGPTProcessor(ProcessorMixin):
         prompts (`dict`, *optional*):
             The prompts of the pipelines' tasks, in the words that this model was trained on. Tasks that are not named keep the
             words of `DEFAULT_PROMPTS`.
+        media_limits (`dict`, *optional*):
+            Limits of media, by their names in `Limits`, that this model needs lower than they are. Whoever runs the model sets
+            others, higher ones too, as the attribute `limits`, and where media may come from as `media_policy`.
         """
         self.image_token, self.audio_token, self.video_token = image_token, audio_token, video_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
@@ -110,6 +117,8 @@ class MMGPTProcessor(ProcessorMixin):
         self.fixed_audio_window = fixed_audio_window
         self.max_tiles = max_tiles
         self.context_length = context_length
+        self.media_limits = dict(media_limits or {})
+        self.limits, self.media_policy = LIMITS.lowered(**self.media_limits), TRUSTED
         check_prompts(prompts or {})
         self.prompts = {**DEFAULT_PROMPTS, **(prompts or {})}
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
@@ -206,19 +215,38 @@ class MMGPTProcessor(ProcessorMixin):
         if images is not None:
             if not hasattr(self, "image_processor"):
                 raise ValueError("Images were given but the model has no vision encoder: leave them out.")
+            if getattr(images, "ndim", 0) == 4:  # an array of several images
+                images = [*images]
+            # In transformers `do_rescale=False` says that arrays are floats of the range that the encoder takes.
+            is_scaled = {**kwargs, **(kwargs.get("images_kwargs") or {})}.get("do_rescale") is False
+            num_pixels = 0
+
+            def load(source, name: str):
+                nonlocal num_pixels
+                if is_scaled and hasattr(source, "ndim"):
+                    return source
+                image = self.load_medium("image", source, name)
+                num_pixels += 0 if is_image(source) else image.width * image.height
+                if num_pixels > self.limits.request_pixels:
+                    raise ValueError(
+                        f"{name}: with it the images of this request have {num_pixels:,} pixels, more than the {self.limits.request_pixels:,} "
+                        "that are taken: send fewer or smaller ones."
+                    )
+                return image
+
             # Decoded in the nesting they came in: one, a list, or a list for each sample.
             images = [
-                [load_image(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
+                [load(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
                 if isinstance(entry, (list, tuple))
-                else load_image(entry, f"image {index}")
+                else load(entry, f"image {index}")
                 for index, entry in enumerate(images if isinstance(images, (list, tuple)) else [images])
             ]
         if audio is not None:
             if not hasattr(self, "feature_extractor"):
                 raise ValueError("Audio was given but the model has no audio encoder: leave it out.")
-            audio = audio if isinstance(audio, (list, tuple)) else [audio]
-            audio = [item for entry in audio for item in (entry if isinstance(entry, (list, tuple)) else [entry])]
-            audio = [self.load_medium("audio", item, f"audio {index}") for index, item in enumerate(audio)]
+            audio = [
+                self.load_medium("audio", item, f"audio {index}") for index, item in enumerate(flatten_audio(audio))
+            ]
         if videos is not None:
             if not hasattr(self, "video_processor"):
                 raise ValueError(
@@ -229,12 +257,13 @@ class MMGPTProcessor(ProcessorMixin):
         return images, None if text is None else list(text), videos, audio
 
     def load_medium(self, kind: str, source, name: str):
-        """`source` as media_loading_mmgpt decodes it: audio at the model's sampling rate, as many frames of a video as it takes."""
-        if kind == "image":
-            return load_image(source, name)
-        if kind == "video":
-            return load_video(source, *sampling(self.video_processor), name)
-        return load_audio(source, self.feature_extractor.sampling_rate, name)
+        """`source` as `open_media` returns it: audio at the model's sampling rate, as many frames of a video as it takes."""
+        options = {}
+        if kind == "audio":
+            options["sampling_rate"] = self.feature_extractor.sampling_rate
+        elif kind == "video":
+            options["fps"], options["num_frames"] = sampling(self.video_processor)
+        return open_media(source, kind, name, self.media_policy, self.limits, **options)
 
     @property
     def speech_prompt(self) -> str:
@@ -331,7 +360,13 @@ class MMGPTProcessor(ProcessorMixin):
                 "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`, or say how many of them "
                 'make a second: {"frames": [...], "fps": 2}.'
             )
-        videos = [load_video(video, fps, num_frames, f"video {index}") for index, video in enumerate(videos)]
+        if kwargs.get("do_rescale") is False and self.video_processor.do_rescale:
+            del kwargs["do_rescale"]  # frames that were scaled are of 8 bits again
+        rate = {"fps": fps, "num_frames": num_frames}
+        videos = [
+            open_media(video, "video", f"video {index}", self.media_policy, self.limits, **rate)
+            for index, video in enumerate(videos)
+        ]
         processed = video_chunks(self.video_processor, videos, **kwargs)
         height, width = processed["pixel_values_videos"].shape[-2:]
         frame = self.video_token * image_token_count(height, width, **self.image_geometry)
@@ -388,7 +423,10 @@ class MMGPTProcessor(ProcessorMixin):
             arguments.setdefault("add_special_tokens", False)  # the template wrote it
         images = [media_of(messages, "image") for messages in conversations]
         clips = [clip for messages in conversations for clip in media_of(messages, "audio")]
-        videos = [[open_frames(video) for video in media_of(messages, "video")] for messages in conversations]
+        videos = [
+            [open_frames(video, self.media_policy, self.limits) for video in media_of(messages, "video")]
+            for messages in conversations
+        ]
         if return_assistant_tokens_mask:
             arguments |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
         outputs = self(
@@ -432,8 +470,7 @@ class MMGPTProcessor(ProcessorMixin):
         # `transformers serve` asks for the audio of each video where the model takes audio; here videos are frames alone.
         return super()._multimodal_inputs_from_conversations(decoded, audio_loading_params)
 
-    @staticmethod
-    def decode_message(message: dict, audio_loading_params: dict, name: str) -> dict:
+    def decode_message(self, message: dict, audio_loading_params: dict, name: str) -> dict:
         if not isinstance(message.get("content"), list):
             return message
         content = []
@@ -441,9 +478,11 @@ class MMGPTProcessor(ProcessorMixin):
             kind = part.get("type")
             key = next((key for key in (kind, "url", "path", "base64") if key in part), None)
             if kind == "audio" and key is not None:
-                part = {"type": "audio", "audio": load_audio(part[key], audio_loading_params["sampling_rate"], name)}
+                rate = audio_loading_params["sampling_rate"]
+                audio = open_media(part[key], "audio", name, self.media_policy, self.limits, sampling_rate=rate)
+                part = {"type": "audio", "audio": audio}
             elif kind == "video" and key is not None:
-                part = {"type": "video", "video": open_frames(part[key])}
+                part = {"type": "video", "video": open_frames(part[key], self.media_policy, self.limits)}
             content.append(part)
         return {**message, "content": content}
 

@@ -6,8 +6,10 @@ import io
 import re
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,8 +18,10 @@ import pytest
 import soundfile
 import torch
 
-from modeling_mmgpt import media_loading_mmgpt
-from modeling_mmgpt.media_loading_mmgpt import flatten_videos, load_audio, load_image, load_video
+from modeling_mmgpt.audio_loading_mmgpt import load_audio
+from modeling_mmgpt.image_loading_mmgpt import load_image
+from modeling_mmgpt.media_loading_mmgpt import flatten_videos, load_video, open_media
+from modeling_mmgpt.media_sources_mmgpt import Limits, MediaPolicy, read_bytes
 from tests.conftest import make_audio, make_image, make_video
 
 
@@ -68,6 +72,8 @@ def web_server(folder: Path):
             pass
 
         def do_GET(self):
+            if self.path == "/slow":
+                time.sleep(1)
             if self.path != "/cut":
                 return super().do_GET()
             self.send_response(200)
@@ -156,7 +162,7 @@ def test_a_bad_image_is_named(source, sentence):
     [
         (np.zeros(0, dtype=np.float32), "clip 7 is empty"),
         (np.array([0.0, np.nan, np.inf]), "clip 7 has 2 samples that are NaN or infinite"),
-        (np.zeros(3600 * 16000 + 1, dtype=np.float32), "clip 7 is longer than 3600 s"),
+        (np.zeros(1800 * 16000 + 1, dtype=np.float32), "clip 7 is longer than 1800 s"),
         (wav()[:30], "clip 7 is not audio"),
         (b"no audio at all", "clip 7 is not audio"),
         (np.zeros((2, 3, 4)), r"clip 7 has shape \(2, 3, 4\)"),
@@ -309,15 +315,191 @@ def test_frames_of_too_many_pixels_are_not_decoded(monkeypatch):
         load_video(data, 1.0, 8, "film 7")
 
 
-def test_the_longest_audio_is_not_decoded_to_its_end(monkeypatch):
-    monkeypatch.setattr(media_loading_mmgpt, "LONGEST_AUDIO", 0.1)
-    with pytest.raises(ValueError, match=r"clip 7 is longer than 0\.1 s"):
-        load_audio(wav(), 16000, "clip 7")
-
-
 def test_lists_of_videos_are_told_from_lists_of_frames():
     one = make_video(0)
     array = np.zeros((2, 4, 4, 3))
     assert flatten_videos(one) == [one]
     assert flatten_videos([one, one]) == [one, one] == flatten_videos([[one], [one]])
     assert flatten_videos(["a.mp4", b"x"]) == ["a.mp4", b"x"] and flatten_videos(array)[0] is array
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+def test_all_kinds_come_in_one_way_in_every_form(kind, tmp_path, served):
+    data = {"image": png, "audio": wav, "video": clip}[kind]()
+    path = tmp_path / "a b.bin"
+    path.write_bytes(data)
+    letters = base64.b64encode(data).decode()
+    expected = open_media(data, kind, sampling_rate=16000)
+    sources = [
+        bytearray(data),
+        memoryview(data),
+        io.BytesIO(data),
+        path,
+        str(path),
+        path.as_uri(),
+        f"file://localhost{path.as_uri().removeprefix('file://')}",
+        letters,
+        letters.rstrip("="),
+        base64.urlsafe_b64encode(data).decode(),
+        base64.encodebytes(data).decode(),
+        f"data:application/octet-stream;base64,{letters}",
+        "data:," + "".join(f"%{byte:02x}" for byte in data),
+        f"{served}/a%20b.bin",
+        {"bytes": data, "path": "elsewhere"},
+    ]
+    for source in sources:
+        opened = open_media(source, kind, sampling_rate=16000)
+        for one, other in [(opened, expected)] if kind != "video" else [(opened["frames"], expected["frames"])]:
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    with path.open("rb") as file:
+        open_media(file, kind, sampling_rate=16000)
+
+
+def test_short_base64_is_known_by_its_content_and_words_are_paths():
+    buffer = io.BytesIO()
+    PIL.Image.new("L", (1, 1), 9).save(buffer, format="GIF")
+    assert len(base64.b64encode(buffer.getvalue())) < 100
+    assert load_image(base64.b64encode(buffer.getvalue()).decode()).size == (1, 1)
+    for word in ("photos/cat", "cat", "catss", "BM", "a" * 300, "x\0y", "\ud800", "é" * 2000):
+        with pytest.raises(FileNotFoundError, match="image 7: there is no file "):
+            load_image(word, "image 7")
+
+
+def test_messages_do_not_dump_content():
+    for source in ("?" * 100_000, "ftp://" + "a" * 5000, "data:image/png;base64," + "!" * 5000, Path("a" * 5000)):
+        with pytest.raises((ValueError, FileNotFoundError)) as refusal:
+            load_image(source, "image 7")
+        assert len(str(refusal.value)) < 200
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="'smell' is no kind of media"):
+        open_media(png(), "smell")
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+def test_a_policy_says_where_media_may_come_from(kind, tmp_path, served):
+    data = {"image": png, "audio": wav, "video": clip}[kind]()
+    (tmp_path / "a").write_bytes(data)
+    policy = MediaPolicy(paths=False, downloads=False)
+    for source in (
+        str(tmp_path / "a"),
+        tmp_path / "a",
+        (tmp_path / "a").as_uri(),
+        {"bytes": None, "path": str(tmp_path / "a")},
+    ):
+        with pytest.raises(ValueError, match="it 7: files are not opened by path here"):
+            open_media(source, kind, "it 7", policy, sampling_rate=16000)
+    with pytest.raises(ValueError, match=r"it 7: http.* is not downloaded here"):
+        open_media(f"{served}/a", kind, "it 7", policy, sampling_rate=16000)
+    open_media(base64.b64encode(data).decode(), kind, "it 7", policy, sampling_rate=16000)
+
+
+def test_downloads_are_bounded_in_bytes_and_time(tmp_path, served):
+    (tmp_path / "a").write_bytes(bytes(5000))
+    assert len(read_bytes(f"{served}/a", "it", limits=Limits(download_bytes=5000))) == 5000
+    with pytest.raises(ValueError, match=r"it 7: cannot download .* more than 4,999 bytes"):
+        read_bytes(f"{served}/a", "it 7", limits=Limits(download_bytes=4999))
+    with pytest.raises(ValueError, match=r"it 7: cannot download .*(longer than 0\.3 s|timed out)"):
+        read_bytes(f"{served}/slow", "it 7", limits=Limits(download_seconds=0.3))
+
+
+def test_a_film_that_was_cut_is_damaged_and_not_audio():
+    for container, codec in (("mp4", "mpeg4"), ("mp4", "libx264"), ("avi", "mpeg4"), ("flv", "flv")):
+        film = clip(container, codec)
+        for length in range(0, len(film), len(film) // 40):
+            try:
+                load_video(film[:length], 1.0, 8, "film 7")
+            except ValueError as refusal:
+                assert re.search("film 7 .*damaged", str(refusal)) and "audio" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    ["#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfile://{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"],
+)
+def test_files_that_name_other_files_lead_nowhere(begin, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(clip())
+    (tmp_path / "list.mp4").write_text(begin.format(tmp_path / "film.mp4"))
+    for source in (tmp_path / "list.mp4", (tmp_path / "list.mp4").read_bytes()):
+        for kind in ("video", "audio"):
+            with pytest.raises(ValueError, match="it 7 is not "):
+                open_media(source, kind, "it 7", sampling_rate=16000)
+
+
+@pytest.mark.parametrize(
+    "scale", [lambda frames: frames, lambda frames: frames / 255, lambda frames: frames.astype(np.uint16) * 257]
+)
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda frames: frames,
+        lambda frames: np.moveaxis(frames, -1, 1),
+        lambda frames: torch.tensor(np.moveaxis(frames, -1, 1)),
+    ],
+)
+def test_arrays_of_frames_of_every_range_and_order_are_the_same(scale, order):
+    frames = np.stack([np.asarray(frame) // (1 + 200 * (index == 0)) for index, frame in enumerate(make_video(0, 6))])
+    video = load_video(order(scale(frames)), 1.0, 32)
+    np.testing.assert_array_equal(video["frames"], frames)  # the first is dark, and stays so
+
+
+def test_frames_of_grey_or_transparent_arrays_become_colours():
+    assert load_video(np.zeros((2, 5, 6, 1)), 1.0, 8)["frames"].shape == (2, 5, 6, 3)
+    assert (load_video(np.zeros((2, 5, 6, 4)), 1.0, 8)["frames"] == 255).all()
+
+
+class Decoder:
+    """What torchcodec's VideoDecoder shows of itself: 50 frames, frame i of brightness 5 i, from second 2 on."""
+
+    metadata = SimpleNamespace(num_frames=50, duration_seconds=5.0, begin_stream_seconds=2.0, width=64, height=48)
+
+    def get_frames_at(self, indices):
+        data = torch.stack([torch.full((3, 48, 64), 5 * index, dtype=torch.uint8) for index in indices])
+        return SimpleNamespace(data=data, pts_seconds=torch.tensor([2 + index / 10 for index in indices]))
+
+    def get_frames_played_at(self, seconds):
+        return self.get_frames_at([int((second - 2) * 10 + 1e-6) for second in seconds])
+
+
+def test_decoders_of_datasets_are_taken():
+    video = load_video(Decoder(), 1.0, 8)
+    assert video["frames"].shape == (5, 48, 64, 3) and video["frames"][:, 0, 0, 0].tolist() == [0, 50, 100, 150, 200]
+    assert video["times"] == pytest.approx([0, 1, 2, 3, 4])
+    assert len(load_video(Decoder(), 1.0, None)["times"]) == 50
+    assert flatten_videos([Decoder(), [Decoder()]]) and len(flatten_videos([Decoder(), [Decoder()]])) == 2
+    with pytest.raises(ValueError, match="film 7 is longer than 4 s"):
+        load_video(Decoder(), 1.0, 8, "film 7", limits=Limits(video_seconds=4))
+
+
+@pytest.mark.parametrize(
+    ("source", "fps", "sentence"),
+    [
+        ({"frames": make_video(0), "fps": 0}, 1.0, "film 7 has fps 0"),
+        ({"frames": make_video(0), "fps": float("nan")}, 1.0, "film 7 has fps nan"),
+        ({"frames": make_video(0), "fps": -1}, 1.0, "film 7 has fps -1"),
+        ({"frames": make_video(0), "fps": "fast"}, 1.0, "film 7 has fps fast"),
+        ({"frames": make_video(0), "fps": 1e-9}, 1.0, "film 7 is longer than 1800 s"),
+        (clip(), float("inf"), "film 7 has fps inf"),
+        (make_video(0), 1e9, "film 7 has fps 1000000000"),
+        ({"frames": 5}, 1.0, "film 7 is a int"),
+        (object(), 1.0, "film 7 is a object"),
+        (np.zeros((4, 4, 3)), 1.0, r"film 7 is a ndarray of shape \(4, 4, 3\)"),
+        (np.full((2, 4, 4, 3), np.nan), 1.0, "film 7 has 96 values that are NaN"),
+        (np.zeros((2, 0, 4, 3)), 1.0, "film 7 has shape .*no pixels"),
+        (np.zeros((2, 9, 9, 9)), 1.0, "frame 0 of film 7 has shape"),
+    ],
+)
+def test_what_is_no_video_is_refused_by_name(source, fps, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_video(source, fps, 8, "film 7")
+
+
+def test_videos_beyond_the_limits_are_not_decoded():
+    for source in (clip(), [make_image(0, 64, 48)] * 50, np.zeros((50, 48, 64, 3), dtype=np.uint8)):
+        with pytest.raises(ValueError, match="film 7 is longer than 4 s"):
+            load_video(source, 10, 99, "film 7", limits=Limits(video_seconds=4))
+        for num_frames in (5, None):
+            with pytest.raises(ValueError, match="film 7 has frames of more than 36,864 bytes"):
+                load_video(source, 10, num_frames, "film 7", limits=Limits(video_bytes=4 * 64 * 48 * 3))
+        assert len(load_video(source, 10, 4, "film 7", limits=Limits(video_bytes=4 * 64 * 48 * 3))["times"]) == 4

@@ -13,6 +13,7 @@ from transformers import GotOcr2ImageProcessor, Siglip2ImageProcessor, SiglipIma
 
 from modeling_mmgpt import MMGPTProcessor
 from modeling_mmgpt.chat_templates_mmgpt import CHAT_TEMPLATE
+from modeling_mmgpt.media_sources_mmgpt import Limits, MediaPolicy
 from tests.conftest import (
     CONVOLUTIONS,
     FRAMES,
@@ -554,3 +555,71 @@ def test_what_serving_engines_read(processor):
     assert processor.feature_extractor.sampling_rate == 16000
     assert make_config().audio_config.max_source_positions == 512  # no audio is longer than what the decoder takes
     assert make_config(audio=WHISPER).audio_config.max_source_positions == 50
+
+
+def test_arrays_of_every_range_are_the_same_pixels_as_their_image(processor):
+    image = make_image(0)
+    array = np.asarray(image)
+    expected = processor(text="<|image|>", images=image, return_tensors="pt")["pixel_values"]
+    floats = torch.tensor(array / 255).permute(2, 0, 1)
+    for source in (array, array / 255, floats, array.astype(np.uint16) * 257, array[None], image.convert("RGBA")):
+        assert (processor(text="<|image|>", images=source, return_tensors="pt")["pixel_values"] == expected).all()
+    scaled = processor(text="<|image|>", images=floats.float(), do_rescale=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(scaled, expected, atol=0.02, rtol=0)
+
+
+def test_audio_may_come_with_its_rate_in_any_form(processor):
+    wave = make_audio(0)["array"]
+    ask = {"text": "<|audio|>", "return_tensors": "pt"}
+    expected = processor(audio=wave, **ask)["input_features"]
+    whole = (wave * 2**15).round() / 2**15
+    for audio in (
+        (16000, wave),
+        [(wave, 16000)],
+        {"raw": wave, "sampling_rate": 16000},
+        wave.tolist(),
+        [wave.tolist()],
+    ):
+        assert (processor(audio=audio, **ask)["input_features"] == expected).all()
+    rounded = processor(audio=whole, **ask)["input_features"]
+    integers = processor(audio=(16000, (whole * 2**15).astype(np.int16)), **ask)["input_features"]
+    torch.testing.assert_close(integers, rounded)
+
+
+def test_a_request_has_so_many_pixels(processor, tmp_path):
+    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
+    for index, path in enumerate(paths):
+        make_image(index, 10, 10).save(path)
+    processor.limits = Limits(request_pixels=250)
+    try:
+        assert len(processor(text="<|image|><|image|>", images=paths[:2])["pixel_values"]) == 2
+        with pytest.raises(
+            ValueError, match="image 2: with it the images of this request have 300 pixels, more than the 250"
+        ):
+            processor(text="<|image|>" * 3, images=paths)
+    finally:
+        processor.limits = Limits()
+
+
+def test_a_checkpoint_can_lower_limits_and_not_raise_them(tokenizer, tmp_path):
+    processor = make_processor(make_config(vision=SIGLIP, audio=WHISPER), tokenizer)
+    processor.media_limits = {"image_side": 20, "audio_seconds": 1e9}
+    processor.save_pretrained(tmp_path)
+    loaded = MMGPTProcessor.from_pretrained(tmp_path)
+    assert loaded.limits == Limits(image_side=20)
+    make_image(0, 30, 10).save(tmp_path / "wide.png")
+    with pytest.raises(ValueError, match=r"image 0 has .* pixels, more than 20 on a side"):
+        loaded(text="<|image|>", images=str(tmp_path / "wide.png"))
+
+
+def test_a_processor_opens_what_its_policy_allows(processor, tmp_path):
+    make_image(0).save(tmp_path / "a.png")
+    part = {"type": "image", "image": str(tmp_path / "a.png")}
+    ask_tokens = {"tokenize": True, "return_dict": True}
+    processor.media_policy = MediaPolicy(paths=False)
+    try:
+        with pytest.raises(ValueError, match="files are not opened by path here"):
+            processor.apply_chat_template(ask(part), **ask_tokens)
+    finally:
+        processor.media_policy = MediaPolicy()
+    assert "pixel_values" in processor.apply_chat_template(ask(part), **ask_tokens)

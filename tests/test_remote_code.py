@@ -46,10 +46,13 @@ TEXT_CODE = {
     "tower_families_mmgpt.py",
 }
 MULTIMODAL_CODE = TEXT_CODE | {
+    "audio_loading_mmgpt.py",
     "collating_mmgpt.py",
     "connectors_mmgpt.py",
+    "image_loading_mmgpt.py",
     "media_features_mmgpt.py",
     "media_loading_mmgpt.py",
+    "media_sources_mmgpt.py",
     "modeling_mmgpt.py",
     "preprocessing_mmgpt.py",
     "processing_mmgpt.py",

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import TorchAoConfig
 
 from modeling_mmgpt import MMGPTForConditionalGeneration
-from modeling_mmgpt.media_loading_mmgpt import import_optional
+from modeling_mmgpt.media_sources_mmgpt import import_optional
 from training.data.training_set import load_mixture
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import METRICS

@@ -16,8 +16,8 @@ import PIL.Image
 import torch
 from torchvision.transforms import v2
 
-from modeling_mmgpt import media_loading_mmgpt
-from modeling_mmgpt.media_loading_mmgpt import load_image, read_bytes, unwrap
+from modeling_mmgpt.audio_loading_mmgpt import read_audio
+from modeling_mmgpt.media_loading_mmgpt import load_image
 from modeling_mmgpt.tools.packing import open_packs
 
 
@@ -121,13 +121,6 @@ def random_stretch(length: int, longest: int) -> tuple[int, int]:
     size = min(int(uniform(0, longest + 1)), length)
     start = int(uniform(0, length - size + 1))
     return start, start + size
-
-
-def read_audio(audio: dict, name: str = "audio") -> tuple[np.ndarray, int]:
-    """Wave and sampling rate of audio in the sample format."""
-    if audio.get("array") is not None:
-        return np.asarray(audio["array"], dtype=np.float32), audio["sampling_rate"]
-    return media_loading_mmgpt.read_audio(read_bytes(unwrap(audio, "array"), name), name)
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
+from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt.media_sources_mmgpt import import_optional
 from training.data.augmentation import read_audio
 from training.data.cleaning.filters import Rejection, ngrams_of
 from training.data.samples import whole_text

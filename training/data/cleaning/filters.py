@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeling_mmgpt.media_loading_mmgpt import import_optional, load_image
+from modeling_mmgpt.media_loading_mmgpt import load_image
+from modeling_mmgpt.media_sources_mmgpt import import_optional
 from training.data.augmentation import read_audio
 from training.data.samples import whole_text
 from training.data.words import scaled, split_words, written_length
