@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from transformers import pipeline
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
@@ -293,8 +294,8 @@ class TestTransformersOwnTasks:
         for form in ("list", "data set", "given first", "generator"):
             assert built_in[f"{task} {form} by {size}"] == [["red"], ["blue"], ["red"]], form
         assert built_in[f"{task} a data set of one"] == [["blue"]]
-        # transformers 5.17 itself returns no more than one answer to a question
-        assert built_in[f"{task} beams by {size}"] in ([2, 2, 2], "IndexError: list index out of range")
+        if not transformers.__version__.startswith("5.17."):  # which itself returns one answer to a question
+            assert built_in[f"{task} beams by {size}"] == [2, 2, 2]
         if task == "any-to-any":  # the other one takes no list of dictionaries
             assert built_in[f"{task} prompts by {size}"] == built_in[f"{task} prompts by 1"]
             assert len(built_in[f"{task} prompts by {size}"]) == 3
