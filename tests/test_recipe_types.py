@@ -143,10 +143,8 @@ class TestBrokenYaml:
             load_recipe(tmp_path / "toy.yaml")
         assert "\n" not in str(error.value)
 
-    @pytest.mark.parametrize(
-        "override", ["model.config={", "training.max_steps=[1", "data.root='x", "eval.split=a: b"]
-    )
+    @pytest.mark.parametrize("override", ["model.config={", "training.max_steps=[1", "data.root='x"])
     def test_in_an_override_too(self, override):
         with pytest.raises(RecipeError, match="is not valid YAML, line 1") as error:
             recipe_with(override)
-        assert ("\n" not in str(error.value) and override in str(error.value)) or "eval" in override
+        assert "\n" not in str(error.value) and override in str(error.value)
