@@ -153,8 +153,9 @@ def write_manifest(new: Path, old: Path, stale: set[str]) -> None:
 
 
 def check_manifest(folder: str | os.PathLike, variant: str | None = None, checksums: bool = False) -> None:
-    """Raises an error where the weights of the folder are not those of its last save, warns where configuration or code are not.
-    Names and sizes are compared, on demand checksums too. Folders without a manifest are not judged."""
+    """Raises an error where some weights of the folder are those of its last save and others are not, and warns where all of them,
+    the configuration or the code were changed since. Names and sizes are compared; on demand checksums too, and then weights that all
+    differ are an error as well. Folders without a manifest are not judged."""
     folder = Path(folder)
     files = read_manifest(folder)
 
@@ -167,16 +168,17 @@ def check_manifest(folder: str | os.PathLike, variant: str | None = None, checks
     listed = {name for name in files if weights_of(name) == ("model", variant)}
     present = {path.name for path in folder.iterdir() if weights_of(path.name) == ("model", variant)}
     others = {name for name in files if weights_of(name) is None and (folder / name).exists()}
-    mixed = sorted(filter(differs, listed | present)) if listed and present else []
-    if mixed:
+    weights = listed | present
+    mixed = sorted(filter(differs, weights)) if listed and present else []
+    if mixed and (checksums or len(mixed) < len(weights)):
         raise OSError(
             f"{folder} mixes files of several saves: {', '.join(mixed)} are not what {MANIFEST} describes. Save the model again, "
             f"or delete {MANIFEST} if the files are as you want them."
         )
-    changed = sorted(filter(differs, others))
+    changed = [*mixed, *sorted(filter(differs, others))]
     if changed:
         warnings.warn(
-            f"{folder}: {', '.join(changed)} changed after the weights were saved, by hand or by a save that was stopped. If it "
+            f"{folder}: {', '.join(changed)} changed after the last save, by hand or by a save that was stopped. If it "
             f"was you, delete {MANIFEST}.",
             stacklevel=3,
         )

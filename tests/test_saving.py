@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_mmgpt import (
@@ -366,6 +366,17 @@ def test_loading_compares_the_weights_with_the_manifest(tmp_path, model):
         AutoModelForCausalLM.from_pretrained(folder)
 
 
+def test_weights_that_were_all_exchanged_are_no_mixture(tmp_path, model):
+    """As transformers' own tests do it, and people who edit a tensor."""
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors") | {"another": torch.zeros(3)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"model\.safetensors changed after the last save"):
+        MMGPTForConditionalGeneration.from_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"mixes files of several saves: model\.safetensors"):
+        check_manifest(tmp_path, checksums=True)
+
+
 def test_an_edit_by_hand_is_no_mixture(tmp_path, model, processor):
     folder = save_checkpoint(tmp_path / "model", model, processor)
     with warnings.catch_warnings():
@@ -376,7 +387,7 @@ def test_an_edit_by_hand_is_no_mixture(tmp_path, model, processor):
         check_manifest(folder, checksums=True)
     for name in ("config.json", "modeling_mmgpt.py"):
         grow(folder / name)
-    with pytest.warns(UserWarning, match=r"config\.json, modeling_mmgpt\.py changed after the weights were saved"):
+    with pytest.warns(UserWarning, match=r"config\.json, modeling_mmgpt\.py changed after the last save"):
         MMGPTForConditionalGeneration.from_pretrained(folder)
     (folder / MANIFEST).unlink()
     check_manifest(folder, checksums=True)

@@ -23,7 +23,7 @@ def report_of(trainer: RecipeTrainer, recipe: Recipe, data: TrainingSet, paramet
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "recipe": recipe.name,
-        "train_seconds": round(seconds, 1),
+        "train_seconds": round(seconds, 3),
         "parameters": parameters,
         "steps_before": trainer.steps_before,
         "trained_parameters": sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
