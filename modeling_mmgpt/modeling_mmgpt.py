@@ -24,7 +24,6 @@ from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.generation.candidate_generator import AssistedCandidateGenerator, EarlyExitCandidateGenerator
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -60,17 +59,23 @@ from .media_features_mmgpt import (
     split_given,
     split_media,
 )
-from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, all_answered, check_generation, keep_labelled, keep_last
-from .saving_mmgpt import CompleteFolderMixin
+from .modeling_mmgpt_text import (
+    CACHE_ARGS,
+    DecoderSupport,
+    MMGPTTextModel,
+    all_answered,
+    check_generation,
+    keep_labelled,
+    keep_last,
+)
 from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
     full_chunk_vectors,
     grid_token_count,
-    image_geometry,
     tiles_per_image,
 )
-from .tower_families_mmgpt import vision_family
+from .tower_families_mmgpt import audio_family, vision_family
 from .towers_mmgpt import (
     build_tower,
     cut_patches,
@@ -78,25 +83,14 @@ from .towers_mmgpt import (
     run_vision_tower,
     smallest_audio,
     smallest_image,
-    tower_width,
-    weights_at_hand,
 )
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
 
 @auto_docstring
-class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
+class MMGPTPreTrainedModel(DecoderSupport, PreTrainedModel):
     config: MMGPTConfig
-    base_model_prefix = "model"
     input_modalities = ("image", "video", "audio", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["MMGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def post_init(self):
         super().post_init()
@@ -129,21 +123,18 @@ class MMGPTModel(MMGPTPreTrainedModel):
         refuse_in_engines(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
         # Parts that the model has not are None.
-        self.vision_tower = self.vision_connector = self.tile_embedding = self.audio_tower = self.audio_connector = (
-            None
-        )
+        self.vision_tower = self.vision_connector = self.tile_embedding = None
+        self.audio_tower = self.audio_connector = None
         if vision is not None:
+            family = vision_family(vision)
+            self.patch_size, self.takes_only_patches = family.patch_size(vision), not family.pixels
             self.vision_tower = build_tower(vision)
-            merged_width = tower_width(vision) * config.vision_merge_size**2
-            self.vision_connector = build_connector(config, "vision", merged_width)
+            self.vision_connector = build_connector(config, "vision", family.width(vision))
             if config.vision_max_tiles is not None:
                 self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, text.hidden_size)
-            self.patch_size = image_geometry(config)["patch_size"]
-            self.takes_only_patches = not vision_family(vision).pixels
         if audio is not None:
             self.audio_tower = build_tower(audio)
-            merged_width = tower_width(audio) * config.audio_merge_size
-            self.audio_connector = build_connector(config, "audio", merged_width)
+            self.audio_connector = build_connector(config, "audio", audio_family(audio).width(audio))
         # Decoders of other families are taken unchanged.
         is_ours = text.model_type == "mmgpt_text"
         self.language_model = MMGPTTextModel._from_config(text) if is_ours else AutoModel.from_config(text)
@@ -191,8 +182,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
         if spatial_shapes is None and self.takes_only_patches:
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
-        with weights_at_hand(self.vision_tower):
-            outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
+        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
         last = features = outputs.last_hidden_state  # (N, T, C)
         if layer != -1:
             features = outputs.hidden_states[layer]
@@ -231,10 +221,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         return self.cached_features.look_up(inputs, partial(self.run_audio, **kwargs))
 
     def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
-        with weights_at_hand(self.audio_tower):
-            outputs = run_audio_tower(
-                self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs
-            )
+        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
         features = outputs.last_hidden_state  # (N, T, C)
         if self.config.audio_merge_size > 1:
             features = merge_frames(features, self.config.audio_merge_size)
@@ -516,18 +503,6 @@ def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
     return logits
 
 
-class MMGPTEarlyExitCandidateGenerator(EarlyExitCandidateGenerator):
-    """Drafts by the first layers of the model itself; their number is in the configuration of the decoder, not of the whole."""
-
-    def get_candidates(self, input_ids, **kwargs):
-        config = self.assistant_model.model.language_model.config
-        num_layers, config.num_hidden_layers = config.num_hidden_layers, self.assistant_early_exit
-        try:
-            return AssistedCandidateGenerator.get_candidates(self, input_ids, **kwargs)
-        finally:
-            config.num_hidden_layers = num_layers
-
-
 HEAD_ARGS = r"""
 skip_logits (`bool`, *optional*, defaults to `False`):
     With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
@@ -617,10 +592,6 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
     def _get_candidate_generator(self, *, model_kwargs, **kwargs):
         """Assisted decoding: an assistant drafts from the text alone, for it may have no encoders, or others than this model."""
         text = {name: value for name, value in model_kwargs.items() if name not in MEDIA_ARGUMENTS}
-        if kwargs["generation_config"].assistant_early_exit is not None:
-            names = ("generation_config", "input_ids", "inputs_tensor", "logits_processor")
-            given = {name: kwargs[name] for name in names}
-            return MMGPTEarlyExitCandidateGenerator(assistant_model=self, model_kwargs=text, **given)
         return super()._get_candidate_generator(model_kwargs=text, **kwargs)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):

@@ -26,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, rotate_half
 from transformers.models.llama.modeling_llama import eager_attention_forward
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeTopKRouter
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -42,9 +43,7 @@ from .layers_mmgpt import (
     CACHE,
     MMGPTMLP,
     AttentionProjections,
-    MMGPTExperts,
     MMGPTMixture,
-    MMGPTRouter,
     add_balancing_loss,
     make_norm,
     sinusoidal_positions,
@@ -119,9 +118,8 @@ class MMGPTAttention(AttentionProjections):
             # The cache of continuous batching reads, and writes, the arguments of the attention as well.
             key, value = past_key_values.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, K, S, E)
 
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attend(
             self,
             query,
@@ -133,9 +131,8 @@ class MMGPTAttention(AttentionProjections):
             sliding_window=self.sliding_window,
             **kwargs,
         )  # (B, L, H, E)
-        output = output.reshape(
-            *hidden_states.shape[:-1], -1
-        ).contiguous()  # engines return other shapes than (B, L, H, E)
+        # Engines return other shapes than (B, L, H, E).
+        output = output.reshape(*hidden_states.shape[:-1], -1).contiguous()
         return self.o_proj(output), weights  # (B, L, D)
 
 
@@ -183,11 +180,10 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
-@auto_docstring
-class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
-    config: MMGPTTextConfig
+class DecoderSupport(CompleteFolderMixin):
+    """What the decoder can do, for the library: alone and in the fusion."""
+
     base_model_prefix = "model"
-    input_modalities = ("text",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
@@ -196,11 +192,17 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # MMGPTExperts has @use_experts_implementation: transformers looks for these words in the file of the model's class.
+
+
+@auto_docstring
+class MMGPTTextPreTrainedModel(DecoderSupport, PreTrainedModel):
+    config: MMGPTTextConfig
+    input_modalities = ("text",)
+    # The experts have @use_experts_implementation: transformers looks for these words in the file of the model's class.
     _can_record_outputs = {
         "hidden_states": MMGPTDecoderLayer,
         "attentions": MMGPTAttention,
-        "router_logits": OutputRecorder(MMGPTRouter, index=0),
+        "router_logits": OutputRecorder(Qwen3MoeTopKRouter, index=0),
     }
 
     @torch.no_grad()
@@ -213,9 +215,9 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
         # The mark is on the matrix itself: in remote code transformers passes over modules that own no parameters.
         if isinstance(module, nn.Linear) and getattr(module, "writes_residual", False):
             init.normal_(module.weight, mean=0.0, std=residual_std)
-        elif isinstance(module, MMGPTRouter):
+        elif isinstance(module, Qwen3MoeTopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
-        elif isinstance(module, MMGPTExperts):
+        elif isinstance(module, Qwen3MoeExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=residual_std)
         elif isinstance(module, MMGPTGatedCrossAttention):
@@ -286,15 +288,12 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             )  # (B, L, D)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: past_key_values})
 
-    def prepare_media(
-        self, media, past_key_values, inputs_embeds
-    ) -> tuple[torch.Tensor | None, MMGPTCrossAttentionMask | None]:
-        """New media as the gated blocks take them `(B, S, D)`, and the cross-attention mask over these and earlier ones."""
+    def prepare_media(self, media, past_key_values, inputs_embeds):
+        """New media as the gated blocks take them `(B, S, D)`, and the cross-attention mask over these and earlier ones; or `None`."""
         if self.media_norm is None:
             return None, None
-        mask = make_cross_attention_mask(
-            self.config, media, past_key_values, inputs_embeds.shape[1], inputs_embeds.dtype
-        )
+        length, dtype = inputs_embeds.shape[1], inputs_embeds.dtype
+        mask = make_cross_attention_mask(self.config, media, past_key_values, length, dtype)
         if media is None:
             return None, mask
         states = self.media_norm(media.states.to(inputs_embeds.dtype))
