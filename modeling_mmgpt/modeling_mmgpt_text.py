@@ -327,20 +327,37 @@ def refuse_too_long(text_config, length: int) -> None:
         )
 
 
-def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: bool) -> None:
-    """Refuses a prompt that leaves no room for an answer, and every step beyond the learned positions. Servers and pipelines hand some
-    texts straight to `generate()`, so it is checked here. To read more than a decoder was made for, raise `max_position_embeddings`."""
-    length = input_ids.shape[1]
-    if is_first_iteration:
-        prompt_length = length or (0 if inputs_embeds is None else inputs_embeds.shape[1])
-        if prompt_length == 0:
-            raise bad_request("The input has no tokens: there is nothing to continue.")
-        check_length(longest_input(text_config), prompt_length)
-    refuse_too_long(text_config, length)
+class MMGPTGenerationMixin(GenerationMixin):
+    """What `generate()` and `generate_batch()` refuse here, of the text alone and of the fusion. Servers and pipelines hand some texts
+    straight to them. To read more than a decoder was made for, raise `max_position_embeddings`."""
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        text_config, length = self.config.get_text_config(), input_ids.shape[1]
+        if is_first_iteration:
+            prompt_length = length or (0 if inputs_embeds is None else inputs_embeds.shape[1])
+            if prompt_length == 0:
+                raise bad_request("The input has no tokens: there is nothing to continue.")
+            check_length(longest_input(text_config), prompt_length)
+        refuse_too_long(text_config, length)
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+
+    def generate_batch(self, inputs, *args, **kwargs):
+        """Continuous batching. transformers returns failed requests as empty answers, or leaves them out."""
+        results = super().generate_batch(inputs, *args, **kwargs)
+        errors = [result.error for result in results.values() if result.error is not None]
+        missing = len(inputs) - len(results)
+        if errors or missing > 0:
+            raise RuntimeError(
+                f"{len(errors) + max(0, missing)} of {len(inputs)} requests failed ({errors[0] if errors else 'no answer came'}): look at "
+                "the log of transformers for the cause, or call generate()."
+            )
+        return results
 
 
 @auto_docstring(custom_intro="The GPT decoder with its language-modelling head softmax(W h + b): text in, text out.")
-class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
+class MMGPTForCausalLM(MMGPTTextPreTrainedModel, MMGPTGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
@@ -350,15 +367,6 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         self.model = MMGPTTextModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
-
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
-        check_generation(self.config, input_ids, inputs_embeds, is_first_iteration)
-        return super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
-        )
-
-    def generate_batch(self, inputs, *args, **kwargs):
-        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
 
     @takes_cache
     @can_return_tuple
@@ -391,18 +399,6 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         loss, aux_loss = add_balancing_loss(loss, outputs.router_logits, self.config, attention_mask, labels, **kwargs)
         passed_on = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
-
-
-def all_answered(results: dict, inputs: list) -> dict:
-    """The results of continuous batching, of which transformers returns failed ones as empty answers, or leaves them out."""
-    errors = [result.error for result in results.values() if result.error is not None]
-    missing = len(inputs) - len(results)
-    if errors or missing > 0:
-        raise RuntimeError(
-            f"{len(errors) + max(0, missing)} of {len(inputs)} requests failed ({errors[0] if errors else 'no answer came'}): look at "
-            "the log of transformers for the cause, or call generate()."
-        )
-    return results
 
 
 def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

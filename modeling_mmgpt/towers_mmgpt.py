@@ -155,11 +155,10 @@ def run_vision_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, spatial
         mask = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)  # (N, L)
         return tower(pixel_values, spatial_shapes=spatial_shapes, pixel_attention_mask=mask, **kwargs)
     family = vision_family(tower.config)
-    (height, width), stride = pixel_values.shape[-2:], family.patch_size(tower.config)
-    if family.convolutional and (height % stride or width % stride):
+    if family.convolutional and any(side % family.patch_size(tower.config) for side in pixel_values.shape[-2:]):
         raise ValueError(
-            f"pixel_values are {height} x {width} pixels, but the vision encoder takes multiples of {stride}: let the image "
-            "processor resize the images."
+            f"pixel_values are {' x '.join(map(str, pixel_values.shape[-2:]))} pixels, but the vision encoder takes multiples of "
+            f"{family.patch_size(tower.config)}: let the image processor resize the images."
         )
     outputs = tower(pixel_values, **kwargs)
     if (features := outputs.last_hidden_state).ndim == 4:  # DINOv3's ConvNeXt returns a sequence itself
