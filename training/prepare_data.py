@@ -1,6 +1,6 @@
 r"""Clean the training data of a recipe once, and write what is kept as parquet, with a report of what was left out and why.
 
-    python -m training.prepare_data configuration/recipes/opennmt_ende.yaml --output prepared/ende data.root=../shared/data
+    python -m training.prepare_data configuration/recipes/opennmt_ende.yaml --output prepared/ende
 
 reads every sample of `data.train` (its weights are for training) and leaves out, by the first rule that applies: broken samples,
 texts that are too short, too long or repetitive, another language, blank images and silent audio, samples of `data.validation`

@@ -1,6 +1,6 @@
 r"""Train a model as a recipe says, with Hugging Face's Trainer, and save it as one complete folder.
 
-    python -m training.train configuration/recipes/fsdd.yaml data.root=../shared/data training.seed=1
+    python -m training.train configuration/recipes/fsdd.yaml training.seed=1
 
 leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json and recipe.yaml (the recipe
 with its overrides); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from training.data.samples import MissingData
 from training.data.training_set import TrainingSet
 from training.model_building import build_model_and_processor
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -30,7 +31,12 @@ from training.trainer import RecipeTrainer
 logger = logging.getLogger(__name__)
 
 # How a run can end before its last step: the exit status, and what stands before the sentence that says why.
-ENDINGS = {RunFailed: (1, "The run went wrong"), RecipeError: (2, "error"), RunStopped: (UNFINISHED, "Not finished")}
+ENDINGS = {
+    RunFailed: (1, "The run went wrong"),
+    RecipeError: (2, "error"),
+    MissingData: (2, "error"),
+    RunStopped: (UNFINISHED, "Not finished"),
+}
 
 
 def train(recipe: Recipe) -> dict:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from datasets import Dataset, Features, List, Value
 
+from training.recipe_files import CONFIGURATION
+
 
 NO_ANSWER = "unanswerable"  # the answer where a text does not hold one
 MEDIUM = {"bytes": Value("binary"), "path": Value("string")}
@@ -33,6 +35,10 @@ FEATURES = Features(
     }
 )
 FINAL_MARK = "####"  # between the reasoning of an answer and its result, as in GSM8K
+
+
+class MissingData(FileNotFoundError):
+    """The files of a recipe are not there."""
 
 
 def make_dataset(samples: list[dict]) -> Dataset:
@@ -97,7 +103,14 @@ def find_files(name: str | Path, root: Path) -> list[Path]:
         return [path]
     found = sorted(path.parent.glob(path.name)) if any(sign in path.name for sign in "*?[") else []
     if not found:
-        raise FileNotFoundError(
-            f"{path} does not exist: name the folder that holds the data sets with data.root=FOLDER."
-        )
+        raise MissingData(f"{path} does not exist: {way_to_fetch(name, root)}name its folder with data.root=FOLDER.")
     return found
+
+
+def way_to_fetch(name: str | Path, root: Path) -> str:
+    """The command for a data set that training/data/fetch.py knows, or nothing."""
+    data_set = Path(name).parts[0]
+    if not (CONFIGURATION / "datasets" / f"{data_set}.yaml").is_file():
+        return ""
+    elsewhere = "" if root == Path("data") else f" --root {root}"
+    return f"`python -m training.data.fetch {data_set}{elsewhere}` brings the data set; or "

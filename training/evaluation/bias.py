@@ -1,6 +1,6 @@
 r"""Does a model find stereotypes more likely than their opposites? CrowS-Pairs (Nangia et al. 2020), by log-likelihood.
 
-    python -m training.evaluation.bias outputs/tinyshakespeare/model --data ../shared/data/crows_pairs/test.jsonl.gz
+    python -m training.evaluation.bias outputs/tinyshakespeare/model --data data/crows_pairs/test.jsonl.gz
 
 prints, for each type of bias, the share of pairs whose more stereotypical sentence is the likelier one; 0.5 is ideal. The model card
 of the folder gets the same table. The sentences of a pair differ in the group that they are about. The paper scores masked language

@@ -1,6 +1,6 @@
 r"""Evaluate a saved model on the test split of a recipe, by the metric of each source, beside baselines.
 
-    python -m training.evaluation.evaluate outputs/fsdd/model configuration/recipes/fsdd.yaml data.root=../shared/data
+    python -m training.evaluation.evaluate outputs/fsdd/model configuration/recipes/fsdd.yaml
 
 prints the table, writes it into the model card of the folder (unless eval.card=false), and writes results.json, predictions.jsonl
 and errors.html (the worst answers, with their media) to the recipe's output_dir. The baselines are the most common answer of the
