@@ -67,17 +67,17 @@ def problem_without_manifest(checkpoint: Path, streaming: bool) -> str | None:
     return CUT_SHORT if streaming and places != processes else None
 
 
-def rotate(folder: Path, step: int, limit: int | None, keep: str | None) -> None:
-    """Removes the oldest checkpoints up to `step` but `limit`, damaged ones first, and not the one named `keep`."""
+def rotate(checkpoint: Path, limit: int | None) -> None:
+    """Removes the oldest checkpoints before this one but `limit`, damaged ones first, and not the one that it calls the best."""
     if not limit or limit < 0:
         return
-    older = [path for path in checkpoints_in(folder) if step_of(path) < step]
+    older = [path for path in checkpoints_in(checkpoint.parent) if step_of(path) < step_of(checkpoint)]
     whole = [path for path in older if problem_of(path, checksums=False) is None]
-    kept = limit - 1  # beside the new one
+    best = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8")).get("best_model_checkpoint")
     for path in [path for path in older if path not in whole] + whole:
-        if len(older) <= kept:
+        if len(older) < limit:
             return
-        if path.name != keep:
+        if path.name != Path(best or "").name:
             remove(path)
             older.remove(path)
 

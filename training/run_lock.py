@@ -20,15 +20,17 @@ WAIT_SECONDS = 0.2  # for a lock that is released or taken over just now
 def locked(folder: Path):
     """Holds the folder's lock while the block runs. The lock of a process that has died on this host is taken over: a file with
     the owner's number, start and host, which network file systems keep too, where locks of the kernel may hold for one host alone."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = SoftFileLock(folder / "run.lock", timeout=WAIT_SECONDS)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire()
     except Timeout:
         raise RecipeError(
             f"{folder} belongs to a run in progress ({owner_of(folder / 'run.lock')}): wait for its end, or choose another "
             f"training.output_dir. If that run is no more, remove {folder / 'run.lock'}."
         ) from None
+    except OSError as error:  # no room, no right
+        raise RecipeError(f"training.output_dir {folder} cannot be written to: {error}.") from None
     with held:
         remove_left_overs(folder)
         yield

@@ -87,6 +87,10 @@ class RecipeTrainer(Trainer):
         if self.is_world_process_zero():
             if self.checkpoint is not None:
                 logger.warning("The run goes on from %s, step %d.", self.checkpoint, self.steps_before)
+                if Path(self.checkpoint).parent == Path(
+                    self.args.output_dir
+                ):  # the run may have died before it did so
+                    rotate(Path(self.checkpoint), self.args.save_total_limit)
             Path(self.args.output_dir, "training.json").unlink(missing_ok=True)  # it stands for a finished run
             self.recipe.write(Path(self.args.output_dir, "recipe.yaml"))
         with closing(self.data), self.stops:
@@ -213,8 +217,7 @@ class RecipeTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         """The library's checkpoint, then the place in the stream, a manifest of all of it, and only then the removal of older ones."""
-        folder, step = Path(self.args.output_dir), self.state.global_step
-        checkpoint = folder / f"checkpoint-{step}"
+        checkpoint = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
         self.check_weights(checkpoint.name)
         if self.is_world_process_zero():
             begin_checkpoint(checkpoint)
@@ -230,8 +233,7 @@ class RecipeTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             finish_checkpoint(checkpoint)
-            best = self.state.best_model_checkpoint
-            rotate(folder, step, limit, keep=None if best is None else Path(best).name)
+            rotate(checkpoint, limit)
         self.saved += 1
 
     def _load_optimizer_and_scheduler(self, checkpoint):

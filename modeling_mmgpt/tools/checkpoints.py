@@ -26,6 +26,10 @@ def save_checkpoint(
     """
     folder = Path(folder).absolute()
     facts = {"name": folder.name, **(card or {})}
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer.is_fast:  # its file would say how the last batch was padded and cut
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
     with atomic_folder(folder) as temporary:
         processor.save_pretrained(temporary)
         if adapter_base(model) is None:
