@@ -14,7 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from modeling_mmgpt.folders_mmgpt import MANIFEST, describe_file, find_difference, read_manifest, write_manifest
 
 
-UNFINISHED = "it was not written to its end"
+CUT_SHORT = "it was not written to its end"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def problem_of(checkpoint: Path, streaming: bool = False, checksums: bool = True
     if "damaged" in manifest:
         return f"{MANIFEST} is damaged"
     if "unfinished" in manifest:
-        return UNFINISHED
+        return CUT_SHORT
     for name, described in manifest["files"].items():
         difference = find_difference(checkpoint / name, described, checksums)
         if difference is not None:
@@ -62,9 +62,9 @@ def problem_without_manifest(checkpoint: Path, streaming: bool) -> str | None:
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return UNFINISHED
+        return CUT_SHORT
     places, processes = len(list(checkpoint.glob("stream_*.pt"))), len(list(checkpoint.glob("rng_state*.pth")))
-    return UNFINISHED if streaming and places != processes else None
+    return CUT_SHORT if streaming and places != processes else None
 
 
 def rotate(folder: Path, step: int, limit: int | None, keep: str | None) -> None:

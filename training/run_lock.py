@@ -41,7 +41,7 @@ def owner_of(lock: Path) -> str:
 
 def remove_left_overs(folder: Path) -> None:
     """What a killed run left half written; the lock is held, so that nobody writes it now."""
-    for name in (".model.*.saving", ".adapter.*.saving", ".checkpoint-*.removed"):
+    for name in (".*.saving", "*/.*.saving", ".checkpoint-*.removed"):
         for path in folder.glob(name):
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("*.part"):
