@@ -178,7 +178,7 @@ def decode_video(source, fps: float, num_frames: int | None, name: str, policy: 
         raise ImportError(
             f"{name} is a video file, which PyAV decodes: `pip install av`, or give a list of its frames."
         ) from error
-    is_path = policy.paths and isinstance(source, (str, os.PathLike)) and is_file(source)
+    is_path = isinstance(source, (str, os.PathLike)) and policy.allows_path(source) and is_file(source)
     frames, times = [], []
     try:
         # Opened here even by path: a file that is a list of other files or of addresses (HLS) must not lead anywhere.

@@ -195,7 +195,7 @@ class TestCommands:
         check_script(arguments.training_script, arguments.training_script_args, monkeypatch, capsys)
 
     def test_of_transformers(self):
-        """tests/test_serve.py runs both, with a port of its own."""
+        """tests/test_transformers_server.py runs both, with a port of its own."""
         assert [" ".join(words) for words in commands("transformers")] == [
             "serve outputs/demo/model --trust-remote-code",
             "chat outputs/demo/model localhost:8000",
