@@ -161,7 +161,7 @@ def push(
     """Publish a saved folder on the Hub, all of it in one commit (log in first: hf auth login)."""
     from .checkpoints import push_folder
 
-    typer.echo(push_folder(folder, repo_id, private=private or None, message=message).commit_url)
+    typer.echo(push_folder(folder, repo_id, private=private or None, commit_message=message).commit_url)
 
 
 @app.command()

@@ -16,7 +16,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
-from ..saving_mmgpt import find_companion
+from ..folders_mmgpt import find_file
+from ..saving_mmgpt import find_origin
 from .old_cards import LEAD, read_old_card
 
 
@@ -49,7 +50,8 @@ class Card:
 
 def read_card(origin: str | os.PathLike) -> Card:
     """The card of a folder or a Hub repository; an empty one where there is none."""
-    path, readme = (find_companion(str(origin), name) for name in (FACTS_FILE, "README.md"))
+    place = find_origin(str(origin))
+    path, readme = (find_file(place, name) for name in (FACTS_FILE, "README.md"))
     facts = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     if readme is None:
         return Card(facts)
