@@ -350,20 +350,13 @@ class ProcessorBatchingMixin:
 
     def _forward(self, model_inputs, **kwargs):
         waiting = model_inputs["waiting"]
-        is_batch = isinstance(waiting, list)
-        if not is_batch:
-            waiting = [waiting]
+        waiting = waiting if isinstance(waiting, list) else [waiting]
         inputs, options = [one.inputs for one in waiting], dict(waiting[0].options)
-        if len(inputs) == 1:
-            prepared = super().preprocess(self.decoded(inputs[0]), **options)
-        elif all(hasattr(one, "messages") for one in inputs):
+        if all(hasattr(one, "messages") for one in inputs):
             prepared = self.chats(inputs, options)
         else:
             prepared = super().preprocess(self.merged(inputs), **options)
-        outputs = super()._forward(prepared.to(self.device), **kwargs)
-        if is_batch and len(inputs) == 1:  # the last one, which transformers takes apart as it does the others
-            outputs["prompt_text"] = [outputs["prompt_text"]]
-        return outputs
+        return super()._forward(prepared.to(self.device), **kwargs)
 
     def chats(self, chats: list, options: dict):
         """Conversations as one batch; all are answered, or the last words of all are continued."""
@@ -373,31 +366,35 @@ class ProcessorBatchingMixin:
                 "Some conversations end with the assistant and some do not: give these apart, or batch_size=1."
             )
         options.setdefault("continue_final_message", continued.pop())
-        options["processor_kwargs"] = {"padding": True, **(options.get("processor_kwargs") or {})}
+        options["processor_kwargs"] = {"padding": len(chats) > 1, **(options.get("processor_kwargs") or {})}
         batch = copy.copy(chats[0])
         batch.messages = [chat.messages for chat in chats]
         prepared = super().preprocess(batch, **options)
         prepared["text"] = chats
         return prepared
 
-    def decoded(self, inputs):
-        """Decodes the audio of `{"text", "audio"}`, for which transformers would need torchcodec."""
-        if not isinstance(inputs, dict) or inputs.get("audio") is None:
-            return inputs
-        clips = inputs["audio"] if isinstance(inputs["audio"], (list, tuple)) else [inputs["audio"]]
-        load = self.processor.load_medium
-        return {**inputs, "audio": [load("audio", clip, f"audio {i}") for i, clip in enumerate(clips)]}
-
     def merged(self, inputs: list):
-        """Samples of text, or of text and media, as one sample with lists."""
+        """Samples of text, or of text and media, as one sample with lists. Audio is opened: transformers would need torchcodec."""
         if all(isinstance(one, str) for one in inputs):
             return inputs
-        merged = {"text": [one if isinstance(one, str) else one["text"] for one in inputs]}
-        for name in {key for one in inputs if isinstance(one, dict) for key in one if key != "text"}:
-            values = [one.get(name) if isinstance(one, dict) else None for one in inputs]
-            listed = [[] if v is None else list(v) if isinstance(v, (list, tuple)) else [v] for v in values]
-            merged[name] = listed if name == "images" else [item for items in listed for item in items]
-        return self.decoded({name: value for name, value in merged.items() if any(value)})
+        if len(inputs) > 1 or isinstance(inputs[0], str):
+            inputs = [{"text": one} if isinstance(one, str) else one for one in inputs]
+            merged = {"text": [one["text"] for one in inputs]}
+            for name in {key for one in inputs for key in one if key != "text"}:
+                listed = [as_list(one.get(name)) for one in inputs]
+                merged[name] = listed if name == "images" else [item for items in listed for item in items]
+            inputs = [{name: value for name, value in merged.items() if any(value)}]
+        if not isinstance(inputs[0], dict) or inputs[0].get("audio") is None:
+            return inputs[0]
+        load, clips = self.processor.load_medium, as_list(inputs[0]["audio"])
+        return {**inputs[0], "audio": [load("audio", clip, f"audio {i}") for i, clip in enumerate(clips)]}
+
+
+def as_list(value) -> list:
+    """`value`, or what is in it."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class MMGPTAnyToAnyPipeline(ProcessorBatchingMixin, AnyToAnyPipeline):

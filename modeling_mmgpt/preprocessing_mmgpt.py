@@ -11,9 +11,13 @@ import torch
 from transformers.image_utils import get_image_size
 
 from .token_counts_mmgpt import (
+    audio_token_count,
     audio_windows,
+    grid_token_count,
+    image_token_count,
     most_tiles,
     shortest_audio,
+    tiles_per_image,
     window_frames,
 )
 from .tower_families_mmgpt import vision_family
@@ -94,6 +98,29 @@ def image_chunks(image_processor, images: list, **kwargs) -> dict:
         pixel_values.append(image_processor(image, **options)["pixel_values"])
         positions += tile_positions(rows, columns)
     return {"pixel_values": torch.cat(pixel_values), "tile_positions": torch.tensor(positions)}
+
+
+def image_tokens(chunks: dict, num_images: int, geometry: dict) -> list[int]:
+    """Tokens of each image of what `image_chunks` returned."""
+    if "spatial_shapes" in chunks:
+        return [grid_tokens(*grid, geometry) for grid in chunks["spatial_shapes"].tolist()]
+    numbers = tiles_per_image(chunks["tile_positions"]).tolist() if "tile_positions" in chunks else [1] * num_images
+    height, width = chunks["pixel_values"][0].shape[-2:]  # all chunks are of one size
+    return [number * image_token_count(height, width, **geometry) for number in numbers]
+
+
+def plan_image(image_processor, height: int, width: int, geometry: dict, **kwargs) -> tuple[int, int]:
+    """Tokens of an image of so many pixels, and the number of chunks that the vision encoder takes it in."""
+    if takes_any_size(image_processor):
+        return grid_tokens(*patch_grid(image_processor, height, width, **kwargs), geometry), 1
+    chunks = 1
+    if cuts_tiles(image_processor):
+        chunks = len(tile_positions(*tile_grid(image_processor, height, width, **kwargs)))
+    return chunks * image_token_count(*chunk_size(image_processor), **geometry), chunks
+
+
+def grid_tokens(rows: int, columns: int, geometry: dict) -> int:
+    return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
 
 
 def tile_grid(image_processor, height: int, width: int, **kwargs) -> tuple[int, int]:
@@ -204,6 +231,13 @@ def audio_chunks(feature_extractor, waveforms: list, window: int | None, shortes
     mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
     chunks = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
     return chunks if window is None else {**chunks, "audio_windows": np.array(counts)}
+
+
+def audio_tokens(chunks: dict, geometry: dict) -> list[int]:
+    """Tokens of each audio clip of what `audio_chunks` returned."""
+    frames = chunks["input_features_mask"].sum(-1)  # (windows of all audio clips,)
+    ends = np.cumsum(chunks.get("audio_windows", np.ones(len(frames), dtype=int)))
+    return [int(audio_token_count(own, **geometry).sum()) for own in np.split(frames, ends[:-1])]
 
 
 def video_chunks(video_processor, videos: list[dict], **kwargs) -> dict:

@@ -11,7 +11,7 @@ import pytest
 
 from modeling_mmgpt import downloads_mmgpt
 from modeling_mmgpt.downloads_mmgpt import is_named, is_public
-from modeling_mmgpt.media_sources_mmgpt import STRANGERS, Limits, MediaPolicy, read_bytes
+from modeling_mmgpt.media_sources_mmgpt import LIMITS, STRANGERS, Limits, MediaPolicy, naming, read_bytes
 
 
 PUBLIC = "127.0.0.2"  # what stands for an address of the internet
@@ -69,6 +69,11 @@ def inside():
         yield server
 
 
+def read(source, policy: MediaPolicy, limits: Limits = LIMITS) -> bytes:
+    with naming("image 0"):
+        return read_bytes(source, policy, limits)
+
+
 def url(server, path="/a.png") -> str:
     return f"http://{server.server_address[0]}:{server.server_port}{path}"
 
@@ -115,24 +120,24 @@ def test_a_domain_is_allowed_with_what_is_below_it_and_a_port_alone_where_it_is_
 
 class TestStrangers:
     def test_what_is_public_is_fetched(self, internet):
-        assert read_bytes(url(internet), "image 0", STRANGERS) == b"x" * 50
-        assert read_bytes(url(internet, f"/to/{url(internet)}"), "image 0", STRANGERS) == b"x" * 50
+        assert read(url(internet), STRANGERS) == b"x" * 50
+        assert read(url(internet, f"/to/{url(internet)}"), STRANGERS) == b"x" * 50
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]"])
     def test_private_addresses_are_not_asked_however_they_are_written(self, inside, host):
         with pytest.raises(ValueError, match=r"image 0: cannot download .*: it is on a private network"):
-            read_bytes(f"http://{host}:{inside.server_port}/a.png", "image 0", STRANGERS)
+            read(f"http://{host}:{inside.server_port}/a.png", STRANGERS)
         assert inside.asked == []
 
     def test_a_redirect_to_a_private_address_is_not_followed(self, internet, inside):
         with pytest.raises(ValueError, match="it is on a private network"):
-            read_bytes(url(internet, f"/to/{url(inside)}"), "image 0", STRANGERS)
+            read(url(internet, f"/to/{url(inside)}"), STRANGERS)
         assert inside.asked == [] and len(internet.asked) == 1
 
     @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://example.org/a.png", "gopher://example.org/"])
     def test_a_redirect_out_of_the_web_is_not_followed(self, internet, target):
         with pytest.raises(ValueError, match=r"no address of the web|unknown url type|is not all"):
-            read_bytes(url(internet, f"/to/{target}"), "image 0", STRANGERS)
+            read(url(internet, f"/to/{target}"), STRANGERS)
 
     def test_a_name_that_leads_elsewhere_the_second_time_leads_nowhere(self, internet, inside, monkeypatch):
         """DNS rebinding: what was looked up and allowed is what is connected to."""
@@ -140,42 +145,42 @@ class TestStrangers:
         monkeypatch.setattr(
             socket, "getaddrinfo", lambda host, *a, **k: real(answers.pop(0) if host == "evil.test" else host, *a, **k)
         )
-        assert read_bytes(f"http://evil.test:{internet.server_port}/a.png", "image 0", STRANGERS) == b"x" * 50
+        assert read(f"http://evil.test:{internet.server_port}/a.png", STRANGERS) == b"x" * 50
         assert inside.asked == []
 
     def test_paths_are_not_opened(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"secret")
         for source in (str(tmp_path / "a.png"), tmp_path / "a.png", f"file://{tmp_path}/a.png", "FILE:///etc/passwd"):
             with pytest.raises(ValueError, match="image 0: files are not opened by path here"):
-                read_bytes(source, "image 0", STRANGERS)
+                read(source, STRANGERS)
 
     def test_a_slow_answer_ends_when_its_time_is_over(self, internet):
         started = time.monotonic()
         with pytest.raises(ValueError, match=r"it takes longer than 0.5 s"):
-            read_bytes(url(internet, "/slow"), "image 0", STRANGERS, Limits(download_seconds=0.5))
+            read(url(internet, "/slow"), STRANGERS, Limits(download_seconds=0.5))
         assert time.monotonic() - started < 5
 
     def test_a_large_answer_ends_at_the_limit(self, internet):
         with pytest.raises(ValueError, match="more than 1,000 bytes"):
-            read_bytes(url(internet, "/large"), "image 0", STRANGERS, Limits(download_bytes=1000))
+            read(url(internet, "/large"), STRANGERS, Limits(download_bytes=1000))
 
     def test_no_proxy_is_asked(self, internet, inside, monkeypatch):
         monkeypatch.setenv("http_proxy", url(inside, ""))
-        assert read_bytes(url(internet), "image 0", STRANGERS) == b"x" * 50 and inside.asked == []
+        assert read(url(internet), STRANGERS) == b"x" * 50 and inside.asked == []
 
 
 class TestAllowLists:
     def test_domains_are_checked_at_every_redirect(self, internet, inside):
         policy = MediaPolicy(paths=False, private_addresses=False, domains=(f"{PUBLIC}:{internet.server_port}",))
-        assert read_bytes(url(internet), "image 0", policy) == b"x" * 50
+        assert read(url(internet), policy) == b"x" * 50
         for target in (url(inside), "http://example.org/a.png"):
             with pytest.raises(ValueError, match="not on one of the allowed domains"):
-                read_bytes(url(internet, f"/to/{target}"), "image 0", policy)
+                read(url(internet, f"/to/{target}"), policy)
         assert inside.asked == []
 
     def test_a_private_address_that_the_operator_names_is_asked(self, inside):
         policy = MediaPolicy(private_addresses=False, domains=(f"127.0.0.1:{inside.server_port}",))
-        assert read_bytes(url(inside), "image 0", policy) == b"x" * 50
+        assert read(url(inside), policy) == b"x" * 50
 
     def test_folders_hold_back_what_is_outside_of_them(self, tmp_path):
         allowed, other = tmp_path / "media", tmp_path / "media-of-others"
@@ -185,8 +190,8 @@ class TestAllowLists:
         os.symlink(other / "a.png", allowed / "link.png")
         os.symlink(other, allowed / "links")
         policy = MediaPolicy(folders=(str(allowed),))
-        assert read_bytes(str(allowed / "a.png"), "image 0", policy) == b"pixels"
-        assert read_bytes(f"file://{allowed}/a.png", "image 0", policy) == b"pixels"
+        assert read(str(allowed / "a.png"), policy) == b"pixels"
+        assert read(f"file://{allowed}/a.png", policy) == b"pixels"
         for path in ("link.png", "links/a.png", "../media-of-others/a.png", "..", "\0.png"):
             with pytest.raises(ValueError, match="files outside the allowed folders are not opened by path"):
-                read_bytes(str(allowed / path), "image 0", policy)
+                read(str(allowed / path), policy)

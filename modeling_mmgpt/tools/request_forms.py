@@ -6,7 +6,7 @@ The library's handlers read requests as they come: what is wrong would be their 
 import math
 from collections.abc import Callable, Iterator
 
-from ..media_sources_mmgpt import shown
+from ..requests_mmgpt import shown
 
 
 MAX_STOPS, MAX_STOP_LENGTH = 4, 64

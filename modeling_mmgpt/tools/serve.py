@@ -36,8 +36,8 @@ from transformers.cli.serving.utils import GenerationState
 from .. import register
 from ..collating_mmgpt import PARTS
 from ..guarding_mmgpt import as_guard, withheld
-from ..media_sources_mmgpt import STRANGERS, Limits, MediaPolicy, read_bytes, shown
-from ..requests_mmgpt import check_length, longest_input
+from ..media_sources_mmgpt import STRANGERS, Limits, MediaPolicy, naming, read_bytes
+from ..requests_mmgpt import check_length, longest_input, shown
 from .chat import require_folder
 from .request_forms import check_fields, check_letters, check_messages, texts_of
 
@@ -156,8 +156,9 @@ class Served:
     async def open_medium(self, kind: str, source: str | bytes, name: str):
         """Fetched by many threads at a time, since they wait, and decoded by few, since that takes memory."""
         loop, preparing = asyncio.get_running_loop(), self.preparing
-        read = partial(read_bytes, source, name, preparing.media_policy, preparing.limits)
-        content = await loop.run_in_executor(self.fetchers, read)
+        with naming(name):
+            read = partial(read_bytes, source, preparing.media_policy, preparing.limits)
+            content = await loop.run_in_executor(self.fetchers, read)
         return await loop.run_in_executor(self.decoders, preparing.load_medium, kind, content, name)
 
     async def in_thread(self, function, *args):
