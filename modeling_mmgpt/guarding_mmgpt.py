@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, Pipeline, pipeline
+from transformers import Pipeline
 
 
 @dataclass
@@ -59,15 +59,6 @@ class ClassifierGuard:
         for first in range(0, len(encoded), longest):
             spans = encoded[first : first + longest]
             yield text[spans[0][0] : spans[-1][1]]
-
-
-def load_guard(source: str | None, labels: list[str] | None, threshold: float) -> ClassifierGuard | None:
-    """The guard that a command line names: a classifier in a folder or on the Hub."""
-    if source is None:
-        return None
-    architectures = AutoConfig.from_pretrained(source).architectures or [""]
-    kind = "image" if architectures[0].endswith("ForImageClassification") else "text"
-    return ClassifierGuard(pipeline(f"{kind}-classification", source), set(labels or ()), threshold)
 
 
 def as_guard(guard: Any):

@@ -380,7 +380,7 @@ def test_the_command_serves_and_the_snippet_of_the_page_runs(assistant, tmp_path
         (tmp_path / name).write_bytes((assistant.parent / file).read_bytes())
     command = [sys.executable, "-m", "modeling_mmgpt.tools.cli", "serve", str(assistant), "--device", "cpu"]
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
-    with servers.serving(command, tmp_path / "server.log", seconds=180) as address:
+    with servers.serving(command, tmp_path / "server.log", seconds=180) as (address, _):
         monkeypatch.chdir(tmp_path)
         code = code.replace("http://localhost:8000", address).replace("outputs/demo/model", str(assistant))
         exec(compile(code, "SERVING.md", "exec"), {})

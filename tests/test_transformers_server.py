@@ -50,7 +50,7 @@ def serving(folder: Path, work: Path):
 
 @pytest.fixture(scope="module")
 def server(assistant, tmp_path_factory):
-    with serving(assistant, tmp_path_factory.mktemp("server")) as address:
+    with serving(assistant, tmp_path_factory.mktemp("server")) as (address, _):
         yield address
 
 
@@ -293,7 +293,7 @@ def test_the_snippet_of_the_page_runs(server, assistant, tmp_path, monkeypatch, 
 def test_a_text_only_model_continues_text(tmp_path):
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "text", MMGPTForCausalLM(MMGPTTextConfig(**TEXT)), byte_tokenizer())
-    with serving(tmp_path / "text", tmp_path) as address:
+    with serving(tmp_path / "text", tmp_path) as (address, _):
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
         answer = client.completions.create(model=str(tmp_path / "text"), prompt="Once", max_tokens=4)
         assert answer.usage.completion_tokens == 4

@@ -27,6 +27,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Folder = Annotated[str, Argument(help="A saved folder, or a model of the Hub.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, ... Default: the accelerator if there is one.")]
+Guard = Annotated[
+    str | None, Option(help="Classifier of texts or images that judges questions and answers: a folder or Hub id.")
+]
+GuardLabels = Annotated[list[str] | None, Option(help="Label of it that is withheld. May be repeated.")]
+GuardThreshold = Annotated[float, Option(min=0.0, max=1.0, help="Lowest probability that is withheld.")]
 Dtype = Annotated[str, Option(help="auto (as saved), float32, bfloat16 or float16.")]
 
 
@@ -56,15 +61,19 @@ def open_session(
     seed: Annotated[int | None, Option(help="Makes sampling repeatable.")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    guard: Guard = None,
+    guard_label: GuardLabels = None,
+    guard_threshold: GuardThreshold = 0.5,
 ):
     """The session and the settings of generate() that the options of `chat` and `generate` ask for."""
     from transformers.utils import logging
 
-    from .chat import Session, generation_settings
+    from .chat import Session, generation_settings, load_guard
 
     if not sys.stdout.isatty():
         logging.disable_progress_bar()
-    session = Session(folder, device, dtype, system)
+    judge = load_guard(guard, guard_label, guard_threshold)
+    session = Session(folder, device, dtype, system, judge)
     for kind, sources in (("image", image), ("audio", audio), ("video", video)):
         for source in sources or []:
             session.attach(kind, source)
@@ -131,18 +140,16 @@ def serve(
     limit: Annotated[
         list[str] | None, Option(help="A limit of media, such as image_pixels=89000000. May be repeated.")
     ] = None,
-    guard: Annotated[
-        str | None, Option(help="Classifier of texts or images that judges questions and answers: a folder or Hub id.")
-    ] = None,
-    guard_label: Annotated[list[str] | None, Option(help="Label of it that is withheld. May be repeated.")] = None,
-    guard_threshold: Annotated[float, Option(min=0.0, max=1.0, help="Lowest probability that is withheld.")] = 0.5,
+    guard: Guard = None,
+    guard_label: GuardLabels = None,
+    guard_threshold: GuardThreshold = 0.5,
 ):
     """Answer OpenAI's client over HTTP, also strangers: no local files, no private addresses, limits, clear refusals."""
     from transformers.utils.import_utils import is_multipart_available, is_serve_available
 
     if not (is_serve_available() and is_multipart_available()):
         raise ImportError("Serving needs more packages: `pip install 'transformers[serving]' python-multipart`.")
-    from ..guarding_mmgpt import load_guard
+    from .chat import load_guard
     from .serve import rules_of
     from .serve import serve as start
 

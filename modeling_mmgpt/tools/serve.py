@@ -232,6 +232,8 @@ class Chats(Answering, ChatCompletionHandler):
         self._validate_request(body)
         check_messages(messages, served.takes)
         served.check_biases(body.get("logit_bias"))
+        if body.get("logit_bias"):
+            body["logit_bias"] = {token: float(bias) for token, bias in body["logit_bias"].items()}
         texts = list(texts_of(messages))
         served.check_text(*texts, *([json.dumps(body["tools"])] if body.get("tools") else []))
         conversation = self.get_processor_inputs_from_messages(messages, served.modality)
