@@ -180,7 +180,7 @@ def decode_video(source, fps: float, num_frames: int | None, policy: MediaPolicy
     except ImportError as error:
         words = "is a video file, which PyAV decodes: `pip install av`, or give a list of its frames."
         raise MediaError(words, ImportError) from error
-    is_path = policy.paths and isinstance(source, (str, os.PathLike)) and is_file(source)
+    is_path = isinstance(source, (str, os.PathLike)) and policy.allows_path(source) and is_file(source)
     frames, times, first = [], [], None
     try:
         with (

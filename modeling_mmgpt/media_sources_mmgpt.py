@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .downloads_mmgpt import open_url
 from .requests_mmgpt import shown
 
 
@@ -60,11 +61,24 @@ class Limits:
 class MediaPolicy:
     """Where media may come from. Bytes, data URLs, base64 and objects always may."""
 
-    paths: bool = True
+    paths: bool = True  # of files here, and file:// URLs
     downloads: bool = True
+    folders: tuple[str, ...] | None = None  # paths only of what is in these, links followed
+    domains: tuple[str, ...] | None = None  # downloads only from these, and from what is below them
+    private_addresses: bool = True  # of this machine and its networks; those that `domains` names may be
+
+    def allows_path(self, path) -> bool:
+        if not self.paths or self.folders is None:
+            return self.paths
+        try:
+            real = Path(os.path.realpath(path))
+        except ValueError:  # letters that no path has
+            return False
+        return any(real.is_relative_to(os.path.realpath(folder)) for folder in self.folders)
 
 
 LIMITS, TRUSTED = Limits(), MediaPolicy()
+STRANGERS = MediaPolicy(paths=False, private_addresses=False)
 
 
 class MediaError(Exception):
@@ -134,7 +148,7 @@ def read_bytes(source, policy: MediaPolicy = TRUSTED, limits: Limits = LIMITS) -
     if scheme.startswith(("http://", "https://")):
         if not policy.downloads:
             raise MediaError(f": {shown(source)} is not downloaded here: send its content, as a data URL or base64.")
-        return download(source, limits)
+        return download(source, policy, limits)
     if scheme.startswith("data:"):
         head, _, content = source.partition(",")
         return decode_base64(content) if head.endswith(";base64") else urllib.parse.unquote_to_bytes(content)
@@ -165,8 +179,9 @@ def is_file(path) -> bool:
 
 
 def read_file(path, policy: MediaPolicy) -> bytes:
-    if not policy.paths:
-        raise MediaError(": files are not opened by path here: send its content, as a data URL or base64.")
+    if not policy.allows_path(path):
+        where = "" if policy.folders is None else " outside the allowed folders"
+        raise MediaError(f": files{where} are not opened by path here: send its content, as a data URL or base64.")
     if not is_file(path):
         raise MediaError(f": there is no file {shown(path)}.", FileNotFoundError)
     return Path(path).read_bytes()
@@ -194,13 +209,15 @@ def decode_base64(text: str) -> bytes:
         raise MediaError(f": {shown(text, 40)!r} is not valid base64.") from error
 
 
-def download(url: str, limits: Limits) -> bytes:
+def download(url: str, policy: MediaPolicy, limits: Limits) -> bytes:
     """What stands at `url`, in no more than so many bytes and seconds."""
     end = time.monotonic() + limits.download_seconds
     content = bytearray()
     try:
-        with urllib.request.urlopen(url, timeout=limits.download_seconds) as response:
-            while block := response.read1(2**16):
+        with open_url(url, policy, limits.download_seconds) as response:
+            block = b"first"
+            while block:
+                block = response.read1(2**16)
                 content += block
                 if len(content) > limits.download_bytes:
                     raise ValueError(f"it has more than {limits.download_bytes:,} bytes, the most that is downloaded")
@@ -209,5 +226,6 @@ def download(url: str, limits: Limits) -> bytes:
             if response.length:  # bytes that were promised and did not come
                 raise http.client.IncompleteRead(bytes(content), response.length)
     except (OSError, ValueError, http.client.HTTPException) as error:  # no such place, no URL, no whole answer
-        raise MediaError(f": cannot download {shown(url)}: {shown(error)}") from error
+        reason = shown(error) if time.monotonic() < end else f"it takes longer than {limits.download_seconds} s"
+        raise MediaError(f": cannot download {shown(url)}: {reason}") from error
     return bytes(content)

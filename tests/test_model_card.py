@@ -318,3 +318,16 @@ class TestOldCard:
         model = read_facts(folder)["model"]
         assert (model["adapter_of"], model["is_local"], model["modalities"]) == ("me/base", False, [])
         assert "base_model" not in read_facts(folder)
+
+
+def test_calibration_has_a_section_of_its_own_with_the_diagram_in_numbers(tmp_path, model, processor):
+    save_checkpoint(tmp_path / "nano", model, processor)
+    path = tmp_path / "nano" / "README.md"
+    assert "## Calibration" not in path.read_text()
+    bins = [[0.4, 0.5, 7, 0.45, 0.5714], [0.9, 1.0, 3, 0.97, 1.0]]
+    result = {"task": "colours", "measure": "expected calibration error", "value": 0.09, "n": 10, "bins": bins}
+    record_results(tmp_path / "nano", [result], by="recipe `a`", section="Calibration")
+    section = section_of(path, "Calibration")
+    assert "| colours | expected calibration error | 0.09 |  | 10 |" in section
+    assert "| colours | 0.4 to 0.5 | 7 | 0.45 | 0.5714 |\n| colours | 0.9 to 1.0 | 3 | 0.97 | 1.0 |" in section
+    assert section_of(path, "Results") == NOTHING["Results"] and not ModelCard.load(path).data.eval_results

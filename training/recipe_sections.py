@@ -240,6 +240,7 @@ class EvaluationArguments:
     batch_size: Count = 64  # samples generated at once
     max_new_tokens: Count = 16  # longest answer
     baselines: bool = True  # also answer with shuffled and with blank media, which takes as long again each
+    quality: bool = False  # also measure how sure the model is of its answers, and whether it is right as often
     card: bool = True  # write what was measured into the card of the model's folder
 
     def __post_init__(self):

@@ -29,7 +29,17 @@ END = f"<!-- End of what is rendered from {FACTS_FILE}. -->"
 METADATA_FACTS = ("license", "language", "datasets")
 MARKDOWN_FACTS = ("training", "hardware", "data", "history", "intended_use", "limits")
 # What may be told, and of each result and source at least; see write_card.
-CARD_FACTS = {"name", "licences", "base_model", "mixture", "results", "bias", *METADATA_FACTS, *MARKDOWN_FACTS}
+CARD_FACTS = {
+    "name",
+    "licences",
+    "base_model",
+    "mixture",
+    "results",
+    "calibration",
+    "bias",
+    *METADATA_FACTS,
+    *MARKDOWN_FACTS,
+}
 RESULT_FACTS = {"task", "measure", "value", "n"}
 BASELINES = ("majority", "shuffled", "blank")
 SOURCE_FACTS = {"source", "samples", "weight", "licence"}
@@ -140,16 +150,18 @@ def write_card(folder: Path, model, facts: dict, earlier: str | os.PathLike | No
     mixture: what the model was trained on, a list of `{"source", "samples", "weight", "licence"}`; `samples` are those of an epoch,
         `None` of a stream; `licence` is `None` where nobody stated it.
     training, hardware, data, history, intended_use, limits: Markdown; `history` tells how the model was trained that this one started from.
-    results, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 % interval, with the
+    results, calibration, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 % interval, with the
         baselines `majority`, `shuffled` and `blank`, with `dataset` (its Hub id) and `split` for the metadata, and with `by`, what
-        measured it (in Markdown), and `date`.
+        measured it (in Markdown), and `date`; those of `calibration` with `bins`, a list of `[low, high, answers, mean confidence,
+        mean score]`.
 
     earlier: the folder or Hub id with the card that the model had before. What `facts` do not mention stays as it was there; an empty
         list is a mention.
     """
     if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
         raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
-    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
+    measured = [result for key in ("results", "calibration", "bias") for result in facts.get(key) or []]
+    check_entries(measured, "result", RESULT_FACTS)
     check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
     before = Card() if earlier is None else read_card(earlier)
     kept = {key: value for key, value in before.facts.items() if key not in ("name", "model")}
@@ -164,7 +176,7 @@ def record_results(folder: str | os.PathLike, results: list[dict], by: str, sect
         folder: of a model or an adapter. One without a card is left without.
         results: as those of [`write_card`].
         by: what measured them, in Markdown. Earlier results by the same are replaced.
-        section: `"Results"`, which go into the card's metadata too, or `"Bias"`.
+        section: `"Results"`, which go into the card's metadata too, `"Calibration"` or `"Bias"`.
 
     Returns:
         The card, if there is one.
@@ -213,6 +225,7 @@ def render_body(facts: dict) -> str:
     rendered = {
         "training": training_text(facts),
         "results": results_text(facts.get("results")),
+        "calibration": calibration_text(facts.get("calibration")),
         "bias": results_text(facts.get("bias")),
         "licences": {"code": "Apache-2.0", **licences} if licences else {},
     }
@@ -255,6 +268,15 @@ def results_text(results: list[dict] | None) -> str:
             heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
             texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
     return "\n\n".join(texts)
+
+
+def calibration_text(results: list[dict] | None) -> str:
+    """The errors, and below them the reliability diagram in numbers."""
+    lines = [["task", "confidence", "answers", "mean confidence", "mean score"]]
+    for result in results or []:
+        for low, high, *numbers in result.get("bins") or []:
+            lines.append([result["task"], f"{low:.1f} to {high:.1f}", *numbers])
+    return "\n\n".join([results_text(results), *([markdown_table(lines)] if len(lines) > 1 else [])])
 
 
 def tables_of(results: list[dict] | None) -> dict[str | None, list[dict]]:
