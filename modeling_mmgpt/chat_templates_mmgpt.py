@@ -8,7 +8,7 @@ media stand. Serving engines such as vLLM render a template without our processo
 import bisect
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ DEFAULT_PROMPTS = {
     "image-to-text": "Describe the picture.",
     "automatic-speech-recognition": "Transcribe the recording.",
 }
+
+NAMES = re.compile(r"{{|}}|{([^{}]*)}")
 
 # A checkpoint that names this one was trained to answer it as Whisper does: "<|0.00|> words<|1.20|>", in seconds.
 TIMESTAMPS = "automatic-speech-recognition/timestamps"
@@ -319,12 +321,27 @@ def check_prompts(prompts: dict[str, str]) -> None:
         missing = [name for name in needed.get(task, []) if f"{{{name}}}" not in prompt]
         if missing:
             raise ValueError(f"The prompt of {task} is {prompt!r}: it lacks {{{missing[0]}}}.")
+        check_names(task, prompt)
+
+
+def check_names(task: str, prompt: str) -> None:
+    """Refuses what `str.format` would read as more than a name, such as {text.__class__} or {text:>200000000}."""
+    for found in NAMES.finditer(prompt):
+        if found[1] is not None and not found[1].isidentifier():
+            raise ValueError(f"The prompt of {task} has {found[0][:80]}: names alone are filled in, such as {{text}}.")
 
 
 def fill_prompt(task: str, prompt: str, fields: dict[str, str]) -> str:
     """`prompt` with its names filled in from `fields`."""
+    check_names(task, prompt)
     try:
-        return prompt.format_map(fields)
+        return substitute(prompt, fields.__getitem__)
     except KeyError as error:
         name = error.args[0]
         raise ValueError(f"The prompt of {task} is {prompt!r}: give {name}=... with the input.") from None
+
+
+def substitute(template: str, value_of: Callable[[str], object]) -> str:
+    """The template with each {name} replaced by the value of that name, and {{ and }} by braces; no attribute is read, nothing is
+    formatted."""
+    return NAMES.sub(lambda found: found[0][0] if found[1] is None else str(value_of(found[1])), template)

@@ -132,7 +132,7 @@ class TestScores:
         [
             ("bleu", "今天天气很好", "metric `bleu:zh`"),
             ("bleu:it", "今日はいい天気", "told the language 'it'"),
-            ("number_match", "三十", "has none"),
+            ("number_match", "三十", "not in digits"),
             ("rouge:chinese", "今天", "no code of a language"),
         ],
     )

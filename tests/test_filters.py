@@ -44,6 +44,13 @@ def test_other_languages_are_rejected():
     assert check_language("kurz", ["en"]) is None, "too short to say"
 
 
+def test_languages_are_known_by_their_codes():
+    assert check_language(CHINESE, ["zh-Hans"]) is None and check_language(CHINESE, ["ko", "ZH"]) is None
+    for name in ("cn", "jp", "xyz"):
+        with pytest.raises(ValueError, match=f"prepare.languages has '{name}', which is no code"):
+            check_language(CHINESE, [name])
+
+
 def test_language_names_the_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", None)
     with pytest.raises(ImportError, match=r"prepare\.languages needs py3langid.*`pip install py3langid`"):

@@ -451,6 +451,15 @@ class TestPrompts:
 
     def test_braces_in_the_text_are_text(self):
         assert fill_prompt("summarization", "Sum: {text}", {"text": "{x} {"}) == "Sum: {x} {"
+        assert fill_prompt("summarization", '{{"a": "{text}"}}', {"text": "{{x}}"}) == '{"a": "{{x}}"}'
+
+    @pytest.mark.parametrize("name", ["text.__class__", "text:>200000000", "text[0]", "text!r", "0", " text", ""])
+    def test_prompts_are_plain_substitution(self, name):
+        prompt = f"{{text}} {{{name}}}"
+        with pytest.raises(ValueError, match="names alone are filled in"):
+            check_prompts({"summarization": prompt})
+        with pytest.raises(ValueError, match="names alone are filled in"):
+            fill_prompt("summarization", prompt, {"text": "a"})
 
 
 class TestChecks:

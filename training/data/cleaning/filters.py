@@ -9,7 +9,7 @@ from modeling_mmgpt.media_loading_mmgpt import load_image
 from modeling_mmgpt.media_sources_mmgpt import import_optional
 from training.data.augmentation import read_audio
 from training.data.samples import whole_text
-from training.data.words import scaled, split_words, written_length
+from training.data.words import language_code, scaled, split_words, written_length
 from training.recipe import PrepareArguments
 
 
@@ -73,8 +73,11 @@ def check_repetition(text: str, most: float) -> Rejection | None:
 def check_language(text: str, languages: list[str]) -> Rejection | None:
     if not languages or len(text.encode()) < FEWEST_BYTES:
         return None
-    language, _ = import_optional("py3langid", "py3langid", "prepare.languages").classify(text)
-    return None if language in languages else Rejection("other language", f"{language!r}, not one of {languages}")
+    ranked = [language for language, _ in import_optional("py3langid", "py3langid", "prepare.languages").rank(text)]
+    wanted = {language_code(name) for name in languages}
+    if unknown := wanted.difference(ranked):
+        raise ValueError(f"prepare.languages has {unknown.pop()!r}, which is no code of ISO 639 that py3langid knows.")
+    return None if ranked[0] in wanted else Rejection("other language", f"{ranked[0]!r}, not one of {languages}")
 
 
 def check_images(images: list[dict]) -> Rejection | None:
