@@ -30,6 +30,7 @@ from training.recipe_files import (
 )
 from training.recipe_sections import (
     AugmentationArguments,
+    ClassifierArguments,
     DataArguments,
     EvaluationArguments,
     LearningRateArguments,
@@ -160,6 +161,11 @@ def build_sections(tree: dict) -> dict[str, Any]:
             source.augment = build_section(AugmentationArguments, changes, f"{where}.augment")
             sources[split].append(source)
     tree["data"] |= sources
+    classifiers = typed(tree["prepare"].get("classifiers") or [], list[Any], "prepare.classifiers")
+    tree["prepare"]["classifiers"] = [
+        build_section(ClassifierArguments, section, f"prepare.classifiers.{i}")
+        for i, section in enumerate(classifiers)
+    ]
     return {key: build_section(SECTIONS[key], section, key) for key, section in tree.items()}
 
 

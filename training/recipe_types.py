@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from training.recipe_files import RecipeError, RecipeLoader, YesNo, check_name, without_words
 from training.recipe_sections import (
     AugmentationArguments,
+    ClassifierArguments,
     EvaluationArguments,
     LearningRateArguments,
     PrepareArguments,
@@ -43,6 +44,7 @@ RANGES = {
         "image_distance": (0, 64),
         "contamination_words": COUNT,
     },
+    ClassifierArguments: {"threshold": SHARE},
     TrainingArguments: {
         "per_device_train_batch_size": COUNT,
         "per_device_eval_batch_size": COUNT,
