@@ -26,6 +26,7 @@ from tests.hub_server import publishing_to, running_hub
 from tests.test_packaging import PROJECT
 from tests.test_presets import PUBLISHED
 from tests.test_saving import in_a_fresh_process
+from training.data.cleaning.personal_data import KINDS
 from training.data.samples import text_of
 from training.data.synthetic.course import load_demo
 from training.model_building import build_model
@@ -340,8 +341,11 @@ class TestSnippets:
         recipe = build_recipe({"model": {"preset": "nano"}, **tree}, "page", "training/README.md")
         formats = [source.format for source in recipe.data.train]
         assert formats == ["labelled_media"] * 3 + ["asr", "cauldron"]
+        (cleaning,) = [yaml.safe_load(block) for block in blocks("training/README.md", "yaml") if "prepare:" in block]
+        recipe = build_recipe({"model": {"preset": "nano"}, **tree, **cleaning}, "page", "training/README.md")
+        assert tuple(recipe.prepare.personal_data_kinds) == KINDS and recipe.prepare.classifiers
         yamls = [page for page in TEXTS for _ in blocks(page, "yaml")]
-        assert yamls == ["training/README.md"] * 2
+        assert yamls == ["training/README.md"] * 3
 
 
 def rows(text: str) -> list[list[str]]:

@@ -27,7 +27,7 @@ END = f"<!-- End of what is rendered from {FACTS_FILE}. -->"
 
 # Facts that the Hub shows from the card's metadata, where the owner may change them, too.
 METADATA_FACTS = ("license", "language", "datasets")
-MARKDOWN_FACTS = ("training", "hardware", "data", "history", "intended_use", "limits")
+MARKDOWN_FACTS = ("training", "hardware", "data", "history", "intended_use", "out_of_scope", "limits")
 # What may be told, and of each result and source at least; see write_card.
 CARD_FACTS = {
     "name",
@@ -149,11 +149,12 @@ def write_card(folder: Path, model, facts: dict, earlier: str | os.PathLike | No
     base_model: the Hub's name of the model that an adapter belongs to, or that this model was trained from.
     mixture: what the model was trained on, a list of `{"source", "samples", "weight", "licence"}`; `samples` are those of an epoch,
         `None` of a stream; `licence` is `None` where nobody stated it.
-    training, hardware, data, history, intended_use, limits: Markdown; `history` tells how the model was trained that this one started from.
-    results, calibration, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 % interval, with the
-        baselines `majority`, `shuffled` and `blank`, with `dataset` (its Hub id) and `split` for the metadata, and with `by`, what
-        measured it (in Markdown), and `date`; those of `calibration` with `bins`, a list of `[low, high, answers, mean confidence,
-        mean score]`.
+    training, hardware, data, history, intended_use, out_of_scope, limits: Markdown; `history` tells how the model was trained that
+        this one started from, `out_of_scope` what it must not be used for.
+    results, calibration, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 %
+        interval, with the baselines `majority`, `shuffled` and `blank`, with `dataset` (its Hub id) and `split` for the metadata, and
+        with `by`, what measured it (in Markdown), and `date`; those of `calibration` with `bins`, a list of `[low, high, answers, mean
+        confidence, mean score]`. The first result of a bias table may say the `scope` of all: what its numbers mean.
 
     earlier: the folder or Hub id with the card that the model had before. What `facts` do not mention stays as it was there; an empty
         list is a mention.
@@ -226,7 +227,7 @@ def render_body(facts: dict) -> str:
         "training": training_text(facts),
         "results": results_text(facts.get("results")),
         "calibration": calibration_text(facts.get("calibration")),
-        "bias": results_text(facts.get("bias")),
+        "bias": bias_text(facts.get("bias")),
         "licences": {"code": "Apache-2.0", **licences} if licences else {},
     }
     return Template(path.read_text(encoding="utf-8")).render(facts | rendered).strip()
@@ -263,10 +264,7 @@ def results_text(results: list[dict] | None) -> str:
             interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
             beside = ["" if result.get(name) is None else result[name] for name in baselines]
             lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
-        texts.append(markdown_table(lines))
-        if by is not None:
-            heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
-            texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
+        texts.append(heading_of(by, table) + markdown_table(lines))
     return "\n\n".join(texts)
 
 
@@ -277,6 +275,39 @@ def calibration_text(results: list[dict] | None) -> str:
         for low, high, *numbers in result.get("bins") or []:
             lines.append([result["task"], f"{low:.1f} to {high:.1f}", *numbers])
     return "\n\n".join([results_text(results), *([markdown_table(lines)] if len(lines) > 1 else [])])
+
+
+def bias_text(results: list[dict] | None) -> str:
+    """As `results_text`, with a column for each measure, and below the table what its numbers mean."""
+    texts = []
+    for by, table in tables_of(results).items():
+        measures = list(dict.fromkeys(result["measure"] for result in table))
+        lines = [["", *measures, "n"]]
+        for task in dict.fromkeys(result["task"] for result in table):
+            own = {result["measure"]: result for result in table if result["task"] == task}
+            of_all = next(iter(own.values()))["n"]
+            lines.append([task, *(bias_cell(own.get(measure), of_all) for measure in measures), of_all])
+        scope = [table[0]["scope"]] if table[0].get("scope") else []
+        texts += [heading_of(by, table) + markdown_table(lines), *scope]
+    return "\n\n".join(texts)
+
+
+def bias_cell(result: dict | None, of_all: int) -> str:
+    """The value with its interval, and the number of samples where it is not that of the whole row."""
+    if result is None:
+        return ""
+    numbers = [result["value"], result.get("low"), result.get("high")]
+    value, low, high = (f"{round(number, 3) + 0.0:.3f}" if isinstance(number, float) else number for number in numbers)
+    interval = "" if low is None else f" ({low} to {high})"
+    return f"{value}{interval}" + ("" if result["n"] == of_all else f", n {result['n']}")
+
+
+def heading_of(by: str | None, table: list[dict]) -> str:
+    """What measured a table and when, as the line above it."""
+    if by is None:
+        return ""
+    heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
+    return f"{heading[0].upper()}{heading[1:]}:\n\n"
 
 
 def tables_of(results: list[dict] | None) -> dict[str | None, list[dict]]:

@@ -60,9 +60,14 @@ def load_source(source: SourceArguments, root: str | None) -> Dataset:
         if source.metric is not None:
             samples = samples.remove_columns("metric").add_column("metric", [source.metric] * len(samples))
             samples = samples.select_columns(list(FEATURES))
-    if source.limit is None or source.limit >= len(samples):
+    return draw(samples, source.limit)
+
+
+def draw(samples: Dataset, limit: int | None) -> Dataset:
+    """A random selection of `limit` samples, the same at every run; all of them where there is no limit or there are not more."""
+    if limit is None or limit >= len(samples):
         return samples
-    return samples.shuffle(seed=SAMPLING_SEED).select(range(source.limit))
+    return samples.shuffle(seed=SAMPLING_SEED).select(range(limit))
 
 
 # ---- files to records
