@@ -1,6 +1,7 @@
 """Text, images, audio and videos to tensors. Placeholder strings are known here only; how many stand for a medium is computed in
 token_counts_mmgpt."""
 
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -358,12 +359,14 @@ class MMGPTProcessor(ProcessorMixin):
         return_assistant_tokens_mask=False,
         add_generation_prompt=False,
         processor_kwargs=None,
+        sanitize_control_tokens=True,
         **kwargs,
     ):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders.
 
         Media are opened here, in every form that `open_media` takes; transformers would need torchcodec. Videos are frames alone:
-        the `load_audio_from_video` of `transformers serve` changes nothing. With `return_assistant_tokens_mask` the outputs have
+        the `load_audio_from_video` of `transformers serve` changes nothing. Unless `sanitize_control_tokens` is `False`, role marks,
+        end marks and placeholders in texts are encoded as text; a prompt that is not tokenised here holds them as they are. With `return_assistant_tokens_mask` the outputs have
         the attribute `media_spans` too, see `mask_answers`."""
         kwargs.pop("load_audio_from_video", None)
         named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
@@ -374,9 +377,11 @@ class MMGPTProcessor(ProcessorMixin):
             conversation,
             template,
             self.tokenizer,
-            None if chat_template not in named or self.places_media(template) else self.placeholders,
-            add_generation_prompt=add_generation_prompt,
+            self.placeholders,
+            is_flat=chat_template in named and not self.places_media(template),
+            sanitize_control_tokens=tokenize and sanitize_control_tokens,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
+            add_generation_prompt=add_generation_prompt,
             **settings,
         )
         texts, options = rendered.texts, {**(processor_kwargs or {}), **kwargs}
@@ -393,7 +398,11 @@ class MMGPTProcessor(ProcessorMixin):
             rate = {"sampling_rate": self.feature_extractor.sampling_rate}
             own = options.get("audio_kwargs") or {}
             options |= {"audio_kwargs": {**own, **rate}} if "sampling_rate" in own else rate
-        outputs = self(text=texts, **{**media, **options})
+        reader = self
+        if rendered.tokenizer is not self.tokenizer:
+            reader = copy(self)
+            reader.tokenizer = rendered.tokenizer
+        outputs = reader(text=texts, **{**media, **options})
         if return_assistant_tokens_mask:
             mask_answers(outputs, rendered.spans)
             outputs.convert_to_tensors(options.get("return_tensors"))

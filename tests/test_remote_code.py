@@ -35,6 +35,7 @@ PACKAGE = Path(__file__).parents[1] / "modeling_mmgpt"
 TEXT_CODE = {
     "chat_templates_mmgpt.py",
     "configuration_mmgpt.py",
+    "control_tokens_mmgpt.py",
     "cross_attention_mmgpt.py",
     "folders_mmgpt.py",
     "layers_mmgpt.py",
