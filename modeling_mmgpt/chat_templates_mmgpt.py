@@ -15,9 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from transformers.utils.chat_template_utils import _get_template_variables, render_jinja_template
 
+from .control_tokens_mmgpt import MARK, control_tokens, reader_of
 from .requests_mmgpt import shown
 
 
+NAME = re.compile(r"\{(\w+)\}")  # in a prompt
 KINDS = {"image": "images", "audio": "audio clips", "video": "videos"}  # of media, and what several are called
 
 
@@ -113,16 +115,18 @@ def read_chats(conversation) -> tuple[list[Chat], bool]:
         isinstance(one, (list, tuple)) or hasattr(one, "messages") for one in conversation
     )
     if not is_batched:
-        return [read_chat(conversation, "the conversation")], False
-    return [read_chat(chat, f"conversation {index}") for index, chat in enumerate(conversation)], True
+        return [read_chat(conversation, "The conversation")], False
+    return [read_chat(chat, f"Conversation {index}") for index, chat in enumerate(conversation)], True
 
 
 def read_chat(conversation, name: str) -> Chat:
     if isinstance(conversation, Chat):
         return conversation
     conversation = getattr(conversation, "messages", conversation)
-    if not isinstance(conversation, (list, tuple)) or not conversation:
-        raise ValueError(f"{name} is {shown(repr(conversation))}: give a list of at least one message.")
+    if not isinstance(conversation, (list, tuple)):
+        raise ValueError(f"{name} is a {type(conversation).__name__}: give a list of messages.")
+    if not conversation:
+        raise ValueError(f"{name} is empty: give at least one message.")
     chat = Chat([], {kind: [] for kind in KINDS})
     for index, given in enumerate(conversation):
         where, message = f"message {index} of {name}", as_dict(given)
@@ -176,7 +180,7 @@ def flatten(message: dict, placeholders: dict[str, str]) -> dict:
     content = message.get("content")
     if content is None or isinstance(content, str):
         return message
-    return {**message, "content": "".join(placeholders.get(part["type"]) or part["text"] for part in content)}
+    return {**message, "content": "".join(placeholders.get(part["type"]) or part.get("text", "") for part in content)}
 
 
 class Rendered(NamedTuple):
@@ -186,6 +190,7 @@ class Rendered(NamedTuple):
     chats: list[Chat]
     is_batched: bool
     spans: list
+    tokenizer: object  # the one to encode the texts with
 
 
 def template_settings(template: str) -> set[str]:
@@ -197,39 +202,81 @@ def render_chats(
     conversation,
     template: str,
     tokenizer,
-    placeholders: dict[str, str] | None = None,
+    placeholders: dict[str, str],
+    is_flat: bool = False,
+    sanitize_control_tokens: bool = True,
     return_assistant_tokens_mask: bool = False,
-    add_generation_prompt: bool = False,
-    continue_final_message: bool | str = False,
     **settings,
 ) -> Rendered:
     """One conversation or several in the words of a chat template.
 
     Args:
-        placeholders: of each kind of media, for templates that take only text; `None`: the template writes them.
+        placeholders: what stands for each kind of media.
+        is_flat: whether the template takes texts alone: then placeholders are put into them here.
+        sanitize_control_tokens: whether control tokens in what the conversation, tools, documents and variables hold are text.
         return_assistant_tokens_mask: whether to return the spans.
+        settings: what transformers' `apply_chat_template` renders with, and variables of the template.
     """
-    if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
+    if settings.get("continue_final_message") and (
+        settings.get("add_generation_prompt") or return_assistant_tokens_mask
+    ):
         raise ValueError(
             "continue_final_message goes with neither add_generation_prompt nor return_assistant_tokens_mask."
         )
     chats, is_batched = read_chats(conversation)
-    messages = [chat.messages for chat in chats]
-    if placeholders is not None:
+    messages, reader = [chat.messages for chat in chats], tokenizer
+    if sanitize_control_tokens:
+        controls = control_tokens(tokenizer, template, tuple(placeholders.values()))
+        messages, settings = controls.mark(messages), controls.mark_variables(settings)
+    if is_flat:
         messages = [[flatten(message, placeholders) for message in own] for own in messages]
-    render = partial(
-        render_jinja_template,
-        chat_template=template,
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        **{**tokenizer.special_tokens_map, **settings},
-    )
+    render = partial(rendered, chat_template=template, **{**tokenizer.special_tokens_map, **settings})
     is_marked = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None
     texts, spans = render(messages, return_assistant_tokens_mask=return_assistant_tokens_mask and is_marked)
     if return_assistant_tokens_mask and not is_marked:
         ends = [token.content for token in tokenizer.added_tokens_decoder.values()]
         spans = [assistant_spans(*one, render, ends) for one in zip(messages, texts, strict=True)]
-    return Rendered(texts, chats, is_batched, spans)
+    if sanitize_control_tokens:
+        reader = reader_of(tokenizer, texts, controls.all)
+    return Rendered(texts, chats, is_batched, spans, reader)
+
+
+def rendered(messages: list[list[dict]], **settings) -> tuple[list[str], list]:
+    try:
+        return render_jinja_template(messages, **settings)
+    except Exception as error:  # whatever the template does with what it was not written for
+        words = shown(str(error).replace(MARK, "").partition("\n")[0])
+        raise ValueError(f"The chat template does not take this conversation: {words}") from error
+
+
+def tokenize_chats(tokenizer, conversation, sanitize_control_tokens: bool = True, **options):
+    """`apply_chat_template` of a tokenizer alone, of a model that takes only text: on every release, text in the conversation is text.
+
+    A tokenizer without a template takes texts in the place of conversations. `options` are those of a call of the tokenizer, and
+    `add_generation_prompt`."""
+    add_generation_prompt = options.pop("add_generation_prompt", False)
+    options.setdefault("return_token_type_ids", False)
+    if tokenizer.chat_template is None:
+        controls = control_tokens(tokenizer, "")
+        texts = controls.mark(conversation) if sanitize_control_tokens else conversation
+        return reader_of(tokenizer, texts, controls.all)(texts, **options)
+    template = tokenizer.get_chat_template()
+    result = render_chats(
+        conversation,
+        template,
+        tokenizer,
+        {},
+        is_flat=True,
+        sanitize_control_tokens=sanitize_control_tokens,
+        add_generation_prompt=add_generation_prompt,
+    )
+    for chat in result.chats:
+        for kind, media in chat.media.items():
+            if media:
+                raise ValueError(
+                    f"The conversation holds {KINDS[kind]}, but the model takes text alone: leave them out."
+                )
+    return result.tokenizer(result.texts, add_special_tokens=False, **options)
 
 
 def check_counts(found: list[int], given: list[int], token: str, kind: str) -> None:
@@ -246,13 +293,15 @@ def assistant_spans(conversation: list[dict], text: str, render, end_tokens: lis
 
     The conversation is rendered again with a mark in the place of each answer; what stands between the marks is what the
     template writes around the answers."""
-    answers = [message["content"] for message in conversation if message["role"] == "assistant"]
+    answers = [flatten(message, {}).get("content", "") for message in conversation if message["role"] == "assistant"]
     marks = [f"\ue000{index}\ue001" for index in range(len(answers))]
-    waiting = iter(marks)
-    marked = [
-        {**message, "content": next(waiting)} if message["role"] == "assistant" else message
-        for message in conversation
-    ]
+    waiting, marked = iter(marks), []
+    for message in conversation:
+        if message["role"] == "assistant":
+            mark = next(waiting)
+            is_text = isinstance(message.get("content", ""), str)
+            message = {**message, "content": mark if is_text else [{"type": "text", "text": mark}]}
+        marked.append(message)
     frames = re.split("|".join(map(re.escape, marks)), render([marked])[0][0]) if marks else [text]
     for said in (answers, [answer.strip() for answer in answers]):  # some templates trim
         if len(frames) != len(said) + 1:
@@ -316,15 +365,18 @@ def check_prompts(prompts: dict[str, str]) -> None:
         raise ValueError(f"prompts has no task {sorted(unknown)}: it takes {[*DEFAULT_PROMPTS, TIMESTAMPS]}.")
     needed = {"summarization": ["text"], "translation": ["text"], "question-answering": ["context", "question"]}
     for task, prompt in prompts.items():
+        if not isinstance(prompt, str) or set("{}") & set(NAME.sub("", prompt)):
+            raise ValueError(
+                f"The prompt of {task} is {shown(repr(prompt))}: give a text in which braces hold names alone, such as {{text}}."
+            )
         missing = [name for name in needed.get(task, []) if f"{{{name}}}" not in prompt]
         if missing:
             raise ValueError(f"The prompt of {task} is {prompt!r}: it lacks {{{missing[0]}}}.")
 
 
 def fill_prompt(task: str, prompt: str, fields: dict[str, str]) -> str:
-    """`prompt` with its names filled in from `fields`."""
-    try:
-        return prompt.format_map(fields)
-    except KeyError as error:
-        name = error.args[0]
-        raise ValueError(f"The prompt of {task} is {prompt!r}: give {name}=... with the input.") from None
+    """`prompt` with its names in braces filled in from `fields`: plain substitution, so that texts and prompts reach nothing else."""
+    for name in NAME.findall(prompt):
+        if name not in fields:
+            raise ValueError(f"The prompt of {task} is {prompt!r}: give {name}=... with the input.")
+    return NAME.sub(lambda found: str(fields[found[1]]), prompt)

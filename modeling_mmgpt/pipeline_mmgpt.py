@@ -31,7 +31,7 @@ from transformers.pipelines import any_to_any, image_text_to_text
 from transformers.pipelines.base import ChunkPipeline
 
 from .answer_quality_mmgpt import UNSURE, Quality, QualityRecorder, answer_lengths
-from .chat_templates_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
+from .chat_templates_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt, tokenize_chats
 from .guarding_mmgpt import as_guard, withheld
 
 
@@ -171,18 +171,16 @@ class MMGPTTaskPipeline(ChunkPipeline):
 
     def tensors(self, requests: list[Request]) -> dict[str, torch.Tensor]:
         conversations = [request.messages for request in requests]
-        template = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        padding = {"padding": len(requests) > 1}
-        side = {"padding_side": "left"}
+        options = {"padding": len(requests) > 1, "padding_side": "left"}
+        shared = {"add_generation_prompt": True, "return_tensors": "pt"}
         if self.processor is not None:
             inputs = self.processor.apply_chat_template(
-                conversations, processor_kwargs={**padding, **side}, **template
+                conversations, tokenize=True, return_dict=True, processor_kwargs=options, **shared
             )
-        elif self.tokenizer.chat_template is not None:
-            inputs = self.tokenizer.apply_chat_template(conversations, tokenizer_kwargs=side, **padding, **template)
-        else:  # a model that only continues text
-            prompts = [request.prompt for request in requests]
-            inputs = self.tokenizer(prompts, return_tensors="pt", return_token_type_ids=False, **padding, **side)
+        else:
+            if self.tokenizer.chat_template is None:  # a model that only continues text
+                conversations = [request.prompt for request in requests]
+            inputs = tokenize_chats(self.tokenizer, conversations, **options, **shared)
         return {
             name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()

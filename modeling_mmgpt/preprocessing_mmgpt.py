@@ -26,6 +26,8 @@ from .vllm_mmgpt import in_vllm, pad_end
 
 FPS, NUM_FRAMES = 1.0, 32  # of videos, where their processor names none
 
+NO_PART = "The model has a {!r} encoder: give the {} that feeds it."
+
 # What a video's frames share with images.
 SHARED_SETTINGS = (
     "size",
@@ -52,7 +54,11 @@ def cuts_tiles(image_processor) -> bool:
 
 
 def check_image_processor(config, image_processor) -> None:
-    """Refuses an image processor that makes another form of input than the vision encoder takes."""
+    """Refuses a missing image processor, and one that makes another form of input than the vision encoder takes."""
+    if config.vision_config is None:
+        return
+    if image_processor is None:
+        raise ValueError(NO_PART.format(config.vision_config.model_type, "image_processor"))
     kind, family = config.vision_config.model_type, vision_family(config.vision_config)
     any_size, tiles = takes_any_size(image_processor), cuts_tiles(image_processor)
     name = type(image_processor).__name__
@@ -71,7 +77,11 @@ def check_image_processor(config, image_processor) -> None:
 
 
 def check_feature_extractor(config, feature_extractor) -> None:
-    """Refuses a feature extractor whose windows are not as long as those of the audio encoder."""
+    """Refuses a missing feature extractor, and one whose windows are not as long as those of the audio encoder."""
+    if config.audio_config is None:
+        return
+    if feature_extractor is None:
+        raise ValueError(NO_PART.format(config.audio_config.model_type, "feature_extractor"))
     frames, longest = window_frames(config.audio_config), framing(feature_extractor).longest
     if frames not in (None, longest):
         raise ValueError(

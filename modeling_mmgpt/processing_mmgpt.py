@@ -1,6 +1,7 @@
 """Text, images, audio and videos to tensors. Placeholder strings are known here only; how many stand for a medium is computed in
 token_counts_mmgpt."""
 
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -157,16 +158,8 @@ class MMGPTProcessor(ProcessorMixin):
         """A processor whose placeholder counts are those of a model built from `config`.
 
         Without a `video_processor`, the frames of videos are prepared as the `image_processor` prepares images."""
-        for tower, part, name in (
-            (config.vision_config, image_processor, "image_processor"),
-            (config.audio_config, feature_extractor, "feature_extractor"),
-        ):
-            if tower is not None and part is None:
-                raise ValueError(f"The model has a {tower.model_type!r} encoder: give the {name} that feeds it.")
-        if config.vision_config is not None:
-            check_image_processor(config, image_processor)
-        if config.audio_config is not None:
-            check_feature_extractor(config, feature_extractor)
+        check_image_processor(config, image_processor)
+        check_feature_extractor(config, feature_extractor)
         if config.vision_config is None or config.video_token_id is None:
             video_processor = None
         elif video_processor is None:
@@ -238,10 +231,13 @@ class MMGPTProcessor(ProcessorMixin):
         """Opens images in the nesting they come in: one, a list, or a list for each sample."""
         num_pixels = 0
 
-        def load(source, name: str):
+        def load(source, *places: int):
             nonlocal num_pixels
+            if isinstance(source, (list, tuple)):
+                return [load(one, place, *places) for place, one in enumerate(source)]
             if is_scaled and hasattr(source, "ndim"):
                 return source
+            name = "image " + " of sample ".join(map(str, places))
             image = self.load_medium("image", source, name)
             num_pixels += 0 if is_image(source) else image.width * image.height
             if num_pixels > self.limits.request_pixels:
@@ -252,12 +248,7 @@ class MMGPTProcessor(ProcessorMixin):
             return image
 
         is_several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
-        return [
-            [load(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
-            if isinstance(entry, (list, tuple))
-            else load(entry, f"image {index}")
-            for index, entry in enumerate(images if is_several else [images])
-        ]
+        return [load(entry, index) for index, entry in enumerate(images if is_several else [images])]
 
     def load_medium(self, kind: str, source, name: str):
         """`source` as `open_media` returns it: audio at the model's sampling rate, as many frames of a video as it takes."""
@@ -323,7 +314,7 @@ class MMGPTProcessor(ProcessorMixin):
         return processed, [self.image_token * count for count in counts]
 
     def _process_audio(self, audio, **kwargs):
-        processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
+        processed = audio_chunks(self.feature_extractor, audio, *self.audio_windowing, **kwargs)
         texts = [self.audio_token * count for count in audio_tokens(processed, self.audio_geometry)]
         return one_entry_each(processed), texts
 
@@ -351,14 +342,11 @@ class MMGPTProcessor(ProcessorMixin):
         return one_entry_each(processed), texts
 
     @property
-    def audio_window(self) -> int | None:
-        """Samples that the audio encoder takes at a time, where it takes no other number."""
-        return framing(self.feature_extractor).window if self.fixed_audio_window else None
-
-    @property
-    def shortest_waveform(self) -> int:
-        """Samples that shorter audio is padded to: enough for a spectrogram, and for one token."""
-        return framing(self.feature_extractor).shortest(self.audio_geometry["convolutions"])
+    def audio_windowing(self) -> tuple[int | None, int]:
+        """Samples that the audio encoder takes at a time, where it takes no other number, and those that shorter audio is padded to."""
+        frames = framing(self.feature_extractor)
+        window = frames.window if self.fixed_audio_window else None
+        return window, frames.shortest(self.audio_geometry["convolutions"])
 
     @requests_refused()
     def apply_chat_template(
@@ -371,12 +359,14 @@ class MMGPTProcessor(ProcessorMixin):
         return_assistant_tokens_mask=False,
         add_generation_prompt=False,
         processor_kwargs=None,
+        sanitize_control_tokens=True,
         **kwargs,
     ):
         """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders.
 
         Media are opened here, in every form that `open_media` takes; transformers would need torchcodec. Videos are frames alone:
-        the `load_audio_from_video` of `transformers serve` changes nothing. With `return_assistant_tokens_mask` the outputs have
+        the `load_audio_from_video` of `transformers serve` changes nothing. Unless `sanitize_control_tokens` is `False`, role marks,
+        end marks and placeholders in texts are encoded as text; a prompt that is not tokenised here holds them as they are. With `return_assistant_tokens_mask` the outputs have
         the attribute `media_spans` too, see `mask_answers`."""
         kwargs.pop("load_audio_from_video", None)
         named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
@@ -387,9 +377,11 @@ class MMGPTProcessor(ProcessorMixin):
             conversation,
             template,
             self.tokenizer,
-            None if chat_template not in named or self.places_media(template) else self.placeholders,
-            add_generation_prompt=add_generation_prompt,
+            self.placeholders,
+            is_flat=chat_template in named and not self.places_media(template),
+            sanitize_control_tokens=tokenize and sanitize_control_tokens,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
+            add_generation_prompt=add_generation_prompt,
             **settings,
         )
         texts, options = rendered.texts, {**(processor_kwargs or {}), **kwargs}
@@ -406,7 +398,11 @@ class MMGPTProcessor(ProcessorMixin):
             rate = {"sampling_rate": self.feature_extractor.sampling_rate}
             own = options.get("audio_kwargs") or {}
             options |= {"audio_kwargs": {**own, **rate}} if "sampling_rate" in own else rate
-        outputs = self(text=texts, **{**media, **options})
+        reader = self
+        if rendered.tokenizer is not self.tokenizer:
+            reader = copy(self)
+            reader.tokenizer = rendered.tokenizer
+        outputs = reader(text=texts, **{**media, **options})
         if return_assistant_tokens_mask:
             mask_answers(outputs, rendered.spans)
             outputs.convert_to_tensors(options.get("return_tensors"))
@@ -455,7 +451,7 @@ class MMGPTProcessor(ProcessorMixin):
             counts["num_audio_tokens"] = [
                 sum(
                     audio_token_count(frames(samples, self.fixed_audio_window), **self.audio_geometry)
-                    for samples in audio_windows(length, self.audio_window, self.shortest_waveform)
+                    for samples in audio_windows(length, *self.audio_windowing)
                 )
                 for length in audio_lengths
             ]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TextStreamer, pipeline
 
 from .. import register
+from ..chat_templates_mmgpt import tokenize_chats
 from ..collating_mmgpt import PARTS
 from ..guarding_mmgpt import ClassifierGuard, as_guard, withheld
 
@@ -91,12 +92,12 @@ class Session:
             return self.refuse(sentence)
         content = [*self.waiting, {"type": "text", "text": text}] if self.waiting else text
         messages = [*self.messages, {"role": "user", "content": content}]
-        if self.processor.chat_template is None:  # a model that only continues text
-            inputs = self.tokenizer(content, return_tensors="pt", return_token_type_ids=False)
+        options = {"add_generation_prompt": True, "return_tensors": "pt"}
+        if self.processor is self.tokenizer:
+            asked = messages if self.tokenizer.chat_template else [content]  # some models only continue text
+            inputs = tokenize_chats(self.tokenizer, asked, **options)
         else:
-            inputs = self.processor.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
+            inputs = self.processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
         inputs = {
             name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
