@@ -34,6 +34,7 @@ from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerationState
 
 from .. import register
+from ..chat_templates_mmgpt import tokenize_chats
 from ..collating_mmgpt import PARTS
 from ..guarding_mmgpt import as_guard, withheld
 from ..media_sources_mmgpt import STRANGERS, Limits, MediaPolicy, naming, read_bytes
@@ -164,6 +165,14 @@ class Served:
     async def in_thread(self, function, *args):
         return await asyncio.get_running_loop().run_in_executor(self.decoders, function, *args)
 
+    def render(self, conversation: list[dict], tools: list[dict] | None) -> BatchFeature:
+        if self.processor.chat_template is None:
+            raise ValueError("This model has no chat template: it continues texts, at /v1/completions.")
+        if not self.takes:
+            return self.tensors(tokenize_chats, self.preparing, [conversation], add_generation_prompt=True)
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "tools": tools}
+        return self.tensors(self.preparing.apply_chat_template, conversation, **options)
+
     def tensors(self, prepare, *args, **kwargs) -> BatchFeature:
         with self.lock:
             inputs = prepare(*args, return_tensors="pt", **kwargs)
@@ -238,9 +247,7 @@ class Chats(Answering, ChatCompletionHandler):
         served.check_text(*texts, *([json.dumps(body["tools"])] if body.get("tools") else []))
         conversation = self.get_processor_inputs_from_messages(messages, served.modality)
         images = await served.open_media(conversation)
-        template = served.preparing.apply_chat_template
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "tools": body.get("tools")}
-        body.inputs = await served.in_thread(partial(served.tensors, template, conversation, **options))
+        body.inputs = await served.in_thread(served.render, conversation, body.get("tools"))
         body.length = body.inputs["input_ids"].shape[1]
         body["messages"] = []  # from here on the tensors stand for them
         return await self.guarded(body, request_id, "\n".join(texts), images)
