@@ -316,6 +316,10 @@ class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
             else:
                 chunks.append({"text": text, "timestamp": (about["start"], about["end"])})
         result = {"text": " ".join(chunk["text"] for chunk in chunks if chunk["text"])}
+        measured = [{key: value for key, value in one["answers"][0].items() if key != "text"} for one in outputs]
+        result |= min(
+            measured, key=lambda quality: quality.get("confidence", 1.0)
+        )  # of the piece that it was least sure of
         return {**result, "chunks": chunks} if outputs[0]["request"].about["timestamps"] else result
 
 

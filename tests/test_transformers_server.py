@@ -232,7 +232,7 @@ class TestBadRequests:
     def test_nothing_at_all(self, client, assistant):
         with pytest.raises(openai.BadRequestError) as error:
             client.chat.completions.create(model=str(assistant), messages=[])
-        assert "the conversation is []" in error.value.body["detail"]
+        assert "The conversation is empty" in error.value.body["detail"]
         with pytest.raises(openai.BadRequestError) as error:
             client.completions.create(model=str(assistant), prompt="")
         assert "there is nothing to continue" in error.value.body["detail"]

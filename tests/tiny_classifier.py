@@ -12,7 +12,8 @@ FRIENDLY = [
     "what a lovely picture",
     "please describe it",
     "thank you",
-    "once upon a time",
+    "Once upon a time",
+    "Once",
     "upon",
 ]
 RUDE = ["you stupid fool", "shut up", "what a stupid picture", "please shut up", "fool", "le chien stupid"]
