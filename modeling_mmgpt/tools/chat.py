@@ -16,6 +16,7 @@ from .. import register
 from ..chat_templates_mmgpt import tokenize_chats
 from ..collating_mmgpt import PARTS
 from ..guarding_mmgpt import ClassifierGuard, as_guard, withheld
+from .checkpoints import load_whole
 
 
 console = Console(highlight=False)
@@ -132,7 +133,7 @@ def load(folder: str, device: str | None, dtype: str):
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = "cpu" if accelerator is None else accelerator.type
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=as_dtype(dtype) or "auto").to(device).eval()
+        model = load_whole(AutoModelForCausalLM, folder, dtype=as_dtype(dtype) or "auto").to(device).eval()
     except SafetensorError as error:
         raise ValueError(f"The weights of {folder} are damaged: {error}") from error
     except RuntimeError as error:  # no such device, weights that do not fit the configuration
