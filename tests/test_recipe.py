@@ -110,8 +110,9 @@ class TestMistakes:
         with pytest.raises(RecipeError, match=r"broken\.yaml is not valid YAML"):
             load_recipe(path)
 
-    def test_a_format_is_needed(self, tree: dict):
-        tree["data"]["train"] = [{"weight": 1.0}]
+    @pytest.mark.parametrize("source", [{"weight": 1.0}, {"format": None}])
+    def test_a_format_is_needed(self, tree: dict, source: dict):
+        tree["data"]["train"] = [source]
         with pytest.raises(RecipeError, match=r"`data\.train\.0\.format` is missing"):
             build_recipe(tree, "my", "my.yaml")
 

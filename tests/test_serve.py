@@ -4,13 +4,9 @@ import base64
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,68 +21,31 @@ from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
 from tests.conftest import TEXT, byte_tokenizer
 from tests.test_media_loading import clip, web_server
 from tests.tiny_assistant import RATE
+from training.checks import servers
 
 
-openai = pytest.importorskip(
-    "openai", reason="the server needs packages: pip install transformers[serving] openai python-multipart"
-)
+PACKAGES = "the server needs packages: pip install transformers[serving] openai python-multipart"
+openai = pytest.importorskip("openai", reason=PACKAGES)
 for name in ("fastapi", "uvicorn", "python_multipart"):
-    pytest.importorskip(
-        name, reason="the server needs packages: pip install transformers[serving] openai python-multipart"
-    )
+    pytest.importorskip(name, reason=PACKAGES)
 
+START_SECONDS = 180  # of a busy machine; else a few
 transcribes = pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.23") and not is_librosa_available(),  # tried: 5.17 and 5.23
     reason="this release of transformers opens the recordings that it transcribes with librosa, which is not installed",
 )
 
-# The start of the server is measured in seconds; a busy machine takes longer.
-START_SECONDS = 180
 
-
-@contextmanager
 def serving(folder: Path, work: Path):
-    """The address of a server that answers with the model in `folder`, in a process with no other code of ours."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """A server that answers with the model in `folder`, in a process with no other code of ours."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "home"), "HF_MODULES_CACHE": str(work / "modules")}
     program = (
         "import sys; sys.modules['modeling_mmgpt'] = None; from transformers.cli.transformers import main; main()"
     )
-    options = [
-        "serve",
-        str(folder),
-        "--trust-remote-code",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
-    with (work / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", program, *options], cwd=work, env=environment, stdout=log, stderr=log
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", process, work / "server.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            return urllib.request.urlopen(url, timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the server did not start in {START_SECONDS} s: {log.read_text()[-3000:]}")
+    options = ["serve", str(folder), "--trust-remote-code", "--device", "cpu"]
+    command = [sys.executable, "-I", "-c", program, *options]
+    return servers.serving(command, work / "server.log", environment, START_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Stages, adapters and learning rates: what is trained moves, what is not stays bit for bit, and the result is a model like any other."""
+"""Stages and adapters: what is trained moves, what is not stays bit for bit, and the result is a model like any other."""
 
 import json
 import re
@@ -15,11 +15,9 @@ from tests.conftest import make_model
 from tests.toy_training import TOY_DATA, toy_samples, toy_tree
 from training import train
 from training.data.formats import OWN_DATA
-from training.data.training_set import TrainingSet
 from training.model_building import load_checkpoint
 from training.recipe import RecipeError, build_recipe
 from training.stages import add_adapter, part_of, prepare_model
-from training.trainer import RecipeTrainer, split_learning_rates
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
@@ -161,31 +159,6 @@ class TestAdapters:
         tree["peft"] = {"peft_type": "LORA", "r": 4}
         run(tree)
         assert moved_parts(base, tmp_path / "run" / "model") == {"decoder", "connectors"}
-
-
-class TestLearningRates:
-    def test_every_parameter_has_its_rate_and_its_decay(self, tree):
-        tree["learning_rates"] = {"vision_tower": 1e-5, "connectors": 5e-3}
-        tree["training"] |= {"learning_rate": 1e-3, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
-        recipe = build_recipe(tree, "toy", "toy.yaml")
-        model, processor = load_checkpoint(recipe.model.checkpoint)
-        trainer = RecipeTrainer(recipe, model, processor, TrainingSet(recipe))
-        optimizer = trainer.create_optimizer()
-        rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-        expected = {"vision_tower": 1e-5, "connectors": 5e-3, "audio_tower": 1e-3, "decoder": 1e-3}
-        decayed = trainer.get_decay_parameter_names(model)
-        for name, parameter in model.named_parameters():
-            assert rates[parameter] == (expected[part_of(name)], 0.1 if name in decayed else 0.0)
-
-    def test_the_rates_are_used(self, tree, base, tmp_path):
-        tree["learning_rates"] = {"vision_tower": 0.0, "audio_tower": 0.0, "decoder": 0.0}
-        run(tree)
-        assert moved_parts(base, tmp_path / "run" / "model") == {"connectors"}
-
-    def test_a_rate_for_what_is_not_there(self):
-        model = make_model(audio=None)
-        with pytest.raises(RecipeError, match="this run trains only: connectors, decoder, vision_tower"):
-            split_learning_rates(torch.optim.AdamW(model.parameters()), model, {"audio_tower": 1e-5})
 
 
 def test_gated_blocks_are_connectors():

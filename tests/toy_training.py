@@ -79,6 +79,10 @@ def toy_tree(folder: Path) -> dict:
     }
 
 
+def train_toy(tree: dict) -> dict:
+    return train.train(build_recipe(tree, "toy", "toy.yaml"))
+
+
 def losses(report: dict) -> list[float]:
     return [entry["loss"] for entry in report["log"] if "loss" in entry]
 

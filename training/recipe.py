@@ -9,10 +9,10 @@ Code that takes a recipe reads values and checks nothing again.
 
 import dataclasses
 import functools
-import os
-from dataclasses import MISSING, dataclass, field
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from training.recipe_files import (
     read_yaml,
     valid_name,
     without_words,
+    write_atomically,
 )
 from training.recipe_sections import (
     AugmentationArguments,
@@ -40,7 +41,7 @@ from training.recipe_sections import (
     TokenizerArguments,
     field_names,
 )
-from training.recipe_types import typed, typed_section
+from training.recipe_types import Amount, Count, Share, Whole, build, typed
 
 
 # What a run of ours needs where TrainingArguments has another default; a recipe may still set each of them.
@@ -53,6 +54,19 @@ TRAINING_DEFAULTS = {
     "save_strategy": "no",  # the finished model is saved as one complete folder by save_checkpoint
     "save_total_limit": 2,  # checkpoints of a run are there to continue it: the last one, and one before
     "resume_from_checkpoint": True,  # from the last checkpoint in output_dir; from the beginning where there is none
+}
+# Types of its fields that take more or less than their annotations say.
+TRAINING_TYPES = {
+    "resume_from_checkpoint": str | bool | None,
+    "max_steps": Annotated[int, (-1, math.inf)],
+    "eval_steps": Amount | None,
+    **dict.fromkeys(("seed", "dataloader_num_workers"), Whole),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Count
+    ),
+    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "num_train_epochs"), Amount),
+    **dict.fromkeys(("warmup_steps", "logging_steps", "save_steps"), Amount),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Share),
 }
 
 Stage = Literal["pretrain", "align", "finetune"]
@@ -93,11 +107,8 @@ class Recipe:
         return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
     def write(self, path: Path) -> None:
-        """A file that training/train.py takes again, written atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(self.to_yaml(), encoding="utf-8")
-        os.replace(unfinished, path)
+        """A file that training/train.py takes again."""
+        write_atomically(path, self.to_yaml())
 
 
 SECTIONS = {
@@ -119,21 +130,19 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
     """Turn nested dicts into a resolved `Recipe`; `place` names their origin in errors."""
     try:
         check_keys(tree, [*SECTIONS, "training", "stage", "peft"], "")
-        for key in (*SECTIONS, "training", "peft"):
-            if not isinstance(tree.get(key) or {}, dict):
-                check_keys(tree[key], (), key)
         sections = build_sections(tree)
         training = TRAINING_DEFAULTS | {"output_dir": f"outputs/{name}"}
         if sections[
             "data"
         ].streaming:  # the checkpoint knows the place in the stream: nothing is read again to get there
             training["ignore_data_skip"] = True
-        training |= tree.get("training") or {}
+        training |= section_of(tree, "training")
         training["use_cpu"] = typed(training["use_cpu"], bool, "training.use_cpu")
         plain_training_arguments(training["use_cpu"])  # before the recipe's own
-        sections["training"] = build_section(TrainingArguments, training, "training")
-        values = {key: without_words(tree[key]) for key in ("stage", "peft") if tree.get(key) is not None}
-        recipe = Recipe(name=name, **sections, **values)
+        sections["training"] = build(TrainingArguments, training, "training", TRAINING_TYPES)
+        values = {"stage": tree.get("stage"), "peft": section_of(tree, "peft") or None}
+        given = {key: without_words(value) for key, value in values.items() if value is not None}
+        recipe = Recipe(name=name, **sections, **given)
         check_stage(recipe)
         check_training(recipe)
         if recipe.peft is not None:
@@ -143,37 +152,31 @@ def build_recipe(tree: dict, name: str, place: str) -> Recipe:
         raise RecipeError(f"{place}: {error}") from None
 
 
+def section_of(tree: dict, key: str) -> dict:
+    """A section as the file has it, empty where it has none."""
+    section = tree.get(key) or {}
+    check_keys(section, section, key)
+    return section
+
+
 def build_sections(tree: dict) -> dict[str, Any]:
     """Every section but `training`, resolved."""
-    tree = {key: dict(tree.get(key) or {}) for key in SECTIONS}
-    augment = build_section(AugmentationArguments, tree["augment"], "augment")
-    sources = {"train": [], "validation": [], "test": []}
-    for split in sources:
-        listed = tree["data"].get(split) or []
+    tree = {key: section_of(tree, key) for key in SECTIONS}
+    augment = dataclasses.asdict(build(AugmentationArguments, tree["augment"], "augment"))
+    data = dict(tree["data"])
+    for split in ("train", "validation", "test"):
+        listed = data.get(split) or []
         if not isinstance(listed, list):
             raise RecipeError(f"`data.{split}` is {listed!r}; it must be a list of sources, each `- format: NAME`.")
+        sources = data[split] = []
         for i, section in enumerate(listed):
             where = f"data.{split}.{i}"
             check_keys(section, field_names(SourceArguments), where)
-            source = build_section(SourceArguments, {"split": split} | section, where)
-            changes = dataclasses.asdict(augment) | typed(source.augment or {}, dict, f"{where}.augment")
-            source.augment = build_section(AugmentationArguments, changes, f"{where}.augment")
-            sources[split].append(source)
-    tree["data"] |= sources
-    return {key: build_section(SECTIONS[key], section, key) for key, section in tree.items()}
-
-
-def build_section(cls: type, section: dict, where: str) -> Any:
-    fields = [item for item in dataclasses.fields(cls) if item.init]
-    check_keys(section, [item.name for item in fields], where)
-    for item in fields:
-        if item.default is MISSING and item.default_factory is MISSING and item.name not in section:
-            raise RecipeError(f"`{where}.{item.name}` is missing.")
-    section = typed_section(cls, section, fields, where)
-    try:
-        return cls(**section)
-    except RecipeError as error:
-        raise RecipeError(f"in `{where}`: {error}") from None
+            source = build(SourceArguments, {"split": split} | section, where)
+            changes = augment | typed(source.augment or {}, dict, f"{where}.augment")
+            source.augment = build(AugmentationArguments, changes, f"{where}.augment")
+            sources.append(source)
+    return {key: build(SECTIONS[key], section, key) for key, section in (tree | {"data": data}).items()}
 
 
 def check_stage(recipe: Recipe) -> None:
@@ -212,9 +215,8 @@ def check_training(recipe: Recipe) -> None:
             )
 
 
-def check_peft(section: Any) -> None:
+def check_peft(section: dict) -> None:
     """Refuse what the PEFT config of this `peft_type` does not have, and types whose result is no model of its own."""
-    check_keys(section, section, "peft")
     types = mergeable_peft_types()
     name = str(section.get("peft_type", "")).upper()
     if name not in types:

@@ -4,6 +4,7 @@ Names that recipes used before are refused with the new one (`RENAMED`), other u
 """
 
 import difflib
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -113,6 +114,14 @@ def read_yaml(path: str | Path, listed_in: Path) -> dict:
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must be `key: value` lines, but holds {type(tree).__name__}.")
     return tree
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A file that is never seen half written; what a killed process leaves ends with `.part`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def read_preset(name: str) -> dict:

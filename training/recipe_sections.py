@@ -5,7 +5,7 @@ the preset, a source the licence and the metric that its format implies. What co
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import transformers
 from transformers import CONFIG_MAPPING
@@ -14,6 +14,7 @@ from transformers.processing_utils import VideosKwargs
 from modeling_mmgpt import MMGPTConfig, MMGPTTextConfig
 from training.data.formats import FORMATS, OWN_DATA, format_options
 from training.recipe_files import RecipeError, check_keys, check_name, merge, read_preset
+from training.recipe_types import Amount, Count, Share, Whole
 
 
 # The parts of a processor, and the encoder without which each of them is left out.
@@ -87,26 +88,22 @@ class SourceArguments:
 
     format: str  # a name of training/data/formats.py: of a kind of records, or of a data set that brings its own files
     split: str | None = None  # by default the name of the list that the source stands in
-    files: Any = (
-        None  # file, folder or pattern such as `photos/{split}-*.parquet`, or several; relative to `data.root`
-    )
+    # File, folder or pattern such as `photos/{split}-*.parquet`, or several; relative to `data.root`.
+    files: Any = None
     dataset: str | None = None  # in place of `files`: id of a data set of the Hub
-    load: dict[str, Any] = field(
-        default_factory=dict
-    )  # further arguments of `load_dataset`, such as a subset's `name`
+    load: dict[str, Any] = field(default_factory=dict)  # more arguments of `load_dataset`, such as a subset's `name`
     name: str | None = None  # what its samples are called in tables; by default as the folder or the data set
     # Passes over this source in one epoch; 0.5 takes a random half of it. Streamed: its share of the samples, in proportion
     # to the other weights.
     weight: float = 1.0
-    limit: int | None = None  # random selection of so many samples, the same at every run
+    limit: Count | None = None  # random selection of so many samples, the same at every run
     # What its answers are judged by (training/evaluation/metrics); it stands in each sample. Plain text has `perplexity`.
     metric: str | None = None
     license: str | None = None  # of the data, by the Hub's name for it (`cc-by-4.0`); it stands in the model card
     strict: bool = False  # stop at a broken sample instead of leaving it out
     augment: Any = field(default_factory=dict)  # random changes to its samples, laid over the recipe's `augment`
-    span: list[float] = field(
-        default_factory=lambda: [0.0, 1.0]
-    )  # with `data.block`: where in the epoch its samples come
+    # With `data.block`: where in the epoch its samples come.
+    span: list[float] = field(default_factory=lambda: [0.0, 1.0])
     # Keyword arguments of the format; where it reads records also `id` (column that names a sample), `media_folder` (where
     # relative paths of media start) and `detokenise` (column: language of Moses-tokenised text).
     options: dict[str, Any] = field(default_factory=dict)
@@ -185,19 +182,17 @@ class DataArguments:
 
 @dataclass
 class TokenizerArguments:
-    path: str | None = (
-        None  # folder or Hub id of a fast tokenizer; without it one is trained on the texts of `data.train`
-    )
-    vocab_size: int = 512  # most tokens that a trained tokenizer may have
+    path: str | None = None  # folder or Hub id of a fast tokenizer; without it one is trained on `data.train`
+    vocab_size: Count = 512  # most tokens that a trained tokenizer may have
 
 
 @dataclass
 class SequenceArguments:
-    max_length: int | None = None  # longest sample in tokens; text beyond it is cut
+    max_length: Count | None = None  # longest sample in tokens; text beyond it is cut
     # Samples share sequences of up to so many tokens, each as if it were alone, and
     # `training.per_device_train_batch_size` counts these sequences. Pre-training always packs: by default to the decoder's
     # `max_position_embeddings` there.
-    pack_to: int | None = None
+    pack_to: Count | None = None
 
     def __post_init__(self):
         if self.max_length is not None and self.pack_to is not None and self.max_length > self.pack_to:
@@ -210,10 +205,10 @@ class SequenceArguments:
 class LearningRateArguments:
     """Peak learning rates that differ from `training.learning_rate`; all follow the same schedule."""
 
-    vision_tower: float | None = None  # pretrained encoders usually want a tenth
-    audio_tower: float | None = None
-    connectors: float | None = None  # new matrices between encoders and decoder
-    decoder: float | None = None  # embeddings, decoder and head; with `peft` their adapters
+    vision_tower: Amount | None = None  # pretrained encoders usually want a tenth
+    audio_tower: Amount | None = None
+    connectors: Amount | None = None  # new matrices between encoders and decoder
+    decoder: Amount | None = None  # embeddings, decoder and head; with `peft` their adapters
 
     def given(self) -> dict[str, float]:
         return {part: rate for part, rate in dataclasses.asdict(self).items() if rate is not None}
@@ -223,27 +218,27 @@ class LearningRateArguments:
 class AugmentationArguments:
     """Random changes to the training samples, drawn anew at every step; see training/data/augmentation.py."""
 
-    audio_crop: float = 0.0  # up to this fraction of a clip is cut off, anywhere at its two ends
-    audio_shift: float = 0.0  # up to so many seconds of silence before a clip
-    audio_speed: float = 0.0  # up to this fraction faster or slower
-    audio_gain: float = 0.0  # up to so many decibels louder or softer
-    audio_noise: float = 0.0  # white noise of up to this fraction of the clip's own level
-    spectrogram_bands: int = 0  # masked frequency bands (SpecAugment, Park et al. 2019)
-    spectrogram_band_width: int = 0  # widest masked band, in mel bins
-    spectrogram_spans: int = 0  # masked spans of time
-    spectrogram_span_width: int = 0  # longest masked span, in frames
+    audio_crop: Share = 0.0  # up to this fraction of a clip is cut off, anywhere at its two ends
+    audio_shift: Amount = 0.0  # up to so many seconds of silence before a clip
+    audio_speed: Share = 0.0  # up to this fraction faster or slower
+    audio_gain: Amount = 0.0  # up to so many decibels louder or softer
+    audio_noise: Amount = 0.0  # white noise of up to this fraction of the clip's own level
+    spectrogram_bands: Whole = 0  # masked frequency bands (SpecAugment, Park et al. 2019)
+    spectrogram_band_width: Whole = 0  # widest masked band, in mel bins
+    spectrogram_spans: Whole = 0  # masked spans of time
+    spectrogram_span_width: Whole = 0  # longest masked span, in frames
     image_flip: bool = False  # mirror every second image
-    image_shift: int = 0  # up to so many pixels sideways and up or down; here and in the next two edges are repeated
-    image_rotation: float = 0.0  # turned by up to so many degrees
-    image_scale: float = 0.0  # up to this fraction larger or smaller
-    image_light: float = 0.0  # brightness, contrast and saturation up to this fraction higher or lower
+    image_shift: Whole = 0  # up to so many pixels sideways and up or down; here and in the next two edges are repeated
+    image_rotation: Amount = 0.0  # turned by up to so many degrees
+    image_scale: Share = 0.0  # up to this fraction larger or smaller
+    image_light: Share = 0.0  # brightness, contrast and saturation up to this fraction higher or lower
 
 
 @dataclass
 class EvaluationArguments:
     split: str = "test"  # `test` or `validation`, the list of `data` to measure on
-    batch_size: int = 64  # samples generated at once
-    max_new_tokens: int = 16  # longest answer
+    batch_size: Count = 64  # samples generated at once
+    max_new_tokens: Count = 16  # longest answer
     baselines: bool = True  # also answer with shuffled and with blank media, which takes as long again each
     card: bool = True  # write what was measured into the card of the model's folder
 
@@ -256,14 +251,16 @@ class EvaluationArguments:
 class PrepareArguments:
     """What training/prepare_data.py leaves out of `data.train`, beside broken samples, blank media and equal samples."""
 
-    min_characters: int = 1  # shortest and longest text of a sample, all its turns together
-    max_characters: int | None = None
-    max_repetition: float = 0.3  # largest share of runs of five words that stood in the text before
+    min_characters: Whole = 1  # shortest and longest text of a sample, all its turns together
+    max_characters: Count | None = None
+    max_repetition: Share = 0.3  # largest share of runs of five words that stood in the text before
     # Texts that share at least so much of their runs of five words are nearly the same; null keeps them.
-    similarity: float | None = 0.8
-    image_distance: int = 4  # images look alike when so many bits of 64 differ in their hashes, or fewer
+    similarity: Share | None = 0.8
+    image_distance: Annotated[int, (0, 64)] = (
+        4  # images look alike when so many bits of 64 differ in their hashes, or fewer
+    )
     # A run of so many words in common with a sample of `data.validation` or `data.test` is contamination.
-    contamination_words: int = 13
+    contamination_words: Count = 13
     languages: list[str] = field(default_factory=list)  # codes of the languages to keep, such as `en`; empty: all
 
 

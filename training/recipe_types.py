@@ -1,95 +1,51 @@
-r"""The values of a recipe, each checked against the type and the range of its field.
+r"""Sections of a recipe from what its file says: known keys, and each value as the type and the range of its field have it.
 
+build(EvaluationArguments, {"batch_size": "8"}, "eval")  # EvaluationArguments(batch_size=8)
 typed("1e-3", float, "training.learning_rate")  # 0.001
 typed("yes", bool, "eval.baselines")  # RecipeError: quoted, it is text; unquoted it is a `YesNo`, and true
 """
 
+import dataclasses
 import math
 import types
+from dataclasses import MISSING
 from enum import Enum
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from transformers import TrainingArguments
 
-from training.recipe_files import RecipeError, RecipeLoader, YesNo, check_name, without_words
-from training.recipe_sections import (
-    AugmentationArguments,
-    EvaluationArguments,
-    LearningRateArguments,
-    PrepareArguments,
-    SequenceArguments,
-    SourceArguments,
-    TokenizerArguments,
-    field_names,
-)
+from training.recipe_files import RecipeError, RecipeLoader, YesNo, check_keys, check_name, without_words
 
 
-COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)
-# Smallest and largest values. What is not here is checked by its section, or may be any value of its type.
-RANGES = {
-    SourceArguments: {"limit": COUNT},
-    TokenizerArguments: {"vocab_size": COUNT},
-    SequenceArguments: {"max_length": COUNT, "pack_to": COUNT},
-    LearningRateArguments: dict.fromkeys(field_names(LearningRateArguments), AMOUNT),
-    AugmentationArguments: dict.fromkeys(field_names(AugmentationArguments), AMOUNT)
-    | dict.fromkeys(("audio_crop", "audio_speed", "image_scale", "image_light"), SHARE),
-    EvaluationArguments: {"batch_size": COUNT, "max_new_tokens": COUNT},
-    PrepareArguments: {
-        "min_characters": AMOUNT,
-        "max_characters": COUNT,
-        "max_repetition": SHARE,
-        "similarity": SHARE,
-        "image_distance": (0, 64),
-        "contamination_words": COUNT,
-    },
-    TrainingArguments: {
-        "per_device_train_batch_size": COUNT,
-        "per_device_eval_batch_size": COUNT,
-        "gradient_accumulation_steps": COUNT,
-        "learning_rate": AMOUNT,
-        "weight_decay": AMOUNT,
-        "adam_beta1": SHARE,
-        "adam_beta2": SHARE,
-        "adam_epsilon": AMOUNT,
-        "max_grad_norm": AMOUNT,
-        "num_train_epochs": AMOUNT,
-        "max_steps": (-1, math.inf),
-        "warmup_steps": AMOUNT,
-        "logging_steps": AMOUNT,
-        "eval_steps": AMOUNT,
-        "save_steps": AMOUNT,
-        "seed": AMOUNT,
-        "dataloader_num_workers": AMOUNT,
-        "label_smoothing_factor": SHARE,
-    },
-}
-# Fields of TrainingArguments that take more than their annotation says.
-WIDER_TYPES = {"resume_from_checkpoint": str | bool | None}
+# Types of fields with their smallest and largest value.
+Count, Whole = Annotated[int, (1, math.inf)], Annotated[int, (0, math.inf)]
+Amount, Share = Annotated[float, (0, math.inf)], Annotated[float, (0, 1)]
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "`key: value` lines"}
 
 
-def typed_section(cls: type, section: dict, fields: list, where: str) -> dict:
-    """The section with each value as its field has it; a null where there can be none is left out, for the default."""
+def build(cls: type, section: dict, where: str, types: dict[str, Any] | None = None) -> Any:
+    """A dataclass from the section of that name; `types` are in place of those of its fields. A null where there can be none
+    stands for the default."""
+    fields = [item for item in dataclasses.fields(cls) if item.init]
+    check_keys(section, [item.name for item in fields], where)
     values = {}
     for item in fields:
-        if item.name not in section:
-            continue
-        expected = WIDER_TYPES.get(item.name, item.type) if cls is TrainingArguments else item.type
-        value, place = section[item.name], f"{where}.{item.name}"
-        if value is None and expected is not Any and type(None) not in get_args(expected):
-            continue
-        values[item.name] = value = typed(value, expected, place)
-        low, high = RANGES.get(cls, {}).get(item.name, (-math.inf, math.inf))
-        if isinstance(value, int | float) and not low <= value <= high:
-            way_out = f"from {low} to {high}" if high < math.inf else f"{low} or more"
-            raise RecipeError(f"`{place}` is {value!r}; it must be {way_out}.")
-    return values
+        expected, value = (types or {}).get(item.name, item.type), section.get(item.name)
+        if item.name in section and (value is not None or expected is Any or type(None) in get_args(expected)):
+            values[item.name] = typed(value, expected, f"{where}.{item.name}")
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise RecipeError(f"`{where}.{item.name}` is missing.")
+    try:
+        return cls(**values)
+    except RecipeError as error:
+        raise RecipeError(f"in `{where}`: {error}") from None
 
 
 def typed(value: Any, expected: Any, where: str) -> Any:
     """The value as a field of this type has it, or an error that says what it must be."""
     options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
+    bounds = [get_args(option)[1] for option in options if get_origin(option) is Annotated]
+    options = tuple(get_args(option)[0] if get_origin(option) is Annotated else option for option in options)
     if (value is None and type(None) in options) or expected is Any:
         return without_words(value)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, Enum)]
@@ -103,10 +59,18 @@ def typed(value: Any, expected: Any, where: str) -> Any:
         for option in sorted(options, key=lambda one: one is not bool):
             found = convert(value, option, where)
             if found is not None:
+                for low, high in bounds:
+                    check_range(found, low, high, where)
                 return found
     if all(option not in NAMES and get_origin(option) not in (list, dict, Literal) for option in options):
         return value  # a type of a library, which checks it
     raise RecipeError(f"`{where}` is {value!r}; it must be {' or '.join(dict.fromkeys(map(name_of, options)))}.")
+
+
+def check_range(number: float, low: float, high: float, where: str) -> None:
+    if not low <= number <= high:
+        way_out = f"from {low} to {high}" if high < math.inf else f"{low} or more"
+        raise RecipeError(f"`{where}` is {number!r}; it must be {way_out}.")
 
 
 def exactly(value: Any, option: Any, where: str) -> Any:

@@ -9,8 +9,8 @@ import torch
 
 from modeling_mmgpt import MMGPTForConditionalGeneration, save_checkpoint
 from modeling_mmgpt.tools.model_card import licences_of, read_facts, training_text
-from training.data.training_set import TrainingSet
 from training.recipe import Recipe
+from training.recipe_files import write_atomically
 from training.trainer import RecipeTrainer
 
 
@@ -18,23 +18,24 @@ from training.trainer import RecipeTrainer
 TIMINGS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_input_tokens_seen"}
 
 
-def report_of(trainer: RecipeTrainer, recipe: Recipe, data: TrainingSet, parameters: int, seconds: float) -> dict:
-    """What a finished run knows of itself; `parameters` are those of the model without adapters."""
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+def report_of(trainer: RecipeTrainer) -> dict:
+    """What a finished run knows of itself."""
+    data, state = trainer.data, trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     return {
-        "recipe": recipe.name,
-        "train_seconds": round(seconds, 3),
-        "parameters": parameters,
+        "recipe": trainer.recipe.name,
+        "train_seconds": round(state.log_history[-1]["train_runtime"], 3),
+        "parameters": trainer.parameters,
         "steps_before": trainer.steps_before,
         "trained_parameters": sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
         "samples": None if data.samples is None else len(data.samples),
         "mixture": data.describe(),
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
         "tokens": int(trainer.throughput.tokens),
-        "epochs": None if data.samples is None else round(trainer.state.epoch, 3),
+        "epochs": None if data.samples is None else round(state.epoch, 3),
         "loss": losses[-1] if losses else None,
         "hardware": describe_hardware(),
-        "log": trainer.state.log_history,
+        "log": state.log_history,
     }
 
 
@@ -44,13 +45,14 @@ def describe_hardware() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
-def save_run(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
-    """Every process takes part where the weights are sharded; the first one writes."""
+def save_run(trainer: RecipeTrainer) -> dict:
+    """Writes all of it and returns the report. Every process takes part where the weights are sharded; the first one writes."""
+    recipe, report = trainer.recipe, report_of(trainer)
     trainer.check_weights("model/")
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if not trainer.is_world_process_zero():
-        return
+        return report
     folder = Path(recipe.training.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     card = card_of_run(recipe, report)
@@ -64,9 +66,8 @@ def save_run(trainer: RecipeTrainer, recipe: Recipe, report: dict) -> None:
     save_checkpoint(folder / "model", model, trainer.processing_class, card=card, state_dict=state_dict)
     write_curves(report["log"], folder / "loss.png")
     # Last, since it stands for a finished run.
-    unfinished = folder / "training.json.part"
-    unfinished.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / "training.json")
+    write_atomically(folder / "training.json", json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def card_of_run(recipe: Recipe, report: dict) -> dict:

@@ -22,56 +22,33 @@ from training.model_building import build_model_and_processor
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.resuming import checkpoint_to_resume, finished_report
 from training.run_lock import locked
-from training.run_results import report_of, save_run
-from training.stages import prepare_model
+from training.run_results import save_run
 from training.stopping import UNFINISHED, RunFailed, RunStopped
 from training.trainer import RecipeTrainer
 
 
 logger = logging.getLogger(__name__)
 
+# How a run can end before its last step: the exit status, and what stands before the sentence that says why.
+ENDINGS = {RunFailed: (1, "The run went wrong"), RecipeError: (2, "error"), RunStopped: (UNFINISHED, "Not finished")}
+
 
 def train(recipe: Recipe) -> dict:
-    """Run the recipe, or what is left of it; returns what is also written to training.json.
-
-    A run that is finished already is left as it is."""
+    """Run the recipe, or what is left of it; returns what is also written to training.json."""
     folder = Path(recipe.training.output_dir)
     with locked(folder) if recipe.training.process_index == 0 else nullcontext():
         report = finished_report(recipe)
-        if report is None:
-            return train_from(checkpoint_to_resume(recipe), recipe)
-        logger.warning(
-            "%s holds this run, finished after %d steps: nothing is done. To train it anew, remove the folder or choose another "
-            "training.output_dir.",
-            folder,
-            report["steps"],
-        )
-        return report
-
-
-def train_from(checkpoint: str | None, recipe: Recipe) -> dict:
-    """What [`train`] does where the run is not finished: all of it, or what comes after the checkpoint."""
-    folder = Path(recipe.training.output_dir)
-    set_seed(recipe.training.seed)
-    data = TrainingSet(recipe)
-    model, processor = build_model_and_processor(recipe, data.tokenizer_samples())
-    parameters = model.num_parameters()  # without adapters
-    trainer = RecipeTrainer(recipe, prepare_model(model, recipe.stage, recipe.peft), processor, data, checkpoint)
-    trainer.accelerator.wait_for_everyone()  # all have read what an earlier run left
-    if trainer.is_world_process_zero():
-        if checkpoint is not None:
-            logger.warning("The run goes on from %s, step %d.", checkpoint, trainer.steps_before)
-        (folder / "training.json").unlink(missing_ok=True)  # it stands for a finished run
-        recipe.write(folder / "recipe.yaml")
-
-    try:
-        with trainer.stops:
-            seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
-    finally:
-        data.close()
-    report = report_of(trainer, recipe, data, parameters, seconds)
-    save_run(trainer, recipe, report)
-    return report
+        if report is not None:
+            done = "%s holds this run, finished after %d steps: nothing is done. Remove the folder to train it anew."
+            logger.warning(done, folder, report["steps"])
+            return report
+        checkpoint = checkpoint_to_resume(recipe)
+        set_seed(recipe.training.seed)
+        data = TrainingSet(recipe)
+        model, processor = build_model_and_processor(recipe, data.tokenizer_samples())
+        trainer = RecipeTrainer(recipe, model, processor, data, checkpoint)
+        trainer.train()
+        return save_run(trainer)
 
 
 def main() -> None:
@@ -86,22 +63,18 @@ def main() -> None:
         parser.error(str(error))
     if arguments.print_config:
         print(recipe.to_yaml(), end="")
-        return
-    train_and_exit(recipe)
+    else:
+        train_and_exit(recipe)
 
 
 def train_and_exit(recipe: Recipe) -> None:
     """Train and say in one sentence how it ended; raises SystemExit where that is not the end of the run."""
     try:
         report = train(recipe)
-    except RunStopped as stopped:
-        print(f"Not finished: {stopped}", file=sys.stderr)
-        sys.exit(UNFINISHED)
-    except RunFailed as failed:
-        sys.exit(f"The run went wrong: {failed}")
-    except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except tuple(ENDINGS) as end:
+        status, what = ENDINGS[type(end)]
+        print(f"{what}: {end}", file=sys.stderr)
+        sys.exit(status)
     print(
         f"{report['parameters']:,} parameters, {report['steps']} steps in {report['train_seconds']:.0f} s on "
         f"{report['hardware']}; saved in {recipe.training.output_dir}/model"

@@ -1,18 +1,20 @@
-r"""The library's Trainer with what a recipe adds to it, and the callbacks that such a run has.
+r"""The library's Trainer with what a recipe adds to it.
 
 trainer = RecipeTrainer(recipe, model, processor, TrainingSet(recipe), checkpoint)
-trainer.train(resume_from_checkpoint=checkpoint)
+trainer.train()
 """
 
 import dataclasses
+import logging
 import math
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from modeling_mmgpt import MMGPTProcessor
@@ -23,11 +25,13 @@ from training.data.streaming import StreamingMixture
 from training.data.training_set import TrainingSet
 from training.evaluation.evaluate import evaluate_samples
 from training.evaluation.metrics import find_metric
-from training.recipe import EvaluationArguments, Recipe, RecipeError
-from training.stages import part_of
+from training.recipe import Recipe, RecipeError
+from training.stages import part_of, prepare_model
 from training.stopping import RunFailed, RunStopped, StopSignals
 from training.throughput import Throughput
 
+
+logger = logging.getLogger(__name__)
 
 PLACE_IN_STREAM = "stream_{}.pt"  # of a process, in each checkpoint
 SAMPLE_NAMES = "sample_names"  # beside the tensors of a batch, until the step takes them
@@ -35,8 +39,10 @@ NAMED_AT_MOST = 20  # samples in an error
 
 
 class RecipeTrainer(Trainer):
-    """Trainer with a learning rate for each part of the model, and random changes to the samples of training alone.
+    """Trainer of a recipe: each part of the model with its learning rate or frozen, samples changed at random in training alone,
+    answers judged at each evaluation, and a run that stops where it goes wrong or is asked to.
 
+    model (`PreTrainedModel`): all of it trainable; what the recipe's stage and `peft` say is done here.
     checkpoint (`str`, *optional*): where the run goes on; of a stream it holds the place."""
 
     def __init__(
@@ -47,7 +53,8 @@ class RecipeTrainer(Trainer):
         data: TrainingSet,
         checkpoint: str | None = None,
     ):
-        self.checkpoint = checkpoint
+        self.recipe, self.data, self.checkpoint = recipe, data, checkpoint
+        self.parameters = model.num_parameters()  # without adapters
         self.steps_before = 0  # of the run, in the checkpoint; read now, since the run may remove it
         if checkpoint is not None:
             self.steps_before = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
@@ -55,28 +62,35 @@ class RecipeTrainer(Trainer):
         self.saved, self.last_step = 0, None  # checkpoints of this process, and the step that ended last
         self.micro_batches: list[tuple[torch.Tensor, list[str]]] = []  # of the step in progress: loss and samples
         self.learnt_tokens: torch.Tensor | int | None = None  # of that step, in all processes
-        self.learning_rates = recipe.learning_rates.given()
         by_task = {one.task: one.augment for one in recipe.data.train}
-        seed = recipe.training.seed
-        self.train_collator = AugmentingCollator(data.collator(processor), recipe.augment, seed, by_task)
+        collator = data.collator(processor)
+        self.train_collator = AugmentingCollator(collator, recipe.augment, recipe.training.seed, by_task)
         context = model.config.get_text_config().max_position_embeddings
         super().__init__(
-            model=model,
+            model=prepare_model(model, recipe.stage, recipe.peft),
             args=recipe.training,
             train_dataset=data.train_dataset(processor, context),
             eval_dataset=None if data.validation is None else data.prepare(data.validation, processor, context),
-            data_collator=self.train_collator.collator,
+            data_collator=collator,
             processing_class=processor,
         )
-        self.add_callback(EpochOfCollator(self.train_collator))
         if not recipe.training.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(LossProgress)
-        if data.validation is not None and recipe.stage != "pretrain":
-            self.add_callback(AnswerMetrics(self, data.validation, recipe.eval))
         # First of all, so that whatever else reads the log finds its numbers there.
         self.throughput = Throughput()
         self.callback_handler.callbacks.insert(0, self.throughput)
+
+    def train(self):
+        """What is left of the run. SIGTERM and SIGINT end it with its place saved."""
+        self.accelerator.wait_for_everyone()  # all have read what an earlier run left
+        if self.is_world_process_zero():
+            if self.checkpoint is not None:
+                logger.warning("The run goes on from %s, step %d.", self.checkpoint, self.steps_before)
+            Path(self.args.output_dir, "training.json").unlink(missing_ok=True)  # it stands for a finished run
+            self.recipe.write(Path(self.args.output_dir, "recipe.yaml"))
+        with closing(self.data), self.stops:
+            return super().train(resume_from_checkpoint=self.checkpoint)
 
     def get_train_dataloader(self):
         if isinstance(self.train_dataset, StreamingMixture):
@@ -165,6 +179,7 @@ class RecipeTrainer(Trainer):
 
     def _run_epoch(self, model, *args, **kwargs):
         """A run whose last step is in the checkpoint takes none: the library would take one more before it looks."""
+        self.train_collator.epoch = int(self.state.epoch)
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -228,9 +243,25 @@ class RecipeTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
-        if self.learning_rates:
-            split_learning_rates(optimizer, model or self.model, self.learning_rates)
+        rates = self.recipe.learning_rates.given()
+        if rates:
+            split_learning_rates(optimizer, model or self.model, rates)
         return optimizer
+
+    def evaluate(self, *args, **kwargs):
+        """The loss, and how the model's answers to the validation samples are judged, in the log and for `metric_for_best_model`.
+
+        Every process answers all samples: where the weights are sharded, none can do it alone."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.recipe.stage != "pretrain":
+            limits = dataclasses.replace(self.recipe.eval, baselines=False)
+            tasks = evaluate_samples(self.model, self.processing_class, self.data.validation, limits)["tasks"]
+            measures = {task: find_metric(scores["metric"]).measure for task, scores in tasks.items()}
+            measured = {f"eval_{task}_{measure}": tasks[task][measure] for task, measure in measures.items()}
+            self.log(measured)
+            metrics |= measured
+        self.throughput.restart()  # its time is not training's
+        return metrics
 
 
 def split_learning_rates(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
@@ -268,23 +299,6 @@ def name_of(sample: dict) -> str:
     return f"block {sample['place']}" if "place" in sample else "a block of the stream"
 
 
-class AnswerMetrics(TrainerCallback):
-    """At each evaluation: what the model answers to the validation samples, judged by their metrics, beside the loss in the log.
-
-    Every process answers all samples: where the weights are sharded, none can do it alone."""
-
-    def __init__(self, trainer: Trainer, samples, arguments: EvaluationArguments):
-        self.trainer, self.samples = trainer, samples
-        self.arguments = dataclasses.replace(arguments, baselines=False)
-
-    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
-        tasks = evaluate_samples(model, self.trainer.processing_class, self.samples, self.arguments)["tasks"]
-        measures = {task: find_metric(scores["metric"]).measure for task, scores in tasks.items()}
-        measured = {f"eval_{task}_{measure}": tasks[task][measure] for task, measure in measures.items()}
-        metrics.update(measured)  # where `metric_for_best_model` looks
-        self.trainer.log(measured)
-
-
 class LossProgress(ProgressCallback):
     """The library's progress bar with its time left, and the last losses beside it instead of a line for each."""
 
@@ -292,13 +306,3 @@ class LossProgress(ProgressCallback):
         if self.training_bar is not None:
             losses = {key: f"{float(logs[key]):.3f}" for key in ("loss", "eval_loss") if key in logs}
             self.training_bar.set_postfix(losses)
-
-
-class EpochOfCollator(TrainerCallback):
-    """Tells an [`AugmentingCollator`] which pass over the data begins, or goes on."""
-
-    def __init__(self, collator: AugmentingCollator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.epoch = int(state.epoch)

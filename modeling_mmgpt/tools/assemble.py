@@ -37,7 +37,7 @@ from ..modeling_mmgpt import MMGPTForConditionalGeneration, media_tokens
 from ..preprocessing_mmgpt import image_chunks, tiling_processor_like
 from ..processing_mmgpt import MMGPTProcessor
 from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names, vision_family
-from ..towers_mmgpt import TOWER_CLASSES, without_unread
+from ..towers_mmgpt import TOWER_CLASSES, fitted
 
 
 MEDIA_TOKENS = {"image": "<|image|>", "audio": "<|audio|>", "video": "<|video|>"}
@@ -200,7 +200,7 @@ def load_tower(source: str | os.PathLike, part: str, dtype: torch.dtype) -> PreT
             f"{part}={str(source)!r} lacks {len(missing)} of the encoder's weights (first: {missing[0]}): the checkpoint is not "
             f"complete, or its config.json describes another model."
         )
-    return without_unread(tower)
+    return fitted(tower)
 
 
 def load_companion(loader, source: str | os.PathLike | None, name: str):

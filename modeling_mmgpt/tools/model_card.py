@@ -16,7 +16,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
-from ..saving_mmgpt import find_companion
+from ..folders_mmgpt import find_file
+from ..saving_mmgpt import find_origin
 from .old_cards import LEAD, read_old_card
 
 
@@ -24,29 +25,14 @@ FACTS_FILE = "card_facts.json"
 START = f"<!-- From here on rendered from {FACTS_FILE}: changes are lost. Your own text goes above this line or below the last. -->"
 END = f"<!-- End of what is rendered from {FACTS_FILE}. -->"
 
-# What may be told; see write_card.
-CARD_FACTS = {
-    "name",
-    "license",
-    "language",
-    "datasets",
-    "licences",
-    "base_model",
-    "data",
-    "mixture",
-    "training",
-    "hardware",
-    "history",
-    "results",
-    "bias",
-    "intended_use",
-    "limits",
-}
+# Facts that the Hub shows from the card's metadata, where the owner may change them, too.
+METADATA_FACTS = ("license", "language", "datasets")
+MARKDOWN_FACTS = ("training", "hardware", "data", "history", "intended_use", "limits")
+# What may be told, and of each result and source at least; see write_card.
+CARD_FACTS = {"name", "licences", "base_model", "mixture", "results", "bias", *METADATA_FACTS, *MARKDOWN_FACTS}
 RESULT_FACTS = {"task", "measure", "value", "n"}
 BASELINES = ("majority", "shuffled", "blank")
 SOURCE_FACTS = {"source", "samples", "weight", "licence"}
-# Facts that the Hub shows from the card's metadata, where the owner may change them, too.
-METADATA_FACTS = ("license", "language", "datasets")
 
 
 # The facts ---------------------------------------------------------------------------------------------------------
@@ -64,7 +50,8 @@ class Card:
 
 def read_card(origin: str | os.PathLike) -> Card:
     """The card of a folder or a Hub repository; an empty one where there is none."""
-    path, readme = (find_companion(str(origin), name) for name in (FACTS_FILE, "README.md"))
+    place = find_origin(str(origin))
+    path, readme = (find_file(place, name) for name in (FACTS_FILE, "README.md"))
     facts = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     if readme is None:
         return Card(facts)

@@ -66,27 +66,18 @@ class TrainingSet:
     """
 
     def __init__(self, recipe: Recipe):
-        self.data, self.training, self.stage, self.sequence = (
-            recipe.data,
-            recipe.training,
-            recipe.stage,
-            recipe.sequence,
-        )
-        self.samples, self.sizes, self.stream, self.validation = None, [None] * len(self.data.train), None, None
-        if self.training.eval_strategy != "no":
-            self.validation = load_mixture(self.data.validation, self.data.root)
-        if self.data.streaming:
-            rank, world_size = self.training.process_index, self.training.world_size
-            self.stream = StreamingMixture(self.data, self.training.seed, rank, world_size)
+        self.recipe, data, training = recipe, recipe.data, recipe.training
+        self.samples, self.sizes, self.stream, self.validation = None, [None] * len(data.train), None, None
+        if training.eval_strategy != "no":
+            self.validation = load_mixture(data.validation, data.root)
+        if data.streaming:
+            self.stream = StreamingMixture(data, training.seed, training.process_index, training.world_size)
             return
-        parts = load_parts(self.data.train, self.data.root)
+        parts = load_parts(data.train, data.root)
         self.sizes = [len(part) for part in parts]
-        if self.data.block is None:
-            self.samples = concatenate_datasets(parts)
-        else:
-            self.samples = join_in_blocks(parts, self.data.train, self.data.block)
-        augmented = [source.task for source in self.data.train if source.augment != recipe.augment]
-        unknown = set(augmented).difference(self.samples.select_columns("task").unique("task") if augmented else [])
+        self.samples = join_in_blocks(parts, data.train, data.block) if data.block else concatenate_datasets(parts)
+        augmented = {source.task for source in data.train if source.augment != recipe.augment}
+        unknown = augmented.difference(self.samples.select_columns("task").unique("task") if augmented else [])
         if unknown:
             raise ValueError(
                 f"the samples of {unknown.pop()!r} have other names, so that `augment` of their own does not find them."
@@ -100,47 +91,46 @@ class TrainingSet:
         """What the trainer reads; `context` is the most positions of the decoder."""
         if self.stream is None:
             return NumberedSamples(self.prepare(self.samples, processor, context))
-        pack_to = self.sequence.pack_to
-        if self.stage == "pretrain":
+        pack_to = self.recipe.sequence.pack_to
+        if self.recipe.stage == "pretrain":
             blocks = {"tokenizer": processor.tokenizer, "size": pack_to or context}
             self.stream.finish = {"function": fill_blocks, "batch_size": STREAMED_TEXTS, "fn_kwargs": blocks}
         elif pack_to is not None:
-            packs = {"collator": MMGPTCollator(processor, max_length=self.sequence.max_length), "pack_to": pack_to}
+            packs = {"collator": self.padding_collator(processor), "pack_to": pack_to}
             self.stream.finish = {"function": fill_packs, "batch_size": SAMPLES_TO_PACK, "fn_kwargs": packs}
         return self.stream
 
     def prepare(self, samples: Dataset, processor: MMGPTProcessor, context: int) -> Dataset | PackedDataset:
         """The samples as the stage wants them: conversations as they are, in packs, or their texts in blocks."""
-        pack_to = self.sequence.pack_to
-        if self.stage == "pretrain":
+        pack_to = self.recipe.sequence.pack_to
+        if self.recipe.stage == "pretrain":
             return make_blocks(samples, processor.tokenizer, pack_to or context)
         if pack_to is None:
             return samples
-        collator = MMGPTCollator(processor, max_length=self.sequence.max_length)
-        lengths = []
+        collator, lengths = self.padding_collator(processor), []
         for start in tqdm(range(0, len(samples), COUNTED_AT_ONCE), desc="tokens of each sample"):
             at_once = range(start, min(start + COUNTED_AT_ONCE, len(samples)))
             lengths += count_tokens(collator, [samples[index] for index in at_once])
-        in_order = self.training.train_sampling_strategy == "sequential"
+        in_order = self.recipe.training.train_sampling_strategy == "sequential"
         return PackedDataset(samples, lengths, pack_to, seed=None if in_order else 0)
 
+    def padding_collator(self, processor: MMGPTProcessor) -> MMGPTCollator:
+        return MMGPTCollator(processor, max_length=self.recipe.sequence.max_length)
+
     def collator(self, processor: MMGPTProcessor):
-        if self.stage == "pretrain":
+        if self.recipe.stage == "pretrain":
             return MMGPTBlockCollator()
-        if self.sequence.pack_to is None:
-            return MMGPTCollator(processor, max_length=self.sequence.max_length)
-        return MMGPTPackingCollator(processor, max_length=self.sequence.max_length, pack_to=self.sequence.pack_to)
+        sequence = self.recipe.sequence
+        if sequence.pack_to is None:
+            return self.padding_collator(processor)
+        return MMGPTPackingCollator(processor, max_length=sequence.max_length, pack_to=sequence.pack_to)
 
     def describe(self) -> list[dict]:
         """The sources as the model card has them; `samples`: how many each contributes to an epoch, None of a stream."""
+        both = zip(self.recipe.data.train, self.sizes, strict=True)
         return [
-            {
-                "source": source.dataset or source.task,
-                "samples": size,
-                "weight": source.weight,
-                "licence": source.license,
-            }
-            for source, size in zip(self.data.train, self.sizes, strict=True)
+            {"source": one.dataset or one.task, "samples": size, "weight": one.weight, "licence": one.license}
+            for one, size in both
         ]
 
     def close(self) -> None:

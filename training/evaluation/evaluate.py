@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from modeling_mmgpt import MMGPTCollator
 from modeling_mmgpt.tools.model_card import record_results
@@ -24,7 +23,7 @@ from training.data.samples import references_of, text_of, whole_text
 from training.data.training_set import load_mixture
 from training.evaluation.controls import BASELINES, MEDIA, blank_media, majority_answer, shuffle_media
 from training.evaluation.gallery import write_gallery
-from training.evaluation.likelihood import WindowLoss, text_losses
+from training.evaluation.likelihood import WindowLoss, batches, text_losses
 from training.evaluation.metrics import DEFAULT_METRIC, METRICS, find_metric
 from training.evaluation.metrics.answers import Estimate, read_estimates
 from training.model_building import load_checkpoint
@@ -83,18 +82,13 @@ def answer_samples(
     """
     collator = MMGPTCollator(processor, add_generation_prompt=True)
     lengths = [sum(len(text_of(turn)) for turn in sample["messages"]) for sample in samples]
-    by_length = sorted(range(len(samples)), key=lengths.__getitem__)  # less padding
     answers = [""] * len(samples)
-    was_training = model.training
-    model.eval()
-    for start in tqdm(range(0, len(samples), batch_size), desc=label, disable=not samples):
-        indices = by_length[start : start + batch_size]
+    for indices in batches(model, lengths, batch_size, label):
         batch = {key: value.to(model.device) for key, value in collator([samples[index] for index in indices]).items()}
         output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)  # (B, L + new)
         texts = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, text in zip(indices, texts, strict=True):
             answers[index] = text.strip()
-    model.train(was_training)
     return answers
 
 
@@ -234,11 +228,17 @@ def write_predictions(path: Path, records: list[dict]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(about: str) -> argparse.ArgumentParser:
+    """What everything that measures a model by a recipe is started with."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder saved by training.train, or a model of the Hub")
     parser.add_argument("recipe", help="file in configuration/recipes")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example eval.split=validation")
+    return parser
+
+
+def main() -> None:
+    parser = command_line(__doc__)
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
