@@ -1,5 +1,6 @@
 r"""Checkpoints of which a file was damaged: each file, in every way. The run takes the checkpoint before, or says that there is none."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def flipped(path: Path, place: float = 0.5) -> None:
     data, status = bytearray(path.read_bytes()), path.stat()
     data[int(place * (len(data) - 1))] ^= 1
     path.write_bytes(data)
-    shutil.os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def missing(path: Path) -> None:
@@ -58,7 +59,7 @@ def cases(runs: Runs, is_quick: bool) -> Iterator[Case]:
         return
     known: set[str] = set()
     for kind in KINDS:
-        files = sorted(path.name for path in (runs.whole(kind) / LAST).iterdir())
+        files = sorted(path.name for path in (runs.whole(kind) / LAST).iterdir() if path.is_file())
         for file in files:
             if kind == "plain" or file not in known or file.startswith(("manifest", "trainer_state", "optimizer")):
                 yield from (passed_over(runs, kind, file, damage) for damage in DAMAGES)
@@ -69,7 +70,7 @@ def cases(runs: Runs, is_quick: bool) -> Iterator[Case]:
     yield from (odd_folder(runs, name, make) for name, make in ODD_FOLDERS.items())
     for file in ("recipe.yaml", "training.json"):
         yield from (damaged_beside(runs, file, damage) for damage in DAMAGES)
-    for file in ("model/model.safetensors", "model/config.json", "model/tokenizer.json"):
+    for file in ("model/model.safetensors", "model/config.json"):
         yield from (damaged_model(runs, file, damage) for damage in DAMAGES)
 
 
@@ -83,9 +84,10 @@ def passed_over(runs: Runs, kind: str, file: str, damage: Callable[[Path], None]
         damage(folder / "run" / LAST / file)
         ended = runs.run(kind, folder / "run")
         check_told(ended, "goes on from")
-        if not (is_manifest(file) and f"{LAST}, step" in ended.text):  # nothing else is damaged: it may be taken
-            check_passed_over(ended, LAST, file)
-            check_told(ended, f"{BEFORE}, step 3")
+        if is_manifest(file) and f"{LAST}, step" in ended.text:  # nothing else is damaged: it may be taken
+            return same_model(folder / "run", runs.whole(kind))
+        check_passed_over(ended, LAST, file)
+        check_told(ended, f"{BEFORE}, step 3")
         check_finished(ended, folder / "run", runs.whole(kind))
 
     return Case(f"{kind}: {file} {damage.__name__}, another checkpoint before", check)
@@ -97,18 +99,11 @@ def nothing_before(runs: Runs, kind: str, file: str, damage: Callable[[Path], No
         damage(folder / "run" / LAST / file)
         ended = runs.run(kind, folder / "run")
         if is_manifest(file) and f"{LAST}, step" in ended.text:
-            return check_finished(ended, folder / "run", only_last(runs, kind, folder))
+            return same_model(folder / "run", runs.whole(kind))
         check_refused(ended, LAST, file)
         require((folder / "run" / LAST).is_dir() and not (folder / "run" / "model").exists(), "it wrote something")
 
     return Case(f"{kind}: {file} {damage.__name__}, no other checkpoint", check)
-
-
-def only_last(runs: Runs, kind: str, folder: Path) -> Path:
-    """What the uninterrupted run left, without the checkpoint before the last."""
-    shutil.copytree(runs.whole(kind), folder / "due")
-    shutil.rmtree(folder / "due" / BEFORE)
-    return folder / "due"
 
 
 def half_deleted(output: Path) -> None:
