@@ -43,6 +43,13 @@ def same_end(folder, other) -> bool:
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
 class TestSignals:
+    @pytest.fixture(autouse=True)
+    def python_handler(self):
+        """A shell starts what it runs in the background with SIGINT ignored."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     @pytest.mark.parametrize(
         ("name", "step", "changes"),
         [
