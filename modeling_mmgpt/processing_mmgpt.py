@@ -198,6 +198,9 @@ class MMGPTProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         if push_to_hub:
             return super().save_pretrained(save_directory, push_to_hub=True, **kwargs)
+        if self.tokenizer.is_fast:  # else how the last batch was padded and cut would stand in tokenizer.json
+            self.tokenizer.backend_tokenizer.no_padding()
+            self.tokenizer.backend_tokenizer.no_truncation()
         with atomic_folder(save_directory) as folder:
             written = super().save_pretrained(folder, **kwargs)
         return [path.replace(str(folder), str(save_directory)) for path in written]
