@@ -564,15 +564,6 @@ def test_another_tokenizer_is_not_mixed_with_the_origins(tmp_path, model, proces
     assert not {"vocab.json", "merges.txt", "tokenizer.model"} & names and {"LICENSE", "tokenizer.json"} < names
 
 
-def test_a_tokenizer_is_saved_as_it_was_whatever_it_has_tokenized(tmp_path, model, processor):
-    files = []
-    for name in ("unused", "used"):
-        folder = save_checkpoint(tmp_path / name, model, processor)
-        files.append((folder / "tokenizer.json").read_bytes())
-        processor.tokenizer(["one", "and another"], padding=True, truncation=True, max_length=4)
-    assert files[0] == files[1]
-
-
 FOREIGN = [
     "model_ema.safetensors",
     "model-ema.safetensors",

@@ -29,8 +29,6 @@ def locked(folder: Path):
             f"{folder} belongs to a run in progress ({owner_of(folder / 'run.lock')}): wait for its end, or choose another "
             f"training.output_dir. If that run is no more, remove {folder / 'run.lock'}."
         ) from None
-    except OSError as error:  # no room, no right
-        raise RecipeError(f"training.output_dir {folder} cannot be written to: {error}.") from None
     with held:
         remove_left_overs(folder)
         yield

@@ -23,7 +23,7 @@ from training.recipe import Recipe, RecipeError, load_recipe
 from training.resuming import checkpoint_to_resume, finished_report
 from training.run_lock import locked
 from training.run_results import save_run
-from training.stopping import UNFINISHED, RunFailed, RunStopped
+from training.stopping import UNFINISHED, RunFailed, RunStopped, unwritten
 from training.trainer import RecipeTrainer
 
 
@@ -75,6 +75,11 @@ def train_and_exit(recipe: Recipe) -> None:
         status, what = ENDINGS[type(end)]
         print(f"{what}: {end}", file=sys.stderr)
         sys.exit(status)
+    except Exception as error:
+        problem = unwritten(error, Path(recipe.training.output_dir))
+        if problem is None:
+            raise
+        sys.exit(f"The run went wrong: {problem}")
     print(
         f"{report['parameters']:,} parameters, {report['steps']} steps in {report['train_seconds']:.0f} s on "
         f"{report['hardware']}; saved in {recipe.training.output_dir}/model"

@@ -21,6 +21,7 @@ from modeling_mmgpt.audio_loading_mmgpt import read_audio
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from training.data.formats import FORMATS, OWN_DATA, BrokenSample, MissingColumn
 from training.data.mixtures import SAMPLING_SEED
+from training.data.prompts import in_language
 from training.data.samples import FEATURES, MEDIUM, complete_sample, find_files
 
 
@@ -59,9 +60,14 @@ def load_source(source: SourceArguments, root: str | None) -> Dataset:
         if source.metric is not None:
             samples = samples.remove_columns("metric").add_column("metric", [source.metric] * len(samples))
             samples = samples.select_columns(list(FEATURES))
-    if source.limit is None or source.limit >= len(samples):
+    return draw(samples, source.limit)
+
+
+def draw(samples: Dataset, limit: int | None) -> Dataset:
+    """A random selection of `limit` samples, the same at every run; all of them where there is no limit or there are not more."""
+    if limit is None or limit >= len(samples):
         return samples
-    return samples.shuffle(seed=SAMPLING_SEED).select(range(source.limit))
+    return samples.shuffle(seed=SAMPLING_SEED).select(range(limit))
 
 
 # ---- files to records
@@ -143,8 +149,10 @@ class SampleMaker:
         self.id_column = options.pop("id", "id")
         self.detokenise = options.pop("detokenise", {})
         folder = options.pop("media_folder", None)
+        language = options.pop("language", None)
         self.media_folder = None if folder is None else str(root / folder)
-        self.format, self.options = source.format, options
+        self.format = source.format
+        self.options = options if language is None else in_language(source.format, language) | options
         self.task, self.split = source.task, source.split
         self.metric = source.metric
         self.drop, self.strict = drop, source.strict
