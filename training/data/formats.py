@@ -35,7 +35,16 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as parquet
 from datasets import Dataset
 
-from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, find_files, make_dataset, medium, user_turn
+from training.data.samples import (
+    FEATURES,
+    NO_ANSWER,
+    DataError,
+    assistant_turn,
+    find_files,
+    make_dataset,
+    medium,
+    user_turn,
+)
 from training.data.synthetic.course import load_course, load_demo
 from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
@@ -45,11 +54,11 @@ MARK = re.compile(r"\s*<(image|audio|video)>\s*")
 FIELD = re.compile(r"{([^{}]+)}")
 
 
-class BrokenSample(ValueError):
+class BrokenSample(DataError):
     """Something is wrong with one sample; the others can be used."""
 
 
-class MissingColumn(ValueError):
+class MissingColumn(DataError):
     """A recipe names a column that the data do not have."""
 
 
