@@ -350,6 +350,10 @@ class MMGPTFrameConfig(PreTrainedConfig):
 OWN_CONFIGS = {cls.model_type: cls for cls in (MMGPTTextConfig, MMGPTPatchConfig, MMGPTFrameConfig)}
 
 
+# The connector of each encoder that merges neighbours.
+MERGING = {"vision": "pixel_shuffle", "audio": "frame_stack"}
+
+
 def build_sub_config(name: str, value: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
     """`value` as a config object: ours by `model_type` from this file, any other through transformers' registry."""
     if value is None or isinstance(value, PreTrainedConfig):
@@ -455,12 +459,11 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         self.text_config = build_sub_config("text_config", {} if self.text_config is None else self.text_config)
         self.vision_config = build_sub_config("vision_config", self.vision_config)
         self.audio_config = build_sub_config("audio_config", self.audio_config)
-        if self.vision_merge_size is None:
-            self.vision_merge_size = 2 if self.vision_connector == "pixel_shuffle" else 1
-        if self.audio_merge_size is None:
-            self.audio_merge_size = 2 if self.audio_connector == "frame_stack" else 1
-        for tower in ("vision", "audio"):
-            if getattr(self, f"{tower}_connector") == "resampler" and getattr(self, f"{tower}_num_queries") is None:
+        for tower, merging in MERGING.items():
+            connector = getattr(self, f"{tower}_connector")
+            if getattr(self, f"{tower}_merge_size") is None:
+                setattr(self, f"{tower}_merge_size", 2 if connector == merging else 1)
+            if getattr(self, f"{tower}_num_queries") is None and connector == "resampler":
                 setattr(self, f"{tower}_num_queries", 64)
         is_ours = self.text_config.model_type == "mmgpt_text"
         if self.fusion == "cross_attention" and is_ours and self.text_config.cross_attention_every is None:
@@ -478,6 +481,15 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
         self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
 
     @property
+    def num_hidden_layers(self) -> int:
+        """The decoder's: transformers sets fewer while a draft exits early (`assistant_early_exit`)."""
+        return self.text_config.num_hidden_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int):
+        self.text_config.num_hidden_layers = value
+
+    @property
     def is_mm_prefix_lm(self) -> bool:
         """vLLM's name for `bidirectional_images` (ModelArchConfig): it makes the masks for its attention kernels itself."""
         return self.bidirectional_images
@@ -489,7 +501,7 @@ class MMGPTConfig(PipelinesMixin, PreTrainedConfig):
                 raise ValueError(f"{tower} is set but {token} is None: name the token that stands for its features.")
 
     def validate_connectors(self):
-        for tower, merging in (("vision", "pixel_shuffle"), ("audio", "frame_stack")):
+        for tower, merging in MERGING.items():
             connector, merge_size = getattr(self, f"{tower}_connector"), getattr(self, f"{tower}_merge_size")
             if (connector == merging) != (merge_size > 1):
                 raise ValueError(

@@ -136,9 +136,10 @@ class MMGPTTileEmbedding(nn.Module):
         return features + (self.row[rows] + self.column[columns])[:, None]  # (N, T, D)
 
 
-def build_connector(config, part: str, input_width: int) -> nn.Module:
-    """The connector behind the `"vision"` or `"audio"` encoder, from its merged vectors to the decoder's width."""
+def build_connector(config, part: str, width: int) -> nn.Module:
+    """The connector behind the `"vision"` or `"audio"` encoder of `width`, from its vectors, merged, to the decoder's width."""
     kind, output_width = getattr(config, f"{part}_connector"), config.text_config.hidden_size
+    input_width = width * (config.vision_merge_size**2 if part == "vision" else config.audio_merge_size)
     if kind == "resampler":
         return MMGPTResampler(getattr(config, f"{part}_num_queries"), input_width, output_width)
     return MMGPTConnector(kind, input_width, output_width)

@@ -1,4 +1,4 @@
-"""Folders written atomically: exchanged in one step, or file by file with a manifest, by which loading knows a mixture of two saves."""
+"""Folders written atomically, and their manifest: sizes and checksums, by which a mixture of two saves and damage are known."""
 
 import ctypes
 import functools
@@ -7,8 +7,7 @@ import json
 import os
 import re
 import shutil
-import stat
-import tempfile
+import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ CONFIGURATION = "configuration_mmgpt.py"
 VERSION_MARK = "\n# Hash of the code saved beside this file: "
 PIPELINE = "pipeline_mmgpt.py"  # named by custom_pipelines, which config.json does not hold
 MANIFEST = "checkpoint_manifest.json"
+SAVING = ".saving"  # ends the name of a folder that is being written
 WEIGHTS = re.compile(r"((?:adapter_)?model)(?:\.([^/]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 INDEX = re.compile(r"(model)\.safetensors\.index(?:\.([^/]+))?\.json")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -37,33 +37,29 @@ def atomic_folder(folder: str | os.PathLike):
     """A temporary folder to write into, on the file system of `folder`. Only when the block succeeds does its content take its
     place: in one step where the system allows that (not for mount points), else file by file, the manifest last."""
     folder = Path(folder).resolve()  # behind a link, the folder itself is written
+    if folder.name.startswith(".") and folder.suffix == SAVING:
+        yield folder  # of another's block, which puts all of it in its place
+        return
     if folder.is_file():
         raise FileExistsError(f"Cannot save to {folder}: a file of that name is in the way.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = folder if folder.exists() else folder.parent
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".saving", dir=place))
+    temporary = place / f".{folder.name}.{uuid.uuid4().hex[:8]}{SAVING}"
+    temporary.mkdir()
     try:
         yield temporary
-        follow_umask(temporary)
+        for path in temporary.rglob("*.safetensors"):
+            with suppress(OSError):  # written for their owner alone, where all else follows the umask
+                path.chmod(path.stat().st_mode | temporary.stat().st_mode & 0o666)
         stale = find_stale_files(temporary, folder)
         mark_version(temporary, folder, stale)
-        write_manifest(temporary, folder, stale)
+        describe_save(temporary, folder, stale)
         if not folder.exists():
             temporary.rename(folder)
         elif not swap_folder(temporary, folder, stale):
             replace_files(temporary, folder, stale)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def follow_umask(folder: Path) -> None:
-    """mkdtemp and safetensors write for the owner alone; a saved folder has the rights of any other."""
-    umask = os.umask(0)  # it can be read only by setting it
-    os.umask(umask)
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            with suppress(OSError):  # of a file system without such rights
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~umask | path.stat().st_mode & stat.S_ISGID)
 
 
 def swap_folder(new: Path, folder: Path, stale: set[str]) -> bool:
@@ -95,11 +91,12 @@ def swap_folder(new: Path, folder: Path, stale: set[str]) -> bool:
 def move_other_files(old: Path, new: Path, stale: set[str], move: Callable) -> None:
     for path in sorted(old.rglob("*")):
         place = new / path.relative_to(old)
+        if os.path.lexists(place) or path.relative_to(old).as_posix() in stale:
+            continue
         if path.is_dir() and not path.is_symlink():
-            if not place.exists():
-                place.mkdir()
-                shutil.copystat(path, place)
-        elif not os.path.lexists(place) and place.relative_to(new).as_posix() not in stale:
+            place.mkdir()
+            shutil.copystat(path, place)
+        else:
             move(path, place)
 
 
@@ -114,20 +111,30 @@ def replace_files(new: Path, folder: Path, stale: set[str]) -> None:
 
     for path in sorted((path for path in new.rglob("*") if path.is_file()), key=turn):
         if path.name == MANIFEST:
-            break
+            for name in stale:
+                (folder / name).unlink(missing_ok=True)
         place = folder / path.relative_to(new)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place)
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
-    if (new / MANIFEST).exists():
-        os.replace(new / MANIFEST, folder / MANIFEST)
 
 
-def read_manifest(folder: Path) -> dict[str, dict]:
-    """Size and sha256 of each file that makes the model of the folder, by its name."""
-    path = folder / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
+def read_manifest(folder: Path) -> dict:
+    """`files`: size and sha256 of each by its name. `unfinished` while a training checkpoint is written, `damaged` if unreadable."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if all(file.keys() == {"size", "sha256"} for file in manifest["files"].values()):
+            return manifest
+    except FileNotFoundError:
+        return {"files": {}}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {"damaged": True, "files": {}}
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    unfinished = folder / f"{MANIFEST}.part"
+    unfinished.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / MANIFEST)
 
 
 def describe_file(path: Path) -> dict:
@@ -135,21 +142,30 @@ def describe_file(path: Path) -> dict:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def write_manifest(new: Path, old: Path, stale: set[str]) -> None:
-    """Describes weights, index, configuration and code of `new`. What it does not replace in `old` is described as before."""
-    inner, files = read_manifest(new), read_manifest(old)
-    places = [new] if files else [old, new]
-    for path in (path for place in places for path in place.glob("*")):
-        name, written = path.name, path.parent == new
-        if name in stale or (not written and (new / name).exists()):
-            continue
-        if weights_of(name) and written and inner.get(name, {}).get("size") == path.stat().st_size:
-            files[name] = inner[name]  # hashed already, by a save into this temporary folder
-        elif weights_of(name) or name == "config.json" or (path.suffix == ".py" and written):
-            files[name] = describe_file(path)
-    files = {name: files[name] for name in sorted(files) if name not in stale}
-    if any((new / name).exists() for name in files):
-        (new / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+def makes_model(name: str) -> bool:
+    """Whether a save describes the file; the others, as the card, are free to be edited."""
+    return weights_of(name) is not None or name == "config.json" or name.endswith(".py")
+
+
+def describe_save(new: Path, old: Path, stale: set[str]) -> None:
+    """The manifest of `new`. What it does not replace in `old` is described as before."""
+    manifest = read_manifest(old)
+    manifest.pop("damaged", None)
+    before = {name: file for name, file in manifest["files"].items() if name not in stale}
+    names = {path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()}
+    described = {name: describe_file(new / name) for name in names if makes_model(name) or name in before}
+    if described:
+        write_manifest(new, {**manifest, "files": before | described})
+
+
+def find_difference(path: Path, described: dict, checksum: bool = True) -> str | None:
+    """What is wrong with a file, by its description in the manifest."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != described["size"]:
+        return f"has {size:,} bytes in place of {described['size']:,}"
+    return "is not what was written" if checksum and describe_file(path) != described else None
 
 
 def check_manifest(folder: str | os.PathLike, variant: str | None = None, checksums: bool = False) -> None:
@@ -157,25 +173,21 @@ def check_manifest(folder: str | os.PathLike, variant: str | None = None, checks
     the configuration or the code were changed since. Names and sizes are compared; on demand checksums too, and then weights that all
     differ are an error as well. Folders without a manifest are not judged."""
     folder = Path(folder)
-    files = read_manifest(folder)
+    manifest = read_manifest(folder)
+    files = manifest["files"]
 
     def differs(name: str) -> bool:
-        path = folder / name
-        if name not in files or not path.is_file() or path.stat().st_size != files[name]["size"]:
-            return True
-        return checksums and describe_file(path) != files[name]
+        return name not in files or find_difference(folder / name, files[name], checksums) is not None
 
-    listed = {name for name in files if weights_of(name) == ("model", variant)}
-    present = {path.name for path in folder.iterdir() if weights_of(path.name) == ("model", variant)}
-    others = {name for name in files if weights_of(name) is None and (folder / name).exists()}
-    weights = listed | present
-    mixed = sorted(filter(differs, weights)) if listed and present else []
+    weights = {name for name in {*files, *os.listdir(folder)} if weights_of(name) == ("model", variant)}
+    mixed = sorted(filter(differs, weights)) if weights & files.keys() else []
     if mixed and (checksums or len(mixed) < len(weights)):
         raise OSError(
             f"{folder} mixes files of several saves: {', '.join(mixed)} are not what {MANIFEST} describes. Save the model again, "
             f"or delete {MANIFEST} if the files are as you want them."
         )
-    changed = [*mixed, *sorted(filter(differs, others))]
+    others = {name for name in files if makes_model(name) and weights_of(name) is None and (folder / name).exists()}
+    changed = [*mixed, *sorted(filter(differs, others)), *([MANIFEST] if "damaged" in manifest else [])]
     if changed:
         warnings.warn(
             f"{folder}: {', '.join(changed)} changed after the last save, by hand or by a save that was stopped. If it "
@@ -207,7 +219,7 @@ def find_stale_files(new: Path, old: Path) -> set[str]:
     """What an earlier save needed and this one supersedes: shards of another size of the same weights, which would be read
     beside the new ones, and code. Any other file of the folder is its owner's."""
     written = {weights_of(path.name) for path in new.glob("*")} - {None}
-    there = {path.name for path in old.glob("*")} | read_manifest(old).keys()
+    there = {path.name for path in old.glob("*")} | read_manifest(old)["files"].keys()
     stale = {name for name in there if weights_of(name) in written}
     if (new / "config.json").is_file() and (old / "config.json").is_file():
         auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")

@@ -1,8 +1,7 @@
 """The parts that the decoder, its cross-attention and the fusion are built of: norms, sinusoidal positions, projections, the mlp, the
 mixture of experts that can replace it, and what the releases of transformers name otherwise.
 
-Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens,
-F expert width (moe_intermediate_size), X experts, k experts for each token.
+Shapes: B batch, L tokens, S keys, D width (hidden_size), H heads, K key/value heads, E head width; in the mixture T = B * L tokens.
 """
 
 import warnings
@@ -14,9 +13,9 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.generation import utils as generation_utils
-from transformers.integrations import use_experts_implementation
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeTopKRouter
 
 from .configuration_mmgpt import MMGPTTextConfig
 
@@ -103,9 +102,8 @@ class AttentionProjections(nn.Module):
 
     def keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         key, value = (proj(states).unflatten(-1, (-1, self.head_dim)) for proj in (self.k_proj, self.v_proj))
-        return (self.k_norm(key) if self.config.qk_norm else key).transpose(1, 2), value.transpose(
-            1, 2
-        )  # (B, K, S, E)
+        key = self.k_norm(key) if self.config.qk_norm else key
+        return key.transpose(1, 2), value.transpose(1, 2)  # (B, K, S, E)
 
 
 class MMGPTMLP(nn.Module):
@@ -126,61 +124,19 @@ class MMGPTMLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-class MMGPTRouter(nn.Module):
-    """Which experts a token goes to, and with which weights (Shazeer et al. 2017, arXiv:1701.06538)."""
-
-    def __init__(self, config: MMGPTTextConfig):
-        super().__init__()
-        self.top_k = config.num_experts_per_tok
-        self.num_experts = config.num_experts  # transformers 5.17 shares the experts out by it (expert parallelism)
-        self.norm_topk_prob = config.norm_topk_prob
-        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = nn.functional.linear(hidden_states, self.weight)  # (T, X)
-        probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-        weights, chosen = probabilities.topk(self.top_k, dim=-1)  # (T, k)
-        if self.norm_topk_prob:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return logits, weights.to(logits.dtype), chosen
-
-
-@use_experts_implementation
-class MMGPTExperts(nn.Module):
-    """All experts of a layer; `forward` is the eager implementation, one expert after the other."""
-
-    def __init__(self, config: MMGPTTextConfig):
-        super().__init__()
-        self.num_experts = config.num_experts
-        width = config.moe_intermediate_size
-        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * width, config.hidden_size))
-        self.down_proj = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, width))
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        output = torch.zeros_like(hidden_states)  # (T, D)
-        for expert in range(self.num_experts):
-            tokens, rank = torch.where(chosen == expert)
-            if len(tokens) == 0:
-                continue
-            gate, up = nn.functional.linear(hidden_states[tokens], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            processed = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
-            output.index_add_(0, tokens, (processed * weights[tokens, rank, None]).to(output.dtype))
-        return output
-
-
 class MMGPTMixture(nn.Module):
-    """A mixture of experts in place of the mlp: a router sends each token to the few experts that suit it best.
+    """A mixture of experts in place of the mlp: a router sends each token to the few experts that suit it best (Shazeer et al. 2017,
+    arXiv:1701.06538).
 
     token x -> softmax(router x) -> the top k experts, by weight -> sum of weight * down(act(gate(x)) * up(x))
 
-    The product runs through transformers' experts interface (`experts_implementation`: grouped_mm, batched_mm, eager, ...), and the
-    weights are stored as all mixtures of the library store them: one tensor for all experts of a layer."""
+    Router and experts are Qwen3's, whose fields our configuration has. The product runs through transformers' experts interface
+    (`experts_implementation`: grouped_mm, batched_mm, eager, ...); one tensor holds all experts of a layer."""
 
     def __init__(self, config: MMGPTTextConfig):
         super().__init__()
-        self.gate = MMGPTRouter(config)
-        self.experts = MMGPTExperts(config)
+        self.gate = Qwen3MoeTopKRouter(config)
+        self.experts = Qwen3MoeExperts(config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)

@@ -21,15 +21,6 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import auto_docstring
 
-from .token_counts_mmgpt import (
-    audio_geometry,
-    audio_token_count,
-    full_chunk_vectors,
-    grid_token_count,
-    image_geometry,
-    image_token_count,
-)
-
 
 # Arguments of the model that hold one entry for each chunk of a modality; the first decides how many there are.
 MEDIA_INPUTS = {
@@ -76,8 +67,9 @@ image_embeds (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)` or 
 audio_embeds (`torch.FloatTensor` of shape `(num_audio_tokens, hidden_size)` or one such tensor for each audio clip, *optional*):
     In place of `input_features`: the `pooler_output` of `get_audio_features`.
 mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
-    In place of pixels and spectrograms, with fusion="interleave": the outputs of `get_image_features`, `get_video_features` and
-    `get_audio_features` under `"image"`, `"video"` and `"audio"`. `generate()` encodes a prompt this way from transformers 5.18 on.
+    In place of pixels and spectrograms: the outputs of `get_image_features`, `get_video_features` and `get_audio_features` under
+    `"image"`, `"video"` and `"audio"`; with fusion="cross_attention" their `pooler_output` must have an entry for each chunk.
+    `generate()` encodes the media of a prompt this way, once for all of its beams.
 """
 )
 
@@ -232,56 +224,15 @@ def chunk_keys(inputs: dict[str, torch.Tensor]) -> list[bytes]:
     return keys
 
 
-def placeholders_per_chunk(inputs: dict, config, kind: str) -> torch.Tensor:
-    """Placeholder tokens of each chunk of a modality's pixels or spectrograms `(N,)`."""
-    chunks = inputs[MEDIA_INPUTS[kind][0]]
-    if kind == "audio":
-        mask = inputs.get("input_features_mask")
-        frames = chunks.new_full((len(chunks),), chunks.shape[-1]).long() if mask is None else mask.long().sum(-1)
-        return audio_token_count(frames, **audio_geometry(config))
-    geometry = image_geometry(config)
-    if kind == "image" and inputs.get("spatial_shapes") is not None:
-        return grid_token_count(
-            *inputs["spatial_shapes"].unbind(-1), geometry["merge_size"], geometry.get("tokens_per_row")
-        )
-    return chunks.new_full((len(chunks),), image_token_count(*chunks.shape[-2:], **geometry)).long()
-
-
-def repeated_order(placeholders: torch.Tensor, per_chunk: torch.Tensor, times: int) -> torch.Tensor:
-    """Which chunk stands where when each sample is repeated `times` times: `[a, b | c]` becomes `[a, b, a, b | c, c]`.
+def repeat_pieces(pieces, sizes: list[int], placeholders: torch.Tensor, times: int) -> list[torch.Tensor]:
+    """Features of media for samples that are repeated `times` times each: `[a, b | c]` becomes `[a, b, a, b | c, c]`.
 
     Args:
+        pieces: features of a medium, of a chunk, or another piece of them that belongs to one sample.
+        sizes: tokens that stand for each piece.
         placeholders: `(B,)` tokens that stand for the modality in each sample.
-        per_chunk: `(N,)` tokens that stand for each chunk.
     """
-    sample = torch.searchsorted(placeholders.cumsum(0), per_chunk.cumsum(0) - per_chunk, right=True)  # (N,)
+    tokens = torch.tensor(sizes, device=placeholders.device)  # (N,)
+    sample = torch.searchsorted(placeholders.cumsum(0), tokens.cumsum(0) - tokens, right=True)  # (N,)
     copies = sample * times + torch.arange(times, device=sample.device)[:, None]  # (times, N) the sample it goes to
-    return copies.flatten().argsort(stable=True) % len(per_chunk)
-
-
-def repeat_media(model_kwargs: dict, config, placeholders: dict[str, torch.Tensor], times: int) -> dict:
-    """The media of `model_kwargs`, taken out of it and repeated with their samples. `generate` itself repeats every tensor entry by entry,
-    which is right only with one chunk in each sample."""
-    repeated = {}
-    for kind, is_placeholder in placeholders.items():
-        per_sample = is_placeholder.sum(-1)  # (B,)
-        inputs = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS[kind] if model_kwargs.get(name) is not None}
-        if inputs:
-            order = repeated_order(per_sample, placeholders_per_chunk(inputs, config, kind), times)
-            repeated |= {name: value[order] for name, value in inputs.items()}
-        embeds = model_kwargs.pop(EMBEDS[kind], None) if kind in EMBEDS else None
-        if embeds is not None:
-            # One placeholder for each vector or, with cross-attention, for each chunk.
-            entries = split_given(embeds, full_chunk_vectors(config, kind))
-            entries = torch.cat(entries).split(1) if config.fusion == "interleave" else entries
-            counts = torch.ones(len(entries), dtype=torch.long, device=per_sample.device)
-            entries = [entries[place] for place in repeated_order(per_sample, counts, times).tolist()]
-            repeated[EMBEDS[kind]] = torch.cat(entries) if config.fusion == "interleave" else entries
-    for name in CHUNK_COUNTS.values():
-        model_kwargs.pop(name, None)
-    encoded = (model_kwargs.get("mm_encoder_outputs") or {}).get("audio")
-    if encoded is not None:  # transformers itself repeats images and videos that are encoded, but no audio
-        counts = torch.tensor([len(clip) for clip in encoded.pooler_output], device=placeholders["audio"].device)
-        order = repeated_order(placeholders["audio"].sum(-1), counts, times).tolist()
-        encoded.pooler_output = [encoded.pooler_output[place] for place in order]
-    return repeated
+    return [pieces[place % len(pieces)] for place in copies.flatten().argsort(stable=True).tolist()]

@@ -23,8 +23,6 @@ from torch import nn
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
-from transformers.generation.candidate_generator import AssistedCandidateGenerator, EarlyExitCandidateGenerator
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -56,21 +54,26 @@ from .media_features_mmgpt import (
     MMGPTMediaOutput,
     MMGPTModelOutputWithPast,
     pad_chunks,
-    repeat_media,
+    repeat_pieces,
     split_given,
     split_media,
 )
-from .modeling_mmgpt_text import CACHE_ARGS, MMGPTTextModel, all_answered, check_generation, keep_labelled, keep_last
-from .saving_mmgpt import CompleteFolderMixin
+from .modeling_mmgpt_text import (
+    CACHE_ARGS,
+    DecoderSupport,
+    MMGPTGenerationMixin,
+    MMGPTTextModel,
+    keep_labelled,
+    keep_last,
+)
 from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
     full_chunk_vectors,
     grid_token_count,
-    image_geometry,
     tiles_per_image,
 )
-from .tower_families_mmgpt import vision_family
+from .tower_families_mmgpt import audio_family, vision_family
 from .towers_mmgpt import (
     build_tower,
     cut_patches,
@@ -78,25 +81,14 @@ from .towers_mmgpt import (
     run_vision_tower,
     smallest_audio,
     smallest_image,
-    tower_width,
-    weights_at_hand,
 )
 from .vllm_mmgpt import part_windows, refuse_in_engines, runs_in_vllm
 
 
 @auto_docstring
-class MMGPTPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
+class MMGPTPreTrainedModel(DecoderSupport, PreTrainedModel):
     config: MMGPTConfig
-    base_model_prefix = "model"
     input_modalities = ("image", "video", "audio", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["MMGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def post_init(self):
         super().post_init()
@@ -129,21 +121,18 @@ class MMGPTModel(MMGPTPreTrainedModel):
         refuse_in_engines(config)
         text, vision, audio = config.text_config, config.vision_config, config.audio_config
         # Parts that the model has not are None.
-        self.vision_tower = self.vision_connector = self.tile_embedding = self.audio_tower = self.audio_connector = (
-            None
-        )
+        self.vision_tower = self.vision_connector = self.tile_embedding = None
+        self.audio_tower = self.audio_connector = None
         if vision is not None:
+            family = vision_family(vision)
+            self.patch_size, self.takes_only_patches = family.patch_size(vision), not family.pixels
             self.vision_tower = build_tower(vision)
-            merged_width = tower_width(vision) * config.vision_merge_size**2
-            self.vision_connector = build_connector(config, "vision", merged_width)
+            self.vision_connector = build_connector(config, "vision", family.width(vision))
             if config.vision_max_tiles is not None:
                 self.tile_embedding = MMGPTTileEmbedding(config.vision_max_tiles, text.hidden_size)
-            self.patch_size = image_geometry(config)["patch_size"]
-            self.takes_only_patches = not vision_family(vision).pixels
         if audio is not None:
             self.audio_tower = build_tower(audio)
-            merged_width = tower_width(audio) * config.audio_merge_size
-            self.audio_connector = build_connector(config, "audio", merged_width)
+            self.audio_connector = build_connector(config, "audio", audio_family(audio).width(audio))
         # Decoders of other families are taken unchanged.
         is_ours = text.model_type == "mmgpt_text"
         self.language_model = MMGPTTextModel._from_config(text) if is_ours else AutoModel.from_config(text)
@@ -191,8 +180,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
             kwargs["output_hidden_states"] = True  # needed here, but shown only to who asked for them
         if spatial_shapes is None and self.takes_only_patches:
             pixel_values, spatial_shapes = cut_patches(pixel_values, self.patch_size)
-        with weights_at_hand(self.vision_tower):
-            outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
+        outputs = run_vision_tower(self.vision_tower, pixel_values, spatial_shapes, return_dict=True, **kwargs)
         last = features = outputs.last_hidden_state  # (N, T, C)
         if layer != -1:
             features = outputs.hidden_states[layer]
@@ -231,10 +219,7 @@ class MMGPTModel(MMGPTPreTrainedModel):
         return self.cached_features.look_up(inputs, partial(self.run_audio, **kwargs))
 
     def run_audio(self, input_features, input_features_mask=None, **kwargs) -> MMGPTMediaOutput:
-        with weights_at_hand(self.audio_tower):
-            outputs = run_audio_tower(
-                self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs
-            )
+        outputs = run_audio_tower(self.audio_tower, input_features, input_features_mask, return_dict=True, **kwargs)
         features = outputs.last_hidden_state  # (N, T, C)
         if self.config.audio_merge_size > 1:
             features = merge_frames(features, self.config.audio_merge_size)
@@ -260,6 +245,23 @@ class MMGPTModel(MMGPTPreTrainedModel):
         # Padded as the encoder pads, so that sums run over as many terms and have the same bits.
         length = full_chunk_vectors(self.config, kind)
         return pad_chunks(split_given(embeds, length), length)
+
+    def take_pieces(self, arguments: dict, kind: str) -> tuple[torch.Tensor, ...] | None:
+        """The features of one kind of media, which is taken out of the arguments of `generate()` and encoded if it is not, in pieces that
+        each belong to one sample: `(tokens, D)` of a medium or a chunk, or each vector of features that came as one tensor."""
+        given, embeds = (arguments.get("mm_encoder_outputs") or {}).get(kind), arguments.pop(EMBEDS.get(kind), None)
+        inputs = [arguments.pop(name, None) for name in MEDIA_INPUTS[kind]]
+        if given is not None:  # by the caller, or by transformers, from pixels
+            media = self.take_embeds(given.pooler_output, kind, inputs[0] if embeds is None else embeds)
+        elif embeds is not None:
+            is_one_piece = isinstance(embeds, torch.Tensor) and embeds.ndim == 2
+            embeds = embeds.split(1) if is_one_piece and self.config.fusion == "interleave" else embeds
+            media = self.take_embeds(embeds, kind, inputs[0])
+        elif inputs[0] is None:
+            return None
+        else:
+            media = self.encode_audio(*inputs) if kind == "audio" else self.encode_images(*inputs)
+        return split_media(media, None).pooler_output
 
     @can_return_tuple
     @auto_docstring(
@@ -393,10 +395,6 @@ class MMGPTModel(MMGPTPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
         config = self.config
         interleaves = config.fusion == "interleave"
-        if mm_encoder_outputs and not interleaves:
-            raise ValueError(
-                "mm_encoder_outputs need fusion='interleave': give this model pixel_values and input_features."
-            )
         # generate() encodes the media of a prompt before it calls the model.
         given = {kind: media.pooler_output for kind, media in (mm_encoder_outputs or {}).items() if media is not None}
         image_embeds, audio_embeds = given.get("image", image_embeds), given.get("audio", audio_embeds)
@@ -407,27 +405,23 @@ class MMGPTModel(MMGPTPreTrainedModel):
             has_images = pixel_values is not None or pixel_values_videos is not None
             inputs_embeds = self.feed_idle_encoders(inputs_embeds, has_images, input_features is not None)
 
+        encoded = {}
         # Images: whole ones, tiles, or patches of images of any shape.
-        image_outputs = None
         if image_embeds is not None:
-            image_outputs = self.take_embeds(image_embeds, "image", pixel_values)
+            encoded["image"] = self.take_embeds(image_embeds, "image", pixel_values)
         elif pixel_values is not None:
-            image_outputs = self.encode_images(pixel_values, tile_positions, spatial_shapes, **shown)
+            encoded["image"] = self.encode_images(pixel_values, tile_positions, spatial_shapes, **shown)
         # Videos: each frame is an image.
-        video_outputs = None
         if video_embeds is not None:
-            video_outputs = self.take_embeds(video_embeds, "video", pixel_values_videos)
+            encoded["video"] = self.take_embeds(video_embeds, "video", pixel_values_videos)
         elif pixel_values_videos is not None:
-            video_outputs = self.encode_images(pixel_values_videos, **shown)
+            encoded["video"] = self.encode_images(pixel_values_videos, **shown)
         # Audio, in windows.
-        audio_outputs = None
         if audio_embeds is not None:
-            audio_outputs = self.take_embeds(audio_embeds, "audio", input_features)
+            encoded["audio"] = self.take_embeds(audio_embeds, "audio", input_features)
         elif input_features is not None:
-            audio_outputs = self.encode_audio(input_features, input_features_mask, **shown)
+            encoded["audio"] = self.encode_audio(input_features, input_features_mask, **shown)
 
-        encoded = {"image": image_outputs, "video": video_outputs, "audio": audio_outputs}
-        encoded = {kind: outputs for kind, outputs in encoded.items() if outputs is not None}
         masks, features = {}, {}
         for kind, outputs in encoded.items():
             token_id = getattr(config, f"{kind}_token_id")
@@ -458,9 +452,9 @@ class MMGPTModel(MMGPTPreTrainedModel):
             image_hidden_states=features.get("image"),
             audio_hidden_states=features.get("audio"),
             video_hidden_states=features.get("video"),
-            image_outputs=image_outputs,
-            audio_outputs=audio_outputs,
-            video_outputs=video_outputs,
+            image_outputs=encoded.get("image"),
+            audio_outputs=encoded.get("audio"),
+            video_outputs=encoded.get("video"),
         )
 
 
@@ -482,7 +476,7 @@ def check_counts(is_placeholder: torch.Tensor, given, kind: str, unit: str) -> N
         lambda: (
             f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs yield {int(given)} {unit} "
             f"(in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
-            "and do not truncate its output."
+            "do not truncate its output, and give no media again that a cache holds."
         ),
     )
 
@@ -516,18 +510,6 @@ def finish_logits(logits: torch.Tensor, config) -> torch.Tensor:
     return logits
 
 
-class MMGPTEarlyExitCandidateGenerator(EarlyExitCandidateGenerator):
-    """Drafts by the first layers of the model itself; their number is in the configuration of the decoder, not of the whole."""
-
-    def get_candidates(self, input_ids, **kwargs):
-        config = self.assistant_model.model.language_model.config
-        num_layers, config.num_hidden_layers = config.num_hidden_layers, self.assistant_early_exit
-        try:
-            return AssistedCandidateGenerator.get_candidates(self, input_ids, **kwargs)
-        finally:
-            config.num_hidden_layers = num_layers
-
-
 HEAD_ARGS = r"""
 skip_logits (`bool`, *optional*, defaults to `False`):
     With `labels`: compute the loss alone, from the logits of the labelled tokens, and return no logits. Prompts, media and padding then
@@ -536,7 +518,7 @@ skip_logits (`bool`, *optional*, defaults to `False`):
 
 
 @auto_docstring(custom_intro="MMGPT with its language-modelling head: text, images, videos and audio in, text out.")
-class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
+class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, MMGPTGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -552,6 +534,9 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         # A placeholder in an answer would stand for no media. What is saved with the checkpoint may say otherwise.
         self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
+        # A head and embeddings that are one parameter are both cut by tensor parallelism, or neither, as where a decoder has no plan.
+        if self.all_tied_weights_keys and name not in self._tp_plan:
+            self._tp_plan = {**self._tp_plan, name: "embedding_rowwise"} if text.base_model_tp_plan else {}
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
         return self.model.get_image_features(pixel_values, **kwargs)
@@ -567,60 +552,58 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
         return self.model.media_cache(max_items)
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
-        # Media go in with the prompt only. transformers drops pixel_values, input_features and mm_encoder_outputs after the first step,
-        # but not features under our own names.
-        check_generation(self.config.text_config, input_ids, inputs_embeds, is_first_iteration)
+        if is_first_iteration and kwargs.get("next_sequence_length") is not None and kwargs.get("mm_encoder_outputs"):
+            self.refuse_cached_media(input_ids, kwargs["next_sequence_length"], kwargs["mm_encoder_outputs"])
+        # Media go in with the prompt only. transformers drops pixel_values and input_features after the first step, but not features
+        # under our own names, nor mm_encoder_outputs before 5.18.
         if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in EMBEDS.values():
+            for name in ("mm_encoder_outputs", *EMBEDS.values()):
                 kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
+
+    def refuse_cached_media(self, input_ids: torch.Tensor, num_new: int, encoded: dict) -> None:
+        """For a prompt of which only the last `num_new` tokens are not in the cache."""
+        for kind, media in encoded.items():
+            is_placeholder = input_ids == media_tokens(self.config)[kind]  # (B, cached + new)
+            given = sum(len(one) if self.config.fusion == "interleave" else 1 for one in media.pooler_output)
+            total, new = int(is_placeholder.sum()), int(is_placeholder[:, -num_new:].sum())
+            if given == total != new:
+                raise ValueError(
+                    f"The cache already holds {total - new} of the {total} {kind} tokens of this prompt, and their media were given again: "
+                    f"give generate() the media of the last {num_new} tokens alone."
+                )
 
     def _supports_mm_encoder_outputs(self) -> bool:
         """Whether `generate()` encodes images and videos before it reads the prompt (transformers 5.18 and later). It expects a placeholder
         for each feature, which cross-attention does not have."""
         return self.config.fusion == "interleave"
 
-    def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
-        """Where transformers encodes images and videos: audio, and features that came encoded, join them in `mm_encoder_outputs`."""
-        if self._supports_mm_encoder_outputs():
-            encoded = model_kwargs.setdefault("mm_encoder_outputs", {})
-            for kind, name in EMBEDS.items():
-                if (embeds := model_kwargs.pop(name, None)) is not None:
-                    is_one_piece = isinstance(embeds, torch.Tensor) and embeds.ndim == 2
-                    # As many pieces as vectors: transformers repeats whole pieces, each with its sample.
-                    embeds = embeds.split(1) if is_one_piece else list(embeds)
-                    encoded[kind] = BaseModelOutputWithPooling(pooler_output=embeds)
-            if model_kwargs.get("input_features") is not None and encoded.get("audio") is None:
-                names = (*MEDIA_INPUTS["audio"], CHUNK_COUNTS["audio"])
-                audio = {name: model_kwargs.pop(name) for name in names if name in model_kwargs}
-                encoded["audio"] = self.model.get_audio_features(**audio)
-        return super()._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
-
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        """Beams and several answers for each prompt: media are repeated with the samples that they belong to."""
-        media = {}
-        if expand_size > 1:
-            has_ids = input_ids is not None and input_ids.shape[1] > 0
-            embeds = model_kwargs.get("inputs_embeds")
-            placeholders = {
-                kind: self.model.placeholder_mask(input_ids if has_ids else None, embeds, token)
-                for kind, token in media_tokens(self.config).items()
-            }
-            media = repeat_media(model_kwargs, self.config, placeholders, expand_size)
+        """Encodes the media of a prompt, once: for beams and several answers the features are repeated with the samples that they belong to.
+
+        transformers from 5.18 on has encoded images and videos before. It repeats tensors entry by entry, which is right only with one
+        chunk in each sample, and before 5.24 no audio."""
+        has_ids = input_ids is not None and input_ids.shape[1] > 0
+        embeds, encoded = model_kwargs.get("inputs_embeds"), {}
+        for kind, token in media_tokens(self.config).items():
+            if pieces := self.model.take_pieces(model_kwargs, kind):
+                if expand_size > 1:
+                    mask = self.model.placeholder_mask(input_ids if has_ids else None, embeds, token)
+                    sizes = [len(one) if self.config.fusion == "interleave" else 1 for one in pieces]
+                    pieces = repeat_pieces(pieces, sizes, mask.sum(-1), expand_size)
+                encoded[kind] = BaseModelOutputWithPooling(pooler_output=pieces)
+        for name in ("mm_encoder_outputs", *CHUNK_COUNTS.values()):
+            model_kwargs.pop(name, None)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
-        return input_ids, model_kwargs | media
+        return input_ids, {**model_kwargs, "mm_encoder_outputs": encoded} if encoded else model_kwargs
 
     def _get_candidate_generator(self, *, model_kwargs, **kwargs):
         """Assisted decoding: an assistant drafts from the text alone, for it may have no encoders, or others than this model."""
         text = {name: value for name, value in model_kwargs.items() if name not in MEDIA_ARGUMENTS}
-        if kwargs["generation_config"].assistant_early_exit is not None:
-            names = ("generation_config", "input_ids", "inputs_tensor", "logits_processor")
-            given = {name: kwargs[name] for name in names}
-            return MMGPTEarlyExitCandidateGenerator(assistant_model=self, model_kwargs=text, **given)
         return super()._get_candidate_generator(model_kwargs=text, **kwargs)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
@@ -648,7 +631,7 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"generate_batch() takes text alone, but got {', '.join(sorted(media))}: call generate()."
             )
-        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
+        return super().generate_batch(inputs, *args, **kwargs)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
         """`transformers serve` passes the processor in place of the tokenizer, which stop strings are looked up in."""

@@ -26,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, rotate_half
 from transformers.models.llama.modeling_llama import eager_attention_forward
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeTopKRouter
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -42,9 +43,7 @@ from .layers_mmgpt import (
     CACHE,
     MMGPTMLP,
     AttentionProjections,
-    MMGPTExperts,
     MMGPTMixture,
-    MMGPTRouter,
     add_balancing_loss,
     make_norm,
     sinusoidal_positions,
@@ -119,9 +118,8 @@ class MMGPTAttention(AttentionProjections):
             # The cache of continuous batching reads, and writes, the arguments of the attention as well.
             key, value = past_key_values.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, K, S, E)
 
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attend(
             self,
             query,
@@ -133,9 +131,8 @@ class MMGPTAttention(AttentionProjections):
             sliding_window=self.sliding_window,
             **kwargs,
         )  # (B, L, H, E)
-        output = output.reshape(
-            *hidden_states.shape[:-1], -1
-        ).contiguous()  # engines return other shapes than (B, L, H, E)
+        # Engines return other shapes than (B, L, H, E).
+        output = output.reshape(*hidden_states.shape[:-1], -1).contiguous()
         return self.o_proj(output), weights  # (B, L, D)
 
 
@@ -183,11 +180,10 @@ class MMGPTDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
-@auto_docstring
-class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
-    config: MMGPTTextConfig
+class DecoderSupport(CompleteFolderMixin):
+    """What the decoder can do, for the library: alone and in the fusion."""
+
     base_model_prefix = "model"
-    input_modalities = ("text",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMGPTDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
@@ -196,11 +192,17 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # MMGPTExperts has @use_experts_implementation: transformers looks for these words in the file of the model's class.
+
+
+@auto_docstring
+class MMGPTTextPreTrainedModel(DecoderSupport, PreTrainedModel):
+    config: MMGPTTextConfig
+    input_modalities = ("text",)
+    # The experts have @use_experts_implementation: transformers looks for these words in the file of the model's class.
     _can_record_outputs = {
         "hidden_states": MMGPTDecoderLayer,
         "attentions": MMGPTAttention,
-        "router_logits": OutputRecorder(MMGPTRouter, index=0),
+        "router_logits": OutputRecorder(Qwen3MoeTopKRouter, index=0),
     }
 
     @torch.no_grad()
@@ -213,9 +215,9 @@ class MMGPTTextPreTrainedModel(CompleteFolderMixin, PreTrainedModel):
         # The mark is on the matrix itself: in remote code transformers passes over modules that own no parameters.
         if isinstance(module, nn.Linear) and getattr(module, "writes_residual", False):
             init.normal_(module.weight, mean=0.0, std=residual_std)
-        elif isinstance(module, MMGPTRouter):
+        elif isinstance(module, Qwen3MoeTopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
-        elif isinstance(module, MMGPTExperts):
+        elif isinstance(module, Qwen3MoeExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=residual_std)
         elif isinstance(module, MMGPTGatedCrossAttention):
@@ -286,15 +288,12 @@ class MMGPTTextModel(MMGPTTextPreTrainedModel):
             )  # (B, L, D)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: past_key_values})
 
-    def prepare_media(
-        self, media, past_key_values, inputs_embeds
-    ) -> tuple[torch.Tensor | None, MMGPTCrossAttentionMask | None]:
-        """New media as the gated blocks take them `(B, S, D)`, and the cross-attention mask over these and earlier ones."""
+    def prepare_media(self, media, past_key_values, inputs_embeds):
+        """New media as the gated blocks take them `(B, S, D)`, and the cross-attention mask over these and earlier ones; or `None`."""
         if self.media_norm is None:
             return None, None
-        mask = make_cross_attention_mask(
-            self.config, media, past_key_values, inputs_embeds.shape[1], inputs_embeds.dtype
-        )
+        length, dtype = inputs_embeds.shape[1], inputs_embeds.dtype
+        mask = make_cross_attention_mask(self.config, media, past_key_values, length, dtype)
         if media is None:
             return None, mask
         states = self.media_norm(media.states.to(inputs_embeds.dtype))
@@ -328,20 +327,37 @@ def refuse_too_long(text_config, length: int) -> None:
         )
 
 
-def check_generation(text_config, input_ids, inputs_embeds, is_first_iteration: bool) -> None:
-    """Refuses a prompt that leaves no room for an answer, and every step beyond the learned positions. Servers and pipelines hand some
-    texts straight to `generate()`, so it is checked here. To read more than a decoder was made for, raise `max_position_embeddings`."""
-    length = input_ids.shape[1]
-    if is_first_iteration:
-        prompt_length = length or (0 if inputs_embeds is None else inputs_embeds.shape[1])
-        if prompt_length == 0:
-            raise bad_request("The input has no tokens: there is nothing to continue.")
-        check_length(longest_input(text_config), prompt_length)
-    refuse_too_long(text_config, length)
+class MMGPTGenerationMixin(GenerationMixin):
+    """What `generate()` and `generate_batch()` refuse here, of the text alone and of the fusion. Servers and pipelines hand some texts
+    straight to them. To read more than a decoder was made for, raise `max_position_embeddings`."""
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        text_config, length = self.config.get_text_config(), input_ids.shape[1]
+        if is_first_iteration:
+            prompt_length = length or (0 if inputs_embeds is None else inputs_embeds.shape[1])
+            if prompt_length == 0:
+                raise bad_request("The input has no tokens: there is nothing to continue.")
+            check_length(longest_input(text_config), prompt_length)
+        refuse_too_long(text_config, length)
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+
+    def generate_batch(self, inputs, *args, **kwargs):
+        """Continuous batching. transformers returns failed requests as empty answers, or leaves them out."""
+        results = super().generate_batch(inputs, *args, **kwargs)
+        errors = [result.error for result in results.values() if result.error is not None]
+        missing = len(inputs) - len(results)
+        if errors or missing > 0:
+            raise RuntimeError(
+                f"{len(errors) + max(0, missing)} of {len(inputs)} requests failed ({errors[0] if errors else 'no answer came'}): look at "
+                "the log of transformers for the cause, or call generate()."
+            )
+        return results
 
 
 @auto_docstring(custom_intro="The GPT decoder with its language-modelling head softmax(W h + b): text in, text out.")
-class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
+class MMGPTForCausalLM(MMGPTTextPreTrainedModel, MMGPTGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
@@ -351,15 +367,6 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         self.model = MMGPTTextModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
-
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
-        check_generation(self.config, input_ids, inputs_embeds, is_first_iteration)
-        return super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
-        )
-
-    def generate_batch(self, inputs, *args, **kwargs):
-        return all_answered(super().generate_batch(inputs, *args, **kwargs), inputs)
 
     @takes_cache
     @can_return_tuple
@@ -392,18 +399,6 @@ class MMGPTForCausalLM(MMGPTTextPreTrainedModel, GenerationMixin):
         loss, aux_loss = add_balancing_loss(loss, outputs.router_logits, self.config, attention_mask, labels, **kwargs)
         passed_on = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **passed_on)
-
-
-def all_answered(results: dict, inputs: list) -> dict:
-    """The results of continuous batching, of which transformers returns failed ones as empty answers, or leaves them out."""
-    errors = [result.error for result in results.values() if result.error is not None]
-    missing = len(inputs) - len(results)
-    if errors or missing > 0:
-        raise RuntimeError(
-            f"{len(errors) + max(0, missing)} of {len(inputs)} requests failed ({errors[0] if errors else 'no answer came'}): look at "
-            "the log of transformers for the cause, or call generate()."
-        )
-    return results
 
 
 def keep_last(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

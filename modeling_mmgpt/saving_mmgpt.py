@@ -16,7 +16,7 @@ import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, snapshot_download
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from .folders_mmgpt import MANIFEST, atomic_folder, check_manifest, find_file, reachable_code, weights_of
@@ -32,26 +32,12 @@ LEFT_FILES = re.compile(
 LEFT_KINDS = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf|onnx|onnx_data|pte|pt2|tflite|log|parquet|arrow|jsonl|tar|zip|pyc?)"
 )
-HUB_ARGUMENTS = {
-    "repo_id",
-    "commit_message",
-    "commit_description",
-    "private",
-    "revision",
-    "create_pr",
-    "token",
-    "tags",
-}
 WRITTEN = {"config.json", "generation_config.json", "adapter_config.json"}  # by the save itself, where they apply
 TOKENIZER = re.compile(r"tokenizer|vocab|merges\.txt|special_tokens_map|added_tokens|[^/]*\.(model|spm|tiktoken)$")
 
 
 def list_files(folder: Path) -> list[str]:
-    names = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not LEFT_FILES.match(name)]
-        names += [Path(root, name).relative_to(folder).as_posix() for name in files]
-    return names
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def companion_files(names: list[str]) -> list[str]:
@@ -93,26 +79,19 @@ def find_origin(origin: str, commit: str | None = None) -> Path | None:
     return Path(origin) if os.path.isdir(origin) else download_companions(origin, commit)
 
 
-def find_companion(origin: str, name: str, commit: str | None = None) -> Path | None:
-    return find_file(find_origin(origin, commit), name)
-
-
 class CompleteFolderMixin:
     """`save_pretrained` that leaves a complete folder: all code, and the other files of the checkpoint that the model came from
     (processor, card, adapters, chat templates), unless the folder has its own."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        if pretrained_model_name_or_path is not None and os.path.isdir(pretrained_model_name_or_path):
-            folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
-            if folder.is_dir():
-                check_manifest(folder, kwargs.get("variant"))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        name = pretrained_model_name_or_path
+        if name and (folder := Path(name, kwargs.get("subfolder") or "")).is_dir():
+            check_manifest(folder, kwargs.get("variant"))
+        return super().from_pretrained(name, *args, **kwargs)
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         destination = Path(save_directory).absolute()
-        if push_to_hub:
-            kwargs.setdefault("repo_id", destination.name)  # not the temporary folder's name
         if not is_main_process or kwargs.get("distributed_checkpoint"):
             # In sharded training every rank takes part: in gathering the weights, which only one then writes, or in writing
             # its share of a distributed checkpoint, for which all must have the same folder.
@@ -120,48 +99,38 @@ class CompleteFolderMixin:
                 destination.mkdir(parents=True, exist_ok=True)
                 (destination / MANIFEST).unlink(missing_ok=True)  # these files are not written in one step
                 self.copy_companions(destination, destination)
-            return super().save_pretrained(
-                save_directory, is_main_process=is_main_process, push_to_hub=push_to_hub, **kwargs
-            )
-        push = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+            return super().save_pretrained(destination, is_main_process, push_to_hub=push_to_hub, **kwargs)
+        push = {name: kwargs.pop(name) for name in ("repo_id", *push_folder.__kwdefaults__) if name in kwargs}
         with atomic_folder(destination) as folder:
             missing = self.copy_companions(folder, destination)
-            super().save_pretrained(folder, is_main_process=True, **kwargs)
+            super().save_pretrained(folder, **kwargs)
             missing = [name for name in missing if not (folder / name).exists()]
-            if push_to_hub:
-                push_folder(folder, push.pop("repo_id"), message=push.pop("commit_message", None), **push)
         if missing:
             warnings.warn(
                 f"{destination} lacks {', '.join(missing)}, which {self.name_or_path or 'the folder it came from'} no longer has or "
                 "cannot be asked for: copy them from there, or nobody can load the processor and the pipelines.",
                 stacklevel=2,
             )
+        if push_to_hub:
+            push_folder(destination, push.pop("repo_id", destination.name), **push)
 
     def copy_companions(self, folder: Path, destination: Path) -> list[str]:
         """Puts into `folder` what transformers does not: the origin's files that `destination` lacks, and the
         code that the configuration names, of which transformers brings only what the class of `self` imports. Returns the code
         files that cannot be had."""
         commit = CODE.name if re.fullmatch("[0-9a-f]{40}", CODE.name) else None  # of remote code from the Hub
-        origin = self.name_or_path
-        source = find_origin(origin, commit)
+        origin = find_origin(self.name_or_path, commit)
         own_tokenizer = (destination / "tokenizer_config.json").exists()  # with whose files another's would be mixed
-        for name in companion_files(list_files(source)) if source is not None else []:
-            below_itself = (source.resolve() / name).is_relative_to(destination.resolve())
-            if (
-                not (destination / name).exists()
-                and not below_itself
-                and not (own_tokenizer and TOKENIZER.match(name))
-            ):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, folder / name)
-        if os.path.isdir(origin):
-            ours = [path for path in CODE.glob("*.py") if path.name != "__init__.py"]
-            theirs = [find_file(Path(origin), path.name) for path in ours]
-            if not all(b and filecmp.cmp(a, b, shallow=False) for a, b in zip(ours, theirs, strict=True)):
-                origin = ""  # another version of the code is there by now
-        code = reachable_code(
-            self.config.auto_map, lambda name: find_file(CODE, name) or find_companion(origin, name, commit)
-        )
+        for name in companion_files(list_files(origin)) if origin is not None else []:
+            below_itself = (origin.resolve() / name).is_relative_to(destination.resolve())
+            if (destination / name).exists() or below_itself or (own_tokenizer and TOKENIZER.match(name)):
+                continue
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin / name, folder / name)
+        ours = [path.name for path in CODE.glob("*.py") if path.name != "__init__.py"]
+        if os.path.isdir(self.name_or_path) and any(filecmp.cmpfiles(CODE, origin, ours, shallow=False)[1:]):
+            origin = None  # another version of the code is there by now
+        code = reachable_code(self.config.auto_map, lambda name: find_file(CODE, name) or find_file(origin, name))
         for name, source in code.items():
             if source is not None and source != folder / name:
                 shutil.copyfile(source, folder / name)
@@ -171,7 +140,6 @@ class CompleteFolderMixin:
         self,
         repo_id: str,
         *,
-        commit_message: str | None = None,
         max_shard_size: int | str = "50GB",
         variant: str | None = None,
         tags: list[str] | str | None = None,
@@ -185,14 +153,14 @@ class CompleteFolderMixin:
         with tempfile.TemporaryDirectory() if use_temp_dir else nullcontext(".") as place:
             folder = Path(place) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder, max_shard_size=max_shard_size, variant=variant)
-            return push_folder(folder, repo_id, message=commit_message, tags=tags, **kwargs)
+            return push_folder(folder, repo_id, tags=tags, **kwargs)
 
 
 def push_folder(
     folder: str | os.PathLike,
     repo_id: str,
     *,
-    message: str | None = None,
+    commit_message: str | None = None,
     commit_description: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
@@ -217,33 +185,28 @@ def push_folder(
         try:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         except HfHubHTTPError as error:
-            if not (
-                create_pr and error.response.status_code == 403
-            ):  # who may only propose changes, makes no branches
+            # Who may only propose changes, makes no branches.
+            if not (create_pr and error.response.status_code == 403):
                 raise
     if tags:
         card = find_file(folder, "README.md")
         files["README.md"] = add_tags(files.get("README.md", card and card.read_text(encoding="utf-8")), tags)
-    names = [path.name for path in folder.iterdir() if path.is_file() and not LEFT_FILES.match(path.name)]
-    below = [name for name in companion_files(list_files(folder)) if "/" in name]
+    names = {path.name for path in folder.iterdir() if path.is_file() and not LEFT_FILES.match(path.name)}
+    names |= {name for name in companion_files(list_files(folder)) if "/" in name} | files.keys()
     written = {weights_of(name) for name in names} - {None}
-    stale = [name for name in api.list_repo_files(repo_id, revision=revision) if weights_of(name) in written]
-    with tempfile.TemporaryDirectory() as staging:
-        for name in (*names, *below):
-            if name not in files:
-                (Path(staging) / name).parent.mkdir(parents=True, exist_ok=True)
-                (Path(staging) / name).symlink_to(folder / name)
-        for name, text in files.items():
-            (Path(staging) / name).write_text(text, encoding="utf-8")
-        return api.upload_folder(
-            repo_id=repo_id,
-            folder_path=staging,
-            commit_message=message or "Upload model",
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-            delete_patterns=[glob.escape(name) for name in stale if name not in names] or None,
-        )
+    stale = {name for name in api.list_repo_files(repo_id, revision=revision) if weights_of(name) in written} - names
+    contents = {name: files[name].encode() if name in files else folder / name for name in sorted(names)}
+    return api.create_commit(
+        repo_id,
+        [
+            *(CommitOperationAdd(name, content) for name, content in contents.items()),
+            *(CommitOperationDelete(name) for name in sorted(stale)),
+        ],
+        commit_message=commit_message or "Upload model",
+        commit_description=commit_description,
+        revision=revision,
+        create_pr=create_pr,
+    )
 
 
 def add_tags(text: str | None, tags: list[str]) -> str:

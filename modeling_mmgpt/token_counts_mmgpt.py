@@ -107,7 +107,7 @@ def full_chunk_vectors(config, kind: str) -> int | None:
     `None` too where each vector has a placeholder, so that the borders of chunks do not matter."""
     if config.fusion == "interleave":
         return None
-    num_queries = {"image": config.vision_num_queries, "audio": config.audio_num_queries}[kind]
+    num_queries = config.audio_num_queries if kind == "audio" else config.vision_num_queries
     if num_queries is not None:
         return num_queries
     if kind == "image" and config.vision_max_tiles is not None:

@@ -24,9 +24,8 @@ class TowerFamily:
     width: Callable = lambda config: config.hidden_size  # of its output
     settings: dict = field(default_factory=dict)  # fields of its configuration that `assemble` sets
     unread: tuple[str, ...] = ()  # modules whose output is not used: their parameters would never have a gradient
-    read_outside: tuple[
-        str, ...
-    ] = ()  # ends of names of modules whose weights, or their device, it reads outside their calls
+    # Ends of names of modules whose weights, or their device, it reads outside their calls.
+    read_outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,10 @@ VISION_FAMILIES = {
 AUDIO_FAMILIES = {
     "whisper": whisper_like("Whisper", model_class="WhisperEncoder", checkpoint_prefix="encoder"),
     "qwen2_audio_encoder": whisper_like(
-        "Qwen2-Audio", pooling=([2, 2, 0],), read_outside=("embed_positions", "conv1")
-    ),  # pairs averaged
+        "Qwen2-Audio",
+        pooling=([2, 2, 0],),  # pairs averaged
+        read_outside=("embed_positions", "conv1"),
+    ),
     "voxtral_encoder": whisper_like("Voxtral", read_outside=("embed_positions", "conv1")),
     "audio-spectrogram-transformer": AudioFamily(
         "AST (environmental sounds)",

@@ -6,8 +6,6 @@ Shapes: N chunks (images, tiles, frames of videos, windows of audio), L patches 
 encoder (hidden_size), p patch size, f frame size.
 """
 
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
@@ -20,13 +18,24 @@ from .token_counts_mmgpt import image_geometry, shortest_audio
 from .tower_families_mmgpt import audio_family, tower_family, vision_family
 
 
+class EncoderFreeTower(PreTrainedModel):
+    """A tower of one embedding. It has no attention, and so supports every form of it."""
+
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def outputs(self, embedded: torch.Tensor, output_hidden_states=None, output_attentions=None, **kwargs):
+        """As of an encoder without layers: the embedding is the only hidden state, and there are no attentions."""
+        shows_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        shows_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        hidden_states, attentions = (embedded,) if shows_states else None, () if shows_attentions else None
+        return BaseModelOutput(last_hidden_state=embedded, hidden_states=hidden_states, attentions=attentions)
+
+
 @auto_docstring(custom_intro="Encoder-free vision: each patch of pixels becomes one vector by one matrix (Fuyu).")
-class MMGPTPatchTower(PreTrainedModel):
+class MMGPTPatchTower(EncoderFreeTower):
     config: MMGPTPatchConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    # It has no attention, and so supports every form of it.
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: MMGPTPatchConfig):
         super().__init__(config)
@@ -49,7 +58,7 @@ class MMGPTPatchTower(PreTrainedModel):
             Rows and columns of patches of each image.
         """
         if spatial_shapes is not None:
-            return embedded(self.config, self.embed_patches(pixel_values, spatial_shapes), **kwargs)
+            return self.outputs(self.embed_patches(pixel_values, spatial_shapes), **kwargs)
         p = self.config.patch_size
         items, channels, height, width = pixel_values.shape
         rows, columns = height // p, width // p
@@ -64,7 +73,7 @@ class MMGPTPatchTower(PreTrainedModel):
         # Through the modules themselves, which an offloaded model brings their weights only when they are called.
         index = torch.arange(max(rows, columns), device=patches.device)
         hidden_states = hidden_states + self.row_embedding(index[:rows, None]) + self.column_embedding(index[:columns])
-        return embedded(self.config, self.norm(hidden_states.flatten(1, 2)), **kwargs)  # (N, T, C)
+        return self.outputs(self.norm(hidden_states.flatten(1, 2)), **kwargs)  # (N, T, C)
 
     def embed_patches(self, patches: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.Tensor:
         """The same of `(N, L, p * p * channels)`. An image of more rows or columns than have a vector shares them out evenly."""
@@ -82,12 +91,10 @@ class MMGPTPatchTower(PreTrainedModel):
 
 
 @auto_docstring(custom_intro="Encoder-free audio: each group of mel frames becomes one vector by one matrix.")
-class MMGPTFrameTower(PreTrainedModel):
+class MMGPTFrameTower(EncoderFreeTower):
     config: MMGPTFrameConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
-    # It has no attention, and so supports every form of it.
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: MMGPTFrameConfig):
         super().__init__(config)
@@ -101,16 +108,7 @@ class MMGPTFrameTower(PreTrainedModel):
         f = self.config.frame_size
         frames = nn.functional.pad(input_features, (0, -input_features.shape[-1] % f)).transpose(1, 2)
         frames = frames.reshape(frames.shape[0], -1, self.config.num_mel_bins * f)  # (N, T, mel * f)
-        hidden_states = self.frame_embedding(frames.to(self.dtype))
-        return embedded(self.config, self.norm(hidden_states), **kwargs)  # (N, T, C)
-
-
-def embedded(config, hidden_states: torch.Tensor, output_hidden_states=None, output_attentions=None, **kwargs):
-    """The outputs of an encoder without layers: its embedding is the only hidden state, and there are no attentions."""
-    shows_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-    shows_attentions = config.output_attentions if output_attentions is None else output_attentions
-    hidden_layers, attentions = (hidden_states,) if shows_states else None, () if shows_attentions else None
-    return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=hidden_layers, attentions=attentions)
+        return self.outputs(self.norm(self.frame_embedding(frames.to(self.dtype))), **kwargs)  # (N, T, C)
 
 
 # Classes that a family names; Whisper's config describes an encoder and a decoder, of which only the encoder is used.
@@ -119,59 +117,48 @@ TOWER_CLASSES = {cls.__name__: cls for cls in (MMGPTPatchTower, MMGPTFrameTower,
 
 def build_tower(config) -> PreTrainedModel:
     tower_class = TOWER_CLASSES.get(tower_family(config).model_class)
-    tower = AutoModel.from_config(config) if tower_class is None else tower_class._from_config(config)
-    return without_unread(tower)
+    return fitted(AutoModel.from_config(config) if tower_class is None else tower_class._from_config(config))
 
 
-def without_unread(tower: PreTrainedModel) -> PreTrainedModel:
-    """Drops the modules whose output is not used."""
-    for name in tower_family(tower.config).unread:
+def fitted(tower: PreTrainedModel) -> PreTrainedModel:
+    """The encoder without the modules whose output is not used, and ready to be offloaded (accelerate): a module then has its weights
+    only while it is called, so those that the encoder reads outside their calls are brought for the whole of its own call."""
+    family = tower_family(tower.config)
+    for name in family.unread:
         setattr(tower, name, nn.Identity())
+    if any(name.endswith(family.read_outside) for name, _ in tower.named_modules()):
+        tower.register_forward_pre_hook(bring_weights)
+        tower.register_forward_hook(release_weights, always_call=True)
     return tower
 
 
-def tower_width(config) -> int:
-    """Width of an encoder's output."""
-    return tower_family(config).width(config)
-
-
-@contextmanager
-def weights_at_hand(tower: PreTrainedModel):
-    """While this is open, the modules whose weights an encoder reads outside their calls have them. In a model that is offloaded
-    (accelerate), all others have theirs only while they are called."""
-    names = tower_family(tower.config).read_outside
-    modules = [module for name, module in tower.named_modules() if name.endswith(names)] if names else []
-    hooked = [module for module in modules if hasattr(module, "_hf_hook")]
-    for module in hooked:
+def bring_weights(tower: PreTrainedModel, args) -> None:
+    for module in offloaded(tower):
         module._hf_hook.pre_forward(module)
-    try:
-        yield
-    finally:
-        for module in hooked:
-            module._hf_hook.post_forward(module, None)
+
+
+def release_weights(tower: PreTrainedModel, args, outputs) -> None:
+    for module in offloaded(tower):
+        module._hf_hook.post_forward(module, None)
+
+
+def offloaded(tower: PreTrainedModel) -> list[nn.Module]:
+    names = tower_family(tower.config).read_outside
+    return [one for name, one in tower.named_modules() if name.endswith(names) and hasattr(one, "_hf_hook")]
 
 
 def run_vision_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, spatial_shapes, **kwargs):
-    """The outputs of a vision encoder; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own."""
-    pixel_values = pixel_values.to(
-        tower.dtype
-    )  # processors return float32; the first float's type, for quantised weights are integers
-    if vision_family(tower.config).convolutional:
-        return run_convolutional_tower(tower, pixel_values, **kwargs)
-    if spatial_shapes is None:
-        return tower(pixel_values, **kwargs)
-    mask = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)  # (N, L)
-    return tower(pixel_values, spatial_shapes=spatial_shapes, pixel_attention_mask=mask, **kwargs)
-
-
-def run_convolutional_tower(tower: PreTrainedModel, pixel_values: torch.Tensor, **kwargs):
-    """The outputs of an encoder of convolutions, its map as a sequence of vectors, from the top left to the bottom right."""
-    stride = vision_family(tower.config).patch_size(tower.config)
-    height, width = pixel_values.shape[-2:]
-    if height % stride or width % stride:
+    """The outputs of a vision encoder; `spatial_shapes` `(N, 2)` where the images come as patches, each of a shape of its own. The map of
+    an encoder of convolutions becomes a sequence of vectors, from the top left to the bottom right."""
+    pixel_values = pixel_values.to(tower.dtype)  # processors return float32
+    if spatial_shapes is not None:
+        mask = patch_places(spatial_shapes, pixel_values.shape[1])[2].to(torch.int32)  # (N, L)
+        return tower(pixel_values, spatial_shapes=spatial_shapes, pixel_attention_mask=mask, **kwargs)
+    family = vision_family(tower.config)
+    if family.convolutional and any(side % family.patch_size(tower.config) for side in pixel_values.shape[-2:]):
         raise ValueError(
-            f"pixel_values are {height} x {width} pixels, but the vision encoder takes multiples of {stride}: let the image "
-            "processor resize the images."
+            f"pixel_values are {' x '.join(map(str, pixel_values.shape[-2:]))} pixels, but the vision encoder takes multiples of "
+            f"{family.patch_size(tower.config)}: let the image processor resize the images."
         )
     outputs = tower(pixel_values, **kwargs)
     if (features := outputs.last_hidden_state).ndim == 4:  # DINOv3's ConvNeXt returns a sequence itself

@@ -182,6 +182,24 @@ def assistant(tmp_path_factory):
     return teach_assistant(folder / "model")
 
 
+@pytest.fixture(scope="session")
+def biased(tmp_path_factory):
+    """Folder of a model with a known prejudice (tests/tiny_biased.py)."""
+    from tests.tiny_biased import teach_biased
+
+    torch.manual_seed(0)
+    return teach_biased(tmp_path_factory.mktemp("biased") / "model")
+
+
+@pytest.fixture(scope="session")
+def toxic_words(tmp_path_factory):
+    """Folder of a classifier that knows a few toxic words (tests/tiny_biased.py)."""
+    from tests.tiny_biased import teach_classifier
+
+    torch.manual_seed(0)
+    return teach_classifier(tmp_path_factory.mktemp("classifier"))
+
+
 @pytest.fixture
 def model():
     return make_model()

@@ -35,121 +35,55 @@ from modeling_mmgpt.tools.assemble import TOWER_NAMES
 from modeling_mmgpt.tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES
 
 
-LLAMA_LIKE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-}
+SIZES = dict(hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+LLAMA_LIKE = SIZES | dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2)
+LLAMA_LIKE |= dict(head_dim=8, max_position_embeddings=256)
+GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=256)
 DECODERS = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
-    "llama": {**LLAMA_LIKE, "tie_word_embeddings": False},
-    "qwen3": {**LLAMA_LIKE, "tie_word_embeddings": True},
-    "phi": {**LLAMA_LIKE, "num_key_value_heads": 4, "tie_word_embeddings": False},  # a head with a bias
-    "gpt_neox": {**LLAMA_LIKE, "tie_word_embeddings": False},
-    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 4},
-    "openai-gpt": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
-    "gemma2": {**LLAMA_LIKE, "final_logit_softcapping": 2.0},
-    "granite": {**LLAMA_LIKE, "logits_scaling": 3.0},
-    "cohere": {**LLAMA_LIKE, "logit_scale": 0.5},
-    "mmgpt_text": {**LLAMA_LIKE, "lm_head_bias": True},
+    "gpt2": GPT2,
+    "llama": LLAMA_LIKE | dict(tie_word_embeddings=False),
+    "qwen3": LLAMA_LIKE | dict(tie_word_embeddings=True),
+    "phi": LLAMA_LIKE | dict(num_key_value_heads=4, tie_word_embeddings=False),  # a head with a bias
+    "gpt_neox": LLAMA_LIKE | dict(tie_word_embeddings=False),
+    "gptj": GPT2 | dict(rotary_dim=4),
+    "openai-gpt": GPT2,
+    "gemma2": LLAMA_LIKE | dict(final_logit_softcapping=2.0),
+    "granite": LLAMA_LIKE | dict(logits_scaling=3.0),
+    "cohere": LLAMA_LIKE | dict(logit_scale=0.5),
+    "mmgpt_text": LLAMA_LIKE | dict(lm_head_bias=True),
 }
-VISION = {
-    "image_size": 16,
-    "patch_size": 4,
-    "hidden_size": 24,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-PAIR_TEXT = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "vocab_size": 99,
-}
+VISION = SIZES | dict(image_size=16, patch_size=4)
+PAIR = {"vision_config": VISION, "text_config": SIZES | dict(vocab_size=99)}
 VISION_MODELS = {
-    "siglip": {"vision_config": VISION, "text_config": PAIR_TEXT},
-    "clip": {"vision_config": VISION, "text_config": PAIR_TEXT},
+    "siglip": PAIR,
+    "clip": PAIR,
     "siglip_vision_model": VISION,
-    "siglip2": {
-        "vision_config": {key: VISION[key] for key in VISION if key != "image_size"} | {"num_patches": 16},
-        "text_config": PAIR_TEXT,
-    },
+    "siglip2": PAIR | {"vision_config": SIZES | dict(patch_size=4, num_patches=16)},
     "vit": VISION,
-    "dinov2": {**VISION, "image_size": 20},
-    "dinov2_with_registers": {**VISION, "num_register_tokens": 3},
-    "dinov3_vit": {**VISION, "num_register_tokens": 2},
+    "dinov2": VISION | dict(image_size=20),
+    "dinov2_with_registers": VISION | dict(num_register_tokens=3),
+    "dinov3_vit": VISION | dict(num_register_tokens=2),
 }
-WHISPER = {
-    "num_mel_bins": 20,
-    "max_source_positions": 50,
-    "d_model": 24,
-    "encoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_layers": 1,
-    "decoder_attention_heads": 2,
-    "decoder_ffn_dim": 32,
-    "vocab_size": 100,
-    "pad_token_id": 1,
-    "bos_token_id": 1,
-    "eos_token_id": 1,
-    "decoder_start_token_id": 1,
-}
-MEL_ENCODER = {key: WHISPER[key] for key in ("num_mel_bins", "max_source_positions")}
-MEL_ENCODER |= {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-WAVEFORM = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": (16, 16, 16),
-    "conv_kernel": (10, 8, 4),
-    "conv_stride": (8, 8, 4),
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-    "num_feat_extract_layers": 3,
-    "vocab_size": 32,
-}
-UNISPEECH = {
-    "feat_extract_norm": "layer",
-    "num_codevectors_per_group": 4,
-    "codevector_dim": 8,
-    "proj_codevector_dim": 8,
-}
-AST = {
-    "num_mel_bins": 20,
-    "max_length": 100,
-    "patch_size": 8,
-    "frequency_stride": 4,
-    "time_stride": 4,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
+MEL = dict(num_mel_bins=20, max_source_positions=50)
+WHISPER_ENCODER = MEL | dict(d_model=24, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32)
+WHISPER = WHISPER_ENCODER | dict(decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=100)
+WHISPER |= dict(pad_token_id=1, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1)
+WAVEFORM = SIZES | dict(vocab_size=32, conv_dim=(16, 16, 16), conv_kernel=(10, 8, 4), conv_stride=(8, 8, 4))
+WAVEFORM |= dict(num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, num_feat_extract_layers=3)
+LAYER_NORM = WAVEFORM | dict(feat_extract_norm="layer")
+UNISPEECH = LAYER_NORM | dict(num_codevectors_per_group=4, codevector_dim=8, proj_codevector_dim=8)
+AST = SIZES | dict(num_mel_bins=20, max_length=100, patch_size=8, frequency_stride=4, time_stride=4)
 AUDIO_MODELS = {
     "whisper": WHISPER,
-    "qwen2_audio_encoder": {
-        **MEL_ENCODER,
-        "d_model": 24,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-    },
-    "voxtral_encoder": MEL_ENCODER,
+    "qwen2_audio_encoder": SIZES | WHISPER_ENCODER,
+    "voxtral_encoder": SIZES | MEL,
     "audio-spectrogram-transformer": AST,
-    "wav2vec2": {**WAVEFORM, "feat_extract_norm": "layer", "do_stable_layer_norm": True},
+    "wav2vec2": LAYER_NORM | dict(do_stable_layer_norm=True),
     "hubert": WAVEFORM,  # one norm over all samples: each audio clip by itself
-    "wavlm": {**WAVEFORM, "feat_extract_norm": "layer"},
-    "data2vec-audio": {**WAVEFORM, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5},
-    "unispeech": WAVEFORM | UNISPEECH,
-    "unispeech-sat": WAVEFORM | UNISPEECH,
+    "wavlm": LAYER_NORM,
+    "data2vec-audio": WAVEFORM | dict(num_conv_pos_embeddings=2, conv_pos_kernel_size=5),
+    "unispeech": UNISPEECH,
+    "unispeech-sat": UNISPEECH,
 }
 TEXT_TEMPLATE = (  # as text-only decoders have them: content is a string, and there is no generation mark
     "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"
@@ -186,13 +120,8 @@ def fill(model):
 
 def save_decoder(folder, kind, vocab_size=None, dtype=torch.float32, **tokenizer):
     tokenizer = tiny_tokenizer(**tokenizer)
-    tokens = {
-        "vocab_size": vocab_size or len(tokenizer),
-        "bos_token_id": 256,
-        "eos_token_id": 256,
-        "pad_token_id": None,
-    }
-    config = AutoConfig.for_model(kind, **tokens, **DECODERS[kind])
+    tokens = dict(bos_token_id=256, eos_token_id=256, pad_token_id=None)
+    config = AutoConfig.for_model(kind, vocab_size=vocab_size or len(tokenizer), **tokens, **DECODERS[kind])
     fill(AutoModelForCausalLM.from_config(config)).to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -344,13 +273,8 @@ def test_batch_is_single_in_generation(trained, name):
     samples = make_samples(*TRIOS[name][1:3])
     samples[0]["messages"][0]["content"].insert(0, {"type": "text", "text": "A longer question. "})
     collator = MMGPTCollator(processor, add_generation_prompt=True)
-    arguments = {
-        "max_new_tokens": 6,
-        "min_new_tokens": 6,
-        "do_sample": False,
-        "output_logits": True,
-        "return_dict_in_generate": True,
-    }
+    arguments = dict(max_new_tokens=6, min_new_tokens=6, do_sample=False, output_logits=True)
+    arguments["return_dict_in_generate"] = True
     together = model.generate(**collator(samples), **arguments)
     for index, sample in enumerate(samples):
         alone = model.generate(**collator([sample]), **arguments)
@@ -509,11 +433,8 @@ def test_new_tokens_are_the_mean_of_the_old(tmp_path):
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model.generation_config.eos_token_id == [end, 256]
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
-    assert set(model.generation_config.suppress_tokens) == {
-        model.config.image_token_id,
-        model.config.audio_token_id,
-        model.config.video_token_id,
-    }
+    media = {getattr(model.config, f"{kind}_token_id") for kind in ("image", "audio", "video")}
+    assert set(model.generation_config.suppress_tokens) == media
 
 
 def test_zero_initialised_gates_leave_a_decoder_as_it_is_and_open_ones_attend_to_media(tmp_path):
@@ -604,13 +525,6 @@ class TestTextTemplate:
             MMGPTCollator(processor)([make_samples(True, True)[0]])
 
 
-def break_folder(folder, part):
-    """Ways in which people's folders are not what they think, each with what the error must name."""
-    (folder / part / "tokenizer.json").unlink(missing_ok=True)
-    (folder / part / "tokenizer_config.json").unlink(missing_ok=True)
-    (folder / part / "preprocessor_config.json").unlink(missing_ok=True)
-
-
 class TestRefusals:
     @pytest.fixture
     def parts(self, tmp_path):
@@ -646,7 +560,8 @@ class TestRefusals:
         [("text", "no tokenizer"), ("vision", "no image processor"), ("audio", "no feature extractor")],
     )
     def test_a_folder_without_what_prepares_its_inputs(self, parts, tmp_path, part, missing):
-        break_folder(tmp_path, part)
+        for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+            (tmp_path / part / name).unlink(missing_ok=True)
         with pytest.raises(ValueError, match=f"{part}' has {missing}: copy"):
             assemble(**parts)
 

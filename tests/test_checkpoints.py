@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from modeling_mmgpt.folders_mmgpt import describe_file, read_manifest, write_manifest
 from tests.test_stopping import same_end, train_toy, tree  # noqa: F401 - a fixture
 from tests.toy_training import losses
 from training.checkpoints import MANIFEST, begin_checkpoint, checkpoints_in, finish_checkpoint, problem_of, rotate
@@ -106,7 +107,7 @@ class TestWhole:
     def test_a_damaged_manifest(self, tmp_path, text):
         write_checkpoint(tmp_path, 3)
         (tmp_path / "checkpoint-3" / MANIFEST).write_text(text)
-        assert problem_of(tmp_path / "checkpoint-3") == "manifest.json is damaged"
+        assert problem_of(tmp_path / "checkpoint-3") == f"{MANIFEST} is damaged"
 
     def test_nothing_but_damaged_ones_is_an_error_that_names_them(self, tmp_path):
         for step, damage, name in ((3, flip, "optimizer.pt"), (6, remove, "trainer_state.json")):
@@ -122,6 +123,41 @@ class TestWhole:
         begin_checkpoint(tmp_path / "checkpoint-3")
         (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("{}")
         assert last_checkpoint(tmp_path) is None
+
+    def test_a_manifest_of_the_model_alone_is_that_of_a_run_of_before(self, tmp_path):
+        """They had another file, manifest.json, for the checkpoint; its model's own still counts."""
+        checkpoint = tmp_path / "checkpoint-3"
+        checkpoint.mkdir()
+        for name in ("model.safetensors", "optimizer.pt"):
+            (checkpoint / name).write_text(name)
+        (checkpoint / "manifest.json").write_text('{"files": {}}')
+        write_manifest(checkpoint, {"files": {"model.safetensors": describe_file(checkpoint / "model.safetensors")}})
+        assert last_checkpoint(tmp_path) is None
+        (checkpoint / "trainer_state.json").write_text("{}")
+        assert last_checkpoint(tmp_path) == checkpoint
+        flip(checkpoint / "model.safetensors")
+        assert problem_of(checkpoint) == "model.safetensors is not what was written"
+
+    def test_a_models_save_into_it_describes_what_it_replaces(self, tmp_path, model, processor):
+        """Unfinished it stays so, and finished it stays whole."""
+        checkpoint = tmp_path / "checkpoint-3"
+        begin_checkpoint(checkpoint)
+        model.save_pretrained(checkpoint)
+        weights = read_manifest(checkpoint)["files"]["model.safetensors"]
+        assert problem_of(checkpoint) == "it was not written to its end"
+        processor.save_pretrained(checkpoint)
+        (checkpoint / "trainer_state.json").write_text("{}")
+        finish_checkpoint(checkpoint)
+        files = {path.name for path in checkpoint.iterdir()}
+        assert read_manifest(checkpoint)["files"].keys() == files - {MANIFEST}
+        assert read_manifest(checkpoint)["files"]["model.safetensors"] == weights
+        model.lm_head.weight.data += 1
+        processor.tokenizer.add_tokens("new")
+        model.save_pretrained(checkpoint)
+        processor.save_pretrained(checkpoint)
+        assert problem_of(checkpoint) is None and read_manifest(checkpoint)["files"]["model.safetensors"] != weights
+        (checkpoint / "tokenizer.json").unlink()
+        assert problem_of(checkpoint) == "tokenizer.json is missing"
 
     def test_files_that_do_not_belong_to_it_do_not_matter(self, tmp_path):
         write_checkpoint(tmp_path, 3)

@@ -177,17 +177,16 @@ def test_what_the_decoder_cannot_follow_is_refused():
         config_from_gpt(GPT2Config(scale_attn_by_inverse_layer_idx=True))
 
 
+HALF_SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+
+
 @pytest.mark.parametrize(
     ("model_type", "choice", "named"),
     [
         ("llama", {"qk_norm": True}, "qk_norm is True, the family has False"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        (
-            "llama",
-            {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
-            "sliding_window is 4",
-        ),
-        ("mistral", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}, "layer_types"),
+        ("llama", HALF_SLIDING, "sliding_window is 4"),
+        ("mistral", HALF_SLIDING, "layer_types"),
         ("qwen2", {"attention_bias": True, "attention_output_bias": True}, "attention_output_bias is True"),
         ("llama", {"attention_scale": 1.0}, "attention_scale is 1.0"),
         ("llama", {"position_embedding_type": "none"}, "position_embedding_type is 'none'"),
@@ -217,20 +216,16 @@ def test_norms_that_grew_apart_do_not_go_back_to_one():
 def test_unfit_weights_are_named(tmp_path):
     theirs = random_model("llama", MODELS["llama"][1])
     tensors = theirs.state_dict()
-    cases = {
-        "lacks": (
-            {k: v for k, v in tensors.items() if "layers.2.mlp.up" not in k},
-            "no weights for model.layers.2.mlp.up",
-        ),
-        "shape": (tensors | {"model.norm.weight": torch.ones(7)}, r"'model.norm.weight' of shape \(7,\) does not fit"),
-        "other": (
-            tensors | {"score.weight": torch.ones(2, 48)},
-            "'score.weight' belongs to no part of LlamaForCausalLM",
-        ),
-        "deeper": (tensors | {"model.layers.9.mlp.up_proj.weight": torch.ones(80, 48)}, "layers.9.* has no place"),
-    }
-    for name, (changed, message) in cases.items():
-        folder = tmp_path / name
+    lacking = {name: tensor for name, tensor in tensors.items() if "layers.2.mlp.up" not in name}
+    deeper = {"model.layers.9.mlp.up_proj.weight": torch.ones(80, 48)}
+    cases = (
+        (lacking, "no weights for model.layers.2.mlp.up"),
+        (tensors | {"model.norm.weight": torch.ones(7)}, r"'model.norm.weight' of shape \(7,\) does not fit"),
+        (tensors | {"score.weight": torch.ones(2, 48)}, "'score.weight' belongs to no part of LlamaForCausalLM"),
+        (tensors | deeper, "layers.9.* has no place"),
+    )
+    for number, (changed, message) in enumerate(cases):
+        folder = tmp_path / str(number)
         theirs.config.save_pretrained(folder)
         save_file(changed, folder / "model.safetensors")
         with pytest.raises(ValueError, match=message):

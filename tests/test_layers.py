@@ -7,7 +7,7 @@ import torch
 from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 
 from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, from_gpt
-from modeling_mmgpt.layers_mmgpt import CACHE, MMGPTRouter
+from modeling_mmgpt.layers_mmgpt import CACHE, MMGPTMixture
 from modeling_mmgpt.modeling_mmgpt_text import MMGPTTextModel
 from tests.conftest import TEXT, make_model
 from training.checks.parity import MODELS, random_ids, random_model
@@ -82,7 +82,7 @@ def test_gradients_reach_router_and_experts():
 def test_only_sparse_layers_have_experts():
     model = make_mixture(num_hidden_layers=3, mlp_layer_types=["dense", "sparse", "dense"])
     with_router = [
-        i for i, layer in enumerate(model.model.layers) if any(isinstance(m, MMGPTRouter) for m in layer.modules())
+        i for i, layer in enumerate(model.model.layers) if any(isinstance(m, MMGPTMixture) for m in layer.modules())
     ]
     assert with_router == [1]
 

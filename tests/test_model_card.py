@@ -52,10 +52,8 @@ def test_parts_and_results(tmp_path, model, processor):
     card = saved_card(tmp_path, model, processor, results=results, license="apache-2.0")
     assert "| captions | exact match | 0.97 |  | 300 |" in card
     assert "| speech | word errors | 0.05 | 0.03 to 0.08 | 80 |" in card
-    assert (
-        "license: apache-2.0" in card
-        and "a vision encoder and an audio encoder: it takes text, images and audio," in card
-    )
+    assert "a vision encoder and an audio encoder: it takes text, images and audio," in card
+    assert "license: apache-2.0" in card
     sizes = part_sizes(model)
     assert sum(sizes.values()) == sum(parameter.numel() for parameter in model.parameters())
     assert all(f"| {part} | {size:,} |" in card for part, size in sizes.items())
@@ -64,20 +62,25 @@ def test_parts_and_results(tmp_path, model, processor):
 def test_what_is_not_known_is_not_told(tmp_path, model, processor):
     card = saved_card(tmp_path, model, processor)
     assert "Nothing was measured" in card and "## Bias\n\nNot measured." in card
+    assert "telling from an image or a voice who somebody is" in section_of(
+        tmp_path / "nano" / "README.md", "Out-of-scope use"
+    )
     assert "None" not in card and "Hardware" not in card and "\n\n\n\n" not in card
 
 
 def test_everything_known_is_told(tmp_path, model, processor):
-    bias = [{"task": "gender", "measure": "stereotype preferred", "value": 0.52, "low": 0.46, "high": 0.58, "n": 262}]
     facts = {
         "hardware": "2 CPU cores",
         "intended_use": "Images of red things.",
+        "out_of_scope": "Anything blue.",
         "base_model": "me/base",
-        "bias": bias,
+        "bias": BIAS,
     }
     card = saved_card(tmp_path, model, processor, **facts, licences={"decoder": "mit", "me/data": "cc-by-4.0"})
     assert "Hardware: 2 CPU cores." in card and "Images of red things." in card and "Trained from me/base." in card
-    assert "| gender | stereotype preferred | 0.52 | 0.46 to 0.58 | 262 |" in card and "Not measured." not in card
+    assert section_of(tmp_path / "nano" / "README.md", "Out-of-scope use") == "Anything blue."
+    assert "|  | stereotype preferred | n |\n| --- | --- | --- |\n| gender | 0.520 (0.460 to 0.580) | 262 |" in card
+    assert "Not measured." not in card
     assert "| decoder | mit |" in card and "| me/data | cc-by-4.0 |" in card
 
 
@@ -114,9 +117,8 @@ def test_numbers_of_numpy_are_data_too(tmp_path, model, processor):
 
 def test_a_new_name_stands_where_the_old_one_was(tmp_path, model, processor):
     card = saved_card(tmp_path, model, processor, results=RESULTS)
-    renamed = (
-        card.replace("# nano\n", "# me/it\n").replace('"nano"', '"me/it"').replace("- name: nano", "- name: me/it")
-    )
+    renamed = card.replace('"nano"', '"me/it"')
+    renamed = renamed.replace("# nano\n", "# me/it\n").replace("- name: nano", "- name: me/it")
     files = renamed_files(tmp_path / "nano", "me/it")
     assert files["README.md"] == renamed != card and json.loads(files["card_facts.json"])["name"] == "me/it"
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# My birds\n")
@@ -145,9 +147,8 @@ class TestRecord:
         assert record_results(folder, [*RESULTS, COLOURS], by="recipe `toy`, split `test`") == folder / "README.md"
         results = section_of(folder / "README.md", "Results")
         today = datetime.date.today()
-        assert results.startswith(
-            f"Recipe `toy`, split `test`, {today}:\n\n| task | measure | value | 95 % interval | majority | shuffled | n |"
-        )
+        head = "| task | measure | value | 95 % interval | majority | shuffled | n |"
+        assert results.startswith(f"Recipe `toy`, split `test`, {today}:\n\n{head}")
         assert "| speech | wer | 0.05 | 0.03 to 0.08 |  |  | 80 |" in results
         assert "| colours | exact_match | 0.9 |  | 0.5 | 0.4 | 10 |" in results
         # All else is as it was, to the byte.
@@ -169,9 +170,8 @@ class TestRecord:
         record_results(folder, [COLOURS], by="recipe `b`")
         once = (folder / "README.md").read_text()
         record_results(folder, [{**COLOURS, "value": 0.8}], by="recipe `b`")
-        assert (folder / "README.md").read_text() == once.replace("| 0.9 |", "| 0.8 |").replace(
-            "value: 0.9", "value: 0.8"
-        )
+        changed = once.replace("| 0.9 |", "| 0.8 |").replace("value: 0.9", "value: 0.8")
+        assert (folder / "README.md").read_text() == changed
         record_results(folder, [{**COLOURS, "value": 0.9}], by="recipe `b`")
         assert (folder / "README.md").read_text() == once
         assert once.index("Recipe `a`") < once.index("Recipe `b`") < once.index("## Bias")
@@ -179,9 +179,20 @@ class TestRecord:
     def test_bias_has_a_section_of_its_own(self, folder):
         record_results(folder, BIAS, by="CrowS-Pairs", section="Bias")
         path = folder / "README.md"
-        assert "| gender | stereotype preferred | 0.52 | 0.46 to 0.58 | 262 |" in section_of(path, "Bias")
+        assert "| gender | 0.520 (0.460 to 0.580) | 262 |" in section_of(path, "Bias")
         assert section_of(path, "Results") == NOTHING["Results"] and not ModelCard.load(path).data.eval_results
         assert read_facts(folder)["bias"] == [BIAS[0] | {"by": "CrowS-Pairs", "date": str(datetime.date.today())}]
+
+    def test_measures_of_bias_stand_side_by_side_above_what_they_mean(self, folder):
+        per_token = {**BIAS[0], "measure": "per token", "value": -0.0004, "n": 200}
+        age = {"task": "age", "measure": "per token", "value": "0.50", "n": 9, "low": None}
+        bias = [{**BIAS[0], "scope": "English."}, per_token, age]
+        record_results(folder, bias, by="CrowS-Pairs", section="Bias")
+        assert section_of(folder / "README.md", "Bias").partition(":\n\n")[2] == (
+            "|  | stereotype preferred | per token | n |\n| --- | --- | --- | --- |\n"
+            "| gender | 0.520 (0.460 to 0.580) | 0.000 (0.460 to 0.580), n 200 | 262 |\n"
+            "| age |  | 0.50 | 9 |\n\nEnglish."
+        )
 
     def test_a_card_that_somebody_wrote_keeps_their_words(self, folder):
         own = "---\nlicense: mit\nwidget:\n- text: Hello\n---\n# Birds\n\nMine.\n\n## Thanks\n\nTo all.\n"
@@ -190,9 +201,8 @@ class TestRecord:
         record_results(folder, RESULTS, by="recipe `a`")
         record_results(folder, BIAS, by="CrowS-Pairs", section="Bias")
         card = ModelCard.load(folder / "README.md")
-        assert card.text.strip().startswith(
-            f"# Birds\n\nMine.\n\n## Thanks\n\nTo all.\n\n{START}\n\n## Results\n\nRecipe `a`"
-        )
+        theirs = "# Birds\n\nMine.\n\n## Thanks\n\nTo all.\n\n"
+        assert card.text.strip().startswith(f"{theirs}{START}\n\n## Results\n\nRecipe `a`")
         assert "| gender |" in card.text and "## Training" not in card.text
         assert card.data.to_dict()["widget"] == [{"text": "Hello"}] and len(card.data.eval_results) == 2
 
@@ -260,34 +270,18 @@ class TestSavedAgain:
 
     def test_what_stands_outside_the_markers_is_the_owners(self, folder):
         path = folder / "README.md"
-        text = (
-            path.read_text()
-            .replace("# nano\n", "# edited and lost\n")
-            .replace("license: mit", "license: cc0-1.0\nbase_model: me/base\nwidget:\n- text: Hi")
-        )
+        text = path.read_text().replace("# nano\n", "# edited and lost\n")
+        text = text.replace("license: mit", "license: cc0-1.0\nbase_model: me/base\nwidget:\n- text: Hi")
         theirs = "model-index:\n- name: nano\n  results:\n"
         other = "  - task:\n      type: x\n    dataset:\n      name: theirs\n      type: theirs\n    metrics:\n    - type: wer\n      value: 1\n"
         assert theirs in text
-        path.write_text(
-            text.replace(theirs, theirs + other)
-            .replace(START, f"Mine above.\n\n{START}")
-            .replace(END, f"{END}\n\nMine below.")
-        )
+        text = text.replace(START, f"Mine above.\n\n{START}").replace(END, f"{END}\n\nMine below.")
+        path.write_text(text.replace(theirs, theirs + other))
         for card in (self.again(folder, {"hardware": "1 GPU"}), renamed_files(folder, "again")["README.md"]):
             data = ModelCard(card).data
-            assert (
-                card.index("Mine above.")
-                < card.index(START)
-                < card.index("# again")
-                < card.index(END)
-                < card.index("Mine below.")
-            )
-            assert (
-                "edited and lost" not in card
-                and data.license == "cc0-1.0"
-                and data.base_model == "me/base"
-                and data.widget == [{"text": "Hi"}]
-            )
+            places = [card.index(words) for words in ("Mine above.", START, "# again", END, "Mine below.")]
+            assert places == sorted(places) and "edited and lost" not in card
+            assert (data.license, data.base_model, data.widget) == ("cc0-1.0", "me/base", [{"text": "Hi"}])
             assert [one.dataset_name for one in data.eval_results] == ["theirs", "speech", "speech"]
 
 
@@ -326,18 +320,14 @@ class TestOldCard:
         }
 
     def test_nothing_of_it_is_lost_when_it_is_rendered(self, folder, model):
-        before, training = (
-            ModelCard.load(folder / "README.md").data.to_dict(),
-            section_of(folder / "README.md", "Training"),
-        )
+        before = ModelCard.load(folder / "README.md").data.to_dict()
+        training = section_of(folder / "README.md", "Training")
         write_card(folder, model, {"name": "nano"}, earlier=folder)
         card = ModelCard.load(folder / "README.md")
         after = card.data.to_dict()
         assert sorted(before.pop("tags")) == sorted(after.pop("tags")) and after == before
-        assert (
-            card.text.endswith(f"{END}\n\n## Thanks\n\nTo all.\n")
-            and section_of(folder / "README.md", "Training") == training
-        )
+        assert card.text.endswith(f"{END}\n\n## Thanks\n\nTo all.\n")
+        assert section_of(folder / "README.md", "Training") == training
         facts = read_facts(folder)
         record_results(folder, RESULTS, by="recipe `b`")
         assert {**read_facts(folder), "results": facts["results"]} == facts
@@ -350,3 +340,16 @@ class TestOldCard:
         model = read_facts(folder)["model"]
         assert (model["adapter_of"], model["is_local"], model["modalities"]) == ("me/base", False, [])
         assert "base_model" not in read_facts(folder)
+
+
+def test_calibration_has_a_section_of_its_own_with_the_diagram_in_numbers(tmp_path, model, processor):
+    save_checkpoint(tmp_path / "nano", model, processor)
+    path = tmp_path / "nano" / "README.md"
+    assert "## Calibration" not in path.read_text()
+    bins = [[0.4, 0.5, 7, 0.45, 0.5714], [0.9, 1.0, 3, 0.97, 1.0]]
+    result = {"task": "colours", "measure": "expected calibration error", "value": 0.09, "n": 10, "bins": bins}
+    record_results(tmp_path / "nano", [result], by="recipe `a`", section="Calibration")
+    section = section_of(path, "Calibration")
+    assert "| colours | expected calibration error | 0.09 |  | 10 |" in section
+    assert "| colours | 0.4 to 0.5 | 7 | 0.45 | 0.5714 |\n| colours | 0.9 to 1.0 | 3 | 0.97 | 1.0 |" in section
+    assert section_of(path, "Results") == NOTHING["Results"] and not ModelCard.load(path).data.eval_results

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def installed_by(line: str) -> list[str]:
     """What the `pip install` commands of a line of code or prose name."""
     commands = re.findall(r"pip install((?: +(?:-U|'[^']+'|[A-Za-z0-9.][\w.\[\],<>=!~-]*))*)", line)
     return [word.strip("'").rstrip(".,:") or "." for command in commands for word in command.split() if word != "-U"]
+
+
+def imports_of(path: Path) -> set[str]:
+    """The packages that a file imports, at its top or anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        names |= {node.module} if isinstance(node, ast.ImportFrom) and node.level == 0 else set()
+    return {name.split(".")[0] for name in names}
 
 
 def in_a_process(code: str, *arguments: str) -> str:
@@ -77,10 +87,18 @@ class TestWhatIsShipped:
     def test_the_package_imports_nothing_of_the_checkout(self):
         """The wheel has modeling_mmgpt only."""
         for path in Path("modeling_mmgpt").rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-                assert not {name.split(".")[0] for name in names} & {"training", "configuration", "tests"}, path
+            assert not imports_of(path) & {"training", "configuration", "tests"}, path
+
+    @pytest.mark.parametrize("place", ["modeling_mmgpt", "training"])
+    def test_every_package_that_is_imported_is_declared(self, place):
+        """Not only required by something that we require: that may change. The wheel's own are no extras for training."""
+        extras = EXTRAS.values() if place == "training" else [EXTRAS["serve"]]
+        declared = {name_of(name) for names in (PROJECT["dependencies"], *extras) for name in names}
+        distributions = packages_distributions()
+        known = {*sys.stdlib_module_names, "modeling_mmgpt", "training", "vllm"}  # vLLM's environment is another one
+        for path in Path(place).rglob("*.py"):
+            for module in imports_of(path) - known:
+                assert {name_of(one) for one in distributions[module]} & declared, f"{path} imports {module}"
 
 
 class TestStart:
@@ -96,7 +114,7 @@ class TestStart:
         )
         *shown, imported = in_a_process(self.COMMAND + code).splitlines()
         verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-        assert verbs == {"assemble", "chat", "convert", "generate", "info", "push"}
+        assert verbs == {"assemble", "chat", "convert", "generate", "info", "push", "serve"}
         assert all(any(line.startswith(f"│ {verb} ") for line in shown) for verb in verbs)
         assert imported == "[]"
 

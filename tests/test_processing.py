@@ -1,6 +1,7 @@
 """The processor: placeholders, counts, masks, tokens in advance, and the sentences of its refusals."""
 
 import base64
+import json
 
 import numpy as np
 import PIL.Image
@@ -449,6 +450,14 @@ def test_videos_without_a_place_for_them_are_refused(tokenizer):
     blind = make_processor(make_config(vision=None), tokenizer)
     with pytest.raises(ValueError, match="Videos were given but the model takes none"):
         blind(text=["<|video|>"], videos=[make_video(0)])
+
+
+def test_how_the_last_batch_was_padded_and_cut_is_not_saved(tmp_path, tokenizer):
+    processor = make_processor(make_config(), tokenizer)
+    processor(text=["one", "one two three"], padding=True, truncation=True, max_length=2)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["padding"] is None and saved["truncation"] is None
 
 
 @pytest.mark.parametrize(("vision", "audio"), [(PATCHES, FRAMES), (PATCHES, None), (None, FRAMES), (None, None)])

@@ -318,7 +318,7 @@ replace, turn = os.replace, [int(sys.argv[2])]
 def stop(*paths):
     if not turn[0]:
         os._exit(9)
-    turn[0] -= 1
+    turn[0] -= not paths[0].name.endswith(".part")
     replace(*paths)
 folders_mmgpt.os.replace = stop
 model.save_pretrained(sys.argv[1], max_shard_size=sys.argv[3])

@@ -8,7 +8,13 @@ from transformers.models.siglip2.image_processing_siglip2 import convert_image_t
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration
 from modeling_mmgpt.token_counts_mmgpt import audio_geometry, audio_token_count, image_geometry, image_token_count
-from modeling_mmgpt.tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, VisionFamily, vision_family
+from modeling_mmgpt.tower_families_mmgpt import (
+    AUDIO_FAMILIES,
+    VISION_FAMILIES,
+    VisionFamily,
+    tower_family,
+    vision_family,
+)
 from modeling_mmgpt.towers_mmgpt import (
     build_tower,
     cut_patches,
@@ -17,7 +23,6 @@ from modeling_mmgpt.towers_mmgpt import (
     run_vision_tower,
     smallest_audio,
     smallest_image,
-    tower_width,
 )
 from tests.conftest import CONVOLUTIONS, FRAMES, PATCHES, make_config, make_model
 from tests.test_assemble import AUDIO_MODELS, VISION_MODELS
@@ -50,7 +55,7 @@ def test_a_vision_family_makes_what_its_entry_says(kind):
     if not vision_family(config.vision_config).pixels:
         pixels, shapes = cut_patches(pixels, geometry["patch_size"])
     features = run_vision_tower(tower, pixels, shapes, return_dict=True).last_hidden_state
-    assert features.shape[2] == tower_width(config.vision_config)
+    assert features.shape[2] == tower_family(config.vision_config).width(config.vision_config)
     assert features.shape[1] >= image_token_count(*shape[2:], **geometry)  # more with class and register tokens
 
 
@@ -61,7 +66,7 @@ def test_an_audio_family_makes_what_its_entry_says(kind):
     tower = build_tower(config.audio_config).eval()
     features = run_audio_tower(tower, torch.zeros(shape), None, return_dict=True).last_hidden_state
     tokens = audio_token_count(shape[-1], **audio_geometry(config))
-    assert features.shape == (1, tokens, tower_width(config.audio_config))
+    assert features.shape == (1, tokens, tower_family(config.audio_config).width(config.audio_config))
 
 
 @pytest.mark.parametrize("kind", VISION)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.conftest import make_model, make_processor
+from tests.conftest import make_config, make_model, make_processor
 from training.checks.vllm_answers import forbid, openai_messages
 from training.checks.vllm_check import (
     answer_with_generate,
@@ -32,14 +32,10 @@ def asked(tmp_path_factory, tokenizer):
     return folder / "model", make_requests(held_out_samples(model.config), processor, folder)
 
 
-def test_a_model_is_asked_about_its_modalities_alone(tokenizer):
+def test_a_model_is_asked_about_its_modalities_alone():
     kinds = {}
-    for name, model in (
-        ("all", make_model()),
-        ("no vision", make_model(vision=None)),
-        ("no audio", make_model(audio=None)),
-    ):
-        samples = held_out_samples(model.config)
+    for name, without in (("all", {}), ("no vision", {"vision": None}), ("no audio", {"audio": None})):
+        samples = held_out_samples(make_config(**without))
         kinds[name] = {(len(one["images"]), len(one["audios"]), len(one.get("videos", []))) for one in samples}
     assert kinds == {
         "all": {(0, 0, 0), (1, 0, 0), (0, 1, 0), (2, 0, 0), (1, 2, 0), (0, 0, 1)},
@@ -67,21 +63,11 @@ def test_generate_reads_the_same_prompt_as_the_chat_template_makes(asked):
     folder, requests = asked
     model, processor = load(str(folder), with_torchvision=True)
     answers = answer_with_generate(model, processor, requests[-1:], max_new_tokens=3)
-    inputs = processor.apply_chat_template(
-        [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "path": requests[-1]["images"][0]},
-                    *({"type": "audio", "path": path} for path in requests[-1]["audios"]),
-                    requests[-1]["messages"][0]["content"][-1],
-                ],
-            }
-        ],
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=True,
-    )
+    (image,), audios = requests[-1]["images"], requests[-1]["audios"]
+    media = [{"type": "image", "path": image}, *({"type": "audio", "path": path} for path in audios)]
+    messages = [{"role": "user", "content": [*media, requests[-1]["messages"][0]["content"][-1]]}]
+    options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+    inputs = processor.apply_chat_template(messages, **options)
     assert answers[0]["prompt"] == inputs["input_ids"][0]
     assert len(answers[0]["tokens"]) == 3
 

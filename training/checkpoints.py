@@ -1,21 +1,20 @@
 r"""The checkpoints of a run on the disk: whole or not, and how many are kept.
 
-manifest.json in each holds the size and the hash of all its other files. It says "unfinished" while they are written. A
-checkpoint without one is of a run before there were manifests, and is whole when its last file is.
+The manifest of each, which its model's own save begins (folders_mmgpt.py), describes all files at the end, and says `unfinished`
+while they are written. One that does not describe Trainer's state is of a run before there were such manifests.
 """
 
-import hashlib
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 
-logger = logging.getLogger(__name__)
+from modeling_mmgpt.folders_mmgpt import MANIFEST, describe_file, find_difference, read_manifest, write_manifest
 
-MANIFEST = "manifest.json"
-UNFINISHED = "it was not written to its end"
+
+CUT_SHORT = "it was not written to its end"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -34,58 +33,38 @@ def begin_checkpoint(checkpoint: Path) -> None:
     if checkpoint.exists():
         remove(checkpoint)
     checkpoint.mkdir(parents=True)
-    write_manifest(checkpoint, {"unfinished": True})
+    write_manifest(checkpoint, {"unfinished": True, "files": {}})
 
 
 def finish_checkpoint(checkpoint: Path) -> None:
-    files = {}
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            files[str(path.relative_to(checkpoint))] = {"bytes": path.stat().st_size, "sha256": hash_of(path)}
+    known = read_manifest(checkpoint)["files"]  # the weights, described when they were saved
+    names = sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file())
+    files = {name: known.get(name) or describe_file(checkpoint / name) for name in names if name != MANIFEST}
     write_manifest(checkpoint, {"files": files})
 
 
-def write_manifest(checkpoint: Path, content: dict) -> None:
-    unfinished = checkpoint / f"{MANIFEST}.part"
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, checkpoint / MANIFEST)
-
-
-def hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def problem_of(checkpoint: Path, streaming: bool = False, contents: bool = True) -> str | None:
-    """Why nothing can go on from a checkpoint, or None. Without `contents` only the sizes of its files are looked at."""
-    if not (checkpoint / MANIFEST).is_file():
-        return problem_without_manifest(checkpoint, streaming)
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("unfinished"):
-            return UNFINISHED
-        known = [(name, one["bytes"], one["sha256"]) for name, one in manifest["files"].items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
+def problem_of(checkpoint: Path, streaming: bool = False, checksums: bool = True) -> str | None:
+    """Why nothing can go on from a checkpoint, or None. Without `checksums` only the sizes of its files are looked at."""
+    manifest = read_manifest(checkpoint)
+    if "damaged" in manifest:
         return f"{MANIFEST} is damaged"
-    for name, size, digest in known:
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes in place of {size:,}"
-        if contents and hash_of(path) != digest:
-            return f"{name} is not what was written"
-    return None
+    if "unfinished" in manifest:
+        return CUT_SHORT
+    for name, described in manifest["files"].items():
+        difference = find_difference(checkpoint / name, described, checksums)
+        if difference is not None:
+            return f"{name} {difference}"
+    return None if TRAINER_STATE_NAME in manifest["files"] else problem_without_manifest(checkpoint, streaming)
 
 
 def problem_without_manifest(checkpoint: Path, streaming: bool) -> str | None:
-    """Trainer writes trainer_state.json last; of a stream the place of each process comes after it."""
+    """Trainer writes its state last; of a stream the place of each process comes after it."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return UNFINISHED
+        return CUT_SHORT
     places, processes = len(list(checkpoint.glob("stream_*.pt"))), len(list(checkpoint.glob("rng_state*.pth")))
-    return UNFINISHED if streaming and places != processes else None
+    return CUT_SHORT if streaming and places != processes else None
 
 
 def rotate(folder: Path, step: int, limit: int | None, keep: str | None) -> None:
@@ -93,7 +72,7 @@ def rotate(folder: Path, step: int, limit: int | None, keep: str | None) -> None
     if not limit or limit < 0:
         return
     older = [path for path in checkpoints_in(folder) if step_of(path) < step]
-    whole = [path for path in older if problem_of(path, contents=False) is None]
+    whole = [path for path in older if problem_of(path, checksums=False) is None]
     kept = limit - 1  # beside the new one
     for path in [path for path in older if path not in whole] + whole:
         if len(older) <= kept:

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor
 from modeling_mmgpt.preprocessing_mmgpt import video_processor_like
-from training.recipe import ModelArguments, Recipe
+from modeling_mmgpt.tools.checkpoints import load_whole
+from training.recipe import ModelArguments, Recipe, RecipeError
 from training.train_tokenizer import texts_of, train_tokenizer
 
 
@@ -38,7 +39,11 @@ def load_checkpoint(name: str) -> tuple[MMGPTForConditionalGeneration, MMGPTProc
         raise FileNotFoundError(
             f"{name} does not exist: train it first, or name another folder or a model of the Hub."
         )
-    return MMGPTForConditionalGeneration.from_pretrained(name), MMGPTProcessor.from_pretrained(name)
+    try:
+        model = load_whole(MMGPTForConditionalGeneration, name)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return model, MMGPTProcessor.from_pretrained(name)
 
 
 def build_model(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from training.checkpoints import MANIFEST, UNFINISHED, checkpoints_in, problem_of
+from training.checkpoints import CUT_SHORT, checkpoints_in, problem_of
 from training.recipe import Recipe, RecipeError, build_sections
 from training.recipe_files import with_new_names
 
@@ -36,7 +36,7 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     if isinstance(wish, str):
         if not Path(wish).is_dir():
             raise FileNotFoundError(f"training.resume_from_checkpoint={wish} does not exist.")
-        problem = problem_of(Path(wish), recipe.data.streaming) if Path(wish, MANIFEST).is_file() else None
+        problem = problem_of(Path(wish), recipe.data.streaming)
         if problem is not None:
             raise RecipeError(f"training.resume_from_checkpoint={wish}: {problem}. Name another checkpoint.")
         return wish
@@ -87,7 +87,7 @@ def last_checkpoint(folder: Path, streaming: bool = False) -> Path | None:
             return path
         problems[path.name] = problem
         logger.warning("%s is passed over: %s.", path, problem)
-    damaged = [f"{name}: {problem}" for name, problem in problems.items() if problem != UNFINISHED]
+    damaged = [f"{name}: {problem}" for name, problem in problems.items() if problem != CUT_SHORT]
     if damaged:
         raise RecipeError(
             f"no checkpoint in {folder} is whole ({'; '.join(damaged)}): bring one back from a copy, or remove them all to begin "

@@ -85,6 +85,7 @@ def card_of_run(recipe: Recipe, report: dict) -> dict:
         "mixture": report["mixture"],
         "datasets": sorted({source.dataset for source in recipe.data.train if source.dataset}) or None,
         "results": [],
+        "calibration": [],
         "bias": [],
     }
     return facts if recipe.model.checkpoint is None else facts | facts_of_origin(recipe.model.checkpoint)

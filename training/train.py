@@ -24,7 +24,7 @@ from training.recipe import Recipe, RecipeError, load_recipe
 from training.resuming import checkpoint_to_resume, finished_report
 from training.run_lock import locked
 from training.run_results import save_run
-from training.stopping import UNFINISHED, RunFailed, RunStopped
+from training.stopping import UNFINISHED, RunFailed, RunStopped, unwritten
 from training.trainer import RecipeTrainer
 
 
@@ -82,6 +82,11 @@ def train_and_exit(recipe: Recipe) -> None:
         sentence = str(end).rpartition(f"{type(end).__name__}: ")[2]  # torch puts a worker's traceback before it
         print(f"{what}: {sentence.strip()}", file=sys.stderr)
         sys.exit(status)
+    except Exception as error:
+        problem = unwritten(error, Path(recipe.training.output_dir))
+        if problem is None:
+            raise
+        sys.exit(f"The run went wrong: {problem}")
     print(
         f"{report['parameters']:,} parameters, {report['steps']} steps in {report['train_seconds']:.0f} s on "
         f"{report['hardware']}; saved in {recipe.training.output_dir}/model"

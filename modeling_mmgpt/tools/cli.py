@@ -2,10 +2,12 @@
 
 import sys
 from contextlib import contextmanager
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names
 
@@ -16,25 +18,21 @@ Build multimodal GPTs from checkpoints, talk to them, look at them, publish them
     mmgpt chat outputs/demo/model --image image.png
     mmgpt generate outputs/demo/model "Describe the picture." --image image.png
     mmgpt info outputs/demo/model
+    mmgpt serve outputs/demo/model
     mmgpt push outputs/demo/model me/my-model
     mmgpt convert openai-community/gpt2 outputs/gpt2
     mmgpt assemble --text gpt2 --vision google/siglip-base-patch16-224 --output outputs/assembled
 """
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
-Folder = Annotated[str, typer.Argument(help="A saved folder, or a model of the Hub.")]
-Images = Annotated[list[str] | None, typer.Option("--image", help="Image: a path or URL. May be repeated.")]
-Audios = Annotated[list[str] | None, typer.Option("--audio", help="Audio: a path or URL. May be repeated.")]
-Videos = Annotated[list[str] | None, typer.Option("--video", help="Video: a path or URL. May be repeated.")]
-System = Annotated[str | None, typer.Option(help="System message before everything.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
-Temperature = Annotated[
-    float | None,
-    typer.Option(min=0.0, help="Sample with it; 0 never samples. Default: as the model's own settings say."),
+Folder = Annotated[str, Argument(help="A saved folder, or a model of the Hub.")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, ... Default: the accelerator if there is one.")]
+Guard = Annotated[
+    str | None, Option(help="Classifier of texts or images that judges questions and answers: a folder or Hub id.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the accelerator if there is one.")]
-Dtype = Annotated[str, typer.Option(help="auto (as saved), float32, bfloat16 or float16.")]
+GuardLabels = Annotated[list[str] | None, Option(help="Label of it that is withheld. May be repeated.")]
+GuardThreshold = Annotated[float, Option(min=0.0, max=1.0, help="Lowest probability that is withheld.")]
+Dtype = Annotated[str, Option(help="auto (as saved), float32, bfloat16 or float16.")]
 
 
 @contextmanager
@@ -49,64 +47,69 @@ def errors_in_a_line():
         raise typer.Exit(1) from error
 
 
-def start(*arguments, **media: list[str] | None):
-    """A session with the media of the command line."""
-    from .chat import Session
-
-    session = Session(*arguments)
-    for kind, sources in media.items():
-        for source in sources or []:
-            session.attach(kind, source)
-    return session
-
-
-@app.command()
-@errors_in_a_line()
-def chat(
+def open_session(
     folder: Folder,
-    image: Images = None,
-    audio: Audios = None,
-    video: Videos = None,
-    system: System = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = None,
-    seed: Seed = None,
+    image: Annotated[list[str] | None, Option(help="Image: a path or URL. May be repeated.")] = None,
+    audio: Annotated[list[str] | None, Option(help="Audio: a path or URL. May be repeated.")] = None,
+    video: Annotated[list[str] | None, Option(help="Video: a path or URL. May be repeated.")] = None,
+    system: Annotated[str | None, Option(help="System message before everything.")] = None,
+    max_new_tokens: Annotated[int, Option(min=1, help="Longest answer, in tokens.")] = 512,
+    temperature: Annotated[
+        float | None,
+        Option(min=0.0, help="Sample with it; 0 never samples. Default: as the model's own settings say."),
+    ] = None,
+    seed: Annotated[int | None, Option(help="Makes sampling repeatable.")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    guard: Guard = None,
+    guard_label: GuardLabels = None,
+    guard_threshold: GuardThreshold = 0.5,
 ):
-    """Talk to a model. Media of the command line go with your first message; /help tells how to add more."""
-    from .chat import converse, generation_settings
-
-    session = start(folder, device, dtype, system, image=image, audio=audio, video=video)
-    if session.processor.chat_template is None:
-        raise ValueError("This model only continues text and has no form of conversation: use mmgpt generate.")
-    converse(session, generation_settings(max_new_tokens, temperature, seed))
-
-
-@app.command()
-@errors_in_a_line()
-def generate(
-    folder: Folder,
-    prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
-    image: Images = None,
-    audio: Audios = None,
-    video: Videos = None,
-    system: System = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-):
-    """Ask once. The answer alone goes to standard output."""
+    """The session and the settings of generate() that the options of `chat` and `generate` ask for."""
     from transformers.utils import logging
 
-    from .chat import generation_settings
+    from .chat import Session, generation_settings, load_guard
 
-    logging.disable_progress_bar()
-    session = start(folder, device, dtype, system, image=image, audio=audio, video=video)
-    text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-    session.say(text, generation_settings(max_new_tokens, temperature, seed))
+    if not sys.stdout.isatty():
+        logging.disable_progress_bar()
+    judge = load_guard(guard, guard_label, guard_threshold)
+    session = Session(folder, device, dtype, system, judge)
+    for kind, sources in (("image", image), ("audio", audio), ("video", video)):
+        for source in sources or []:
+            session.attach(kind, source)
+    return session, generation_settings(max_new_tokens, temperature, seed)
+
+
+def with_session(verb):
+    """The command of `verb(session, settings, its own options)`: it has the options of `open_session` too."""
+    shared, (_, _, *own) = (list(signature(function).parameters.values()) for function in (open_session, verb))
+
+    @errors_in_a_line()
+    def command(**given):
+        verb(*open_session(**{option.name: given.pop(option.name) for option in shared}), **given)
+
+    command.__signature__ = Signature([shared[0], *own, *shared[1:]])
+    return app.command(verb.__name__, help=verb.__doc__)(command)
+
+
+@with_session
+def chat(session, settings):
+    """Talk to a model. Media of the command line go with your first message; /help tells how to add more."""
+    from .chat import converse
+
+    if session.processor.chat_template is None:
+        raise ValueError("This model only continues text and has no form of conversation: use mmgpt generate.")
+    converse(session, settings)
+
+
+@with_session
+def generate(
+    session,
+    settings,
+    prompt: Annotated[str, Argument(help="What to say to the model; - reads it from standard input.")],
+):
+    """Ask once. The answer alone goes to standard output."""
+    session.say(sys.stdin.read().rstrip("\n") if prompt == "-" else prompt, settings)
 
 
 @app.command()
@@ -120,26 +123,60 @@ def info(folder: Folder):
 
 @app.command()
 @errors_in_a_line()
+def serve(
+    folder: Folder,
+    host: Annotated[str, Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "localhost",
+    port: Annotated[int, Option(help="Port to listen at.")] = 8000,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    allow_folder: Annotated[
+        list[Path] | None, Option(help="Clients may name media by path, of files in this folder. May be repeated.")
+    ] = None,
+    allow_domain: Annotated[
+        list[str] | None,
+        Option(help="Media are downloaded from here alone: example.org or 10.0.0.5:9000. May be repeated."),
+    ] = None,
+    downloads: Annotated[bool, Option(help="Whether media are downloaded at all.")] = True,
+    limit: Annotated[
+        list[str] | None, Option(help="A limit of media, such as image_pixels=89000000. May be repeated.")
+    ] = None,
+    guard: Guard = None,
+    guard_label: GuardLabels = None,
+    guard_threshold: GuardThreshold = 0.5,
+):
+    """Answer OpenAI's client over HTTP, also strangers: no local files, no private addresses, limits, clear refusals."""
+    from transformers.utils.import_utils import is_multipart_available, is_serve_available
+
+    if not (is_serve_available() and is_multipart_available()):
+        raise ImportError("Serving needs more packages: `pip install 'transformers[serving]' python-multipart`.")
+    from .chat import load_guard
+    from .serve import rules_of
+    from .serve import serve as start
+
+    rules = rules_of(allow_folder, allow_domain, downloads, limit)
+    start(folder, rules, host, port, device, dtype, load_guard(guard, guard_label, guard_threshold))
+
+
+@app.command()
+@errors_in_a_line()
 def push(
-    folder: Annotated[Path, typer.Argument(help="A saved folder.", exists=True, file_okay=False)],
-    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="Title of the commit.")] = "Upload model",
+    folder: Annotated[Path, Argument(help="A saved folder.", exists=True, file_okay=False)],
+    repo_id: Annotated[str, Argument(help="owner/name on the Hub.")],
+    private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
+    message: Annotated[str, Option("--message", "-m", help="Title of the commit.")] = "Upload model",
 ):
     """Publish a saved folder on the Hub, all of it in one commit (log in first: hf auth login)."""
     from .checkpoints import push_folder
 
-    typer.echo(push_folder(folder, repo_id, private=private or None, message=message).commit_url)
+    typer.echo(push_folder(folder, repo_id, private=private or None, commit_message=message).commit_url)
 
 
 @app.command()
 @errors_in_a_line()
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.")],
-    destination: Annotated[Path, typer.Argument(help="The new folder.")],
-    to: Annotated[
-        str, typer.Option(help="The form to write: mmgpt, or a family (gpt2, llama, qwen3, ...).")
-    ] = "mmgpt",
+    source: Annotated[str, Argument(help="Folder or Hub id of a checkpoint.")],
+    destination: Annotated[Path, Argument(help="The new folder.")],
+    to: Annotated[str, Option(help="The form to write: mmgpt, or a family (gpt2, llama, qwen3, ...).")] = "mmgpt",
     dtype: Dtype = "auto",
 ):
     """Bring a checkpoint of the GPT line into MMGPT's form, with its tokenizer, or one of ours back into a family's."""
@@ -153,34 +190,32 @@ def convert(
 @errors_in_a_line()
 def assemble(
     context: typer.Context,
-    text: Annotated[str, typer.Option(help="Causal decoder with its tokenizer: MMGPT, GPT-2, Llama, Qwen, ...")],
-    output: Annotated[Path, typer.Option(help="Folder for the model.")],
+    text: Annotated[str, Option(help="Causal decoder with its tokenizer: MMGPT, GPT-2, Llama, Qwen, ...")],
+    output: Annotated[Path, Option(help="Folder for the model.")],
     vision: Annotated[
         str | None,
-        typer.Option(help=f"Vision encoder, or a model that has one: {family_names(VISION_FAMILIES)}."),
+        Option(help=f"Vision encoder, or a model that has one: {family_names(VISION_FAMILIES)}."),
     ] = None,
     audio: Annotated[
-        str | None, typer.Option(help=f"Audio encoder, or a model that has one: {family_names(AUDIO_FAMILIES)}.")
+        str | None, Option(help=f"Audio encoder, or a model that has one: {family_names(AUDIO_FAMILIES)}.")
     ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of the whole model, for example bfloat16. Default: the decoder's.")
-    ] = "auto",
-    vision_connector: Annotated[str | None, typer.Option(help="linear, mlp, pixel_shuffle or resampler.")] = None,
+    dtype: Annotated[str, Option(help="Of the whole model, for example bfloat16. Default: the decoder's.")] = "auto",
+    vision_connector: Annotated[str | None, Option(help="linear, mlp, pixel_shuffle or resampler.")] = None,
     vision_merge_size: Annotated[
-        int | None, typer.Option(help="With pixel_shuffle: side of the square of patches that becomes a token.")
+        int | None, Option(help="With pixel_shuffle: side of the square of patches that becomes a token.")
     ] = None,
-    vision_num_queries: Annotated[int | None, typer.Option(help="With resampler: tokens of an image.")] = None,
+    vision_num_queries: Annotated[int | None, Option(help="With resampler: tokens of an image.")] = None,
     vision_feature_layer: Annotated[
-        int | None, typer.Option(help="Hidden state to read, for example -2 of CLIP. Default: -1, the last.")
+        int | None, Option(help="Hidden state to read, for example -2 of CLIP. Default: -1, the last.")
     ] = None,
     vision_max_tiles: Annotated[
-        int | None, typer.Option(help="Cut large images into up to so many tiles. Default: one chunk for each image.")
+        int | None, Option(help="Cut large images into up to so many tiles. Default: one chunk for each image.")
     ] = None,
-    audio_connector: Annotated[str | None, typer.Option(help="linear, mlp, frame_stack or resampler.")] = None,
+    audio_connector: Annotated[str | None, Option(help="linear, mlp, frame_stack or resampler.")] = None,
     audio_merge_size: Annotated[
-        int | None, typer.Option(help="With frame_stack: encoder frames that become a token.")
+        int | None, Option(help="With frame_stack: encoder frames that become a token.")
     ] = None,
-    audio_num_queries: Annotated[int | None, typer.Option(help="With resampler: tokens of an audio clip.")] = None,
+    audio_num_queries: Annotated[int | None, Option(help="With resampler: tokens of an audio clip.")] = None,
 ):
     """Make one multimodal model of a decoder, a vision encoder and an audio encoder, each a folder or a Hub id.
 

@@ -13,14 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..configuration_mmgpt import MMGPTTextConfig
-from .layouts import (
-    QKV_BY_HEAD,
-    ROTARY_PAIRS,
-    SHARED_NORM,
-    TRANSPOSED,
-    TRANSPOSED_QKV,
-    Weight,
-)
+from .layouts import QKV_BY_HEAD, ROTARY_PAIRS, SHARED_NORM, TRANSPOSED, TRANSPOSED_QKV, Weight
 
 
 @dataclass(frozen=True)
@@ -95,13 +88,14 @@ QWEN3_MOE_FIELDS = EXPERT_FIELDS | same("attention_bias moe_intermediate_size no
 
 PLAIN_FIXED = {"norm_type": "layernorm", "mlp_type": "plain", "mlp_bias": True}
 GPT2_FIXED = PLAIN_FIXED | {"position_embedding_type": "learned", "attention_bias": True}
-ROPE_LAYERNORM_FIXED = PLAIN_FIXED | {"position_embedding_type": "rope"}
-LLAMA_FIXED = {
-    "position_embedding_type": "rope",
-    "norm_type": "rmsnorm",
-    "mlp_type": "gated",
-    "scale_residual_init": False,
-}
+UNSCALED = {"scale_residual_init": False}  # all but GPT-2
+GPT_NEO_FIXED = (
+    GPT2_FIXED | UNSCALED | {"attention_bias": False, "attention_output_bias": True, "attention_scale": 1.0}
+)
+GPT_NEOX_FIXED = PLAIN_FIXED | UNSCALED | {"position_embedding_type": "rope"}
+LLAMA_FIXED = UNSCALED | {"position_embedding_type": "rope", "norm_type": "rmsnorm", "mlp_type": "gated"}
+QWEN2_FIXED = LLAMA_FIXED | {"attention_bias": True, "attention_output_bias": False}
+QWEN3_FIXED = LLAMA_FIXED | {"qk_norm": True}
 
 
 def mlp_width_to_ours(theirs) -> dict:
@@ -206,6 +200,10 @@ def qwen3_moe_to_theirs(ours: MMGPTTextConfig) -> dict:
     }
 
 
+ROPE = {"to_ours": rope_to_ours, "to_theirs": rope_to_theirs}
+QWEN = {"to_ours": qwen_to_ours, "to_theirs": qwen_to_theirs}
+
+
 # Weights -----------------------------------------------------------------------------------------------------------
 
 OURS = "model.layers.*."
@@ -258,7 +256,7 @@ QK_NORM = tuple(Weight(f"model.layers.*.self_attn.{x}_norm.*", f"{OURS}self_attn
 FAMILIES = {
     "openai-gpt": Family(
         fields=OPENAI_FIELDS,
-        fixed=GPT2_FIXED | {"norm_placement": "post", "scale_residual_init": False},
+        fixed=GPT2_FIXED | UNSCALED | {"norm_placement": "post"},
         to_ours=openai_to_ours,
         to_theirs=lambda ours: {"afn": "gelu" if ours.hidden_act == "gelu_new" else ours.hidden_act},
         weights=(
@@ -284,13 +282,7 @@ FAMILIES = {
     ),
     "gpt_neo": Family(
         fields=GPT_NEO_FIELDS,
-        fixed=GPT2_FIXED
-        | {
-            "attention_bias": False,
-            "attention_output_bias": True,
-            "attention_scale": 1.0,
-            "scale_residual_init": False,
-        },
+        fixed=GPT_NEO_FIXED,
         to_ours=gpt_neo_to_ours,
         to_theirs=gpt_neo_to_theirs,
         weights=(
@@ -308,8 +300,7 @@ FAMILIES = {
     ),
     "gptj": Family(
         fields=GPT2_FIELDS,
-        fixed=ROPE_LAYERNORM_FIXED
-        | {"attention_bias": False, "parallel_residual": True, "lm_head_bias": True, "scale_residual_init": False},
+        fixed=GPT_NEOX_FIXED | {"attention_bias": False, "parallel_residual": True, "lm_head_bias": True},
         to_ours=gptj_to_ours,
         to_theirs=gptj_to_theirs,
         weights=(
@@ -331,7 +322,7 @@ FAMILIES = {
     ),
     "gpt_neox": Family(
         fields=GPT_NEOX_FIELDS,
-        fixed=ROPE_LAYERNORM_FIXED | {"scale_residual_init": False},
+        fixed=GPT_NEOX_FIXED,
         to_ours=rope_to_ours,
         to_theirs=lambda ours: {"rope_parameters": {"partial_rotary_factor": 1.0, **ours.rope_parameters}},
         weights=(
@@ -347,22 +338,10 @@ FAMILIES = {
             *HEAD,
         ),
     ),
-    "llama": Family(LLAMA_FIELDS, LLAMA_FIXED, LLAMA_WEIGHTS, to_ours=rope_to_ours, to_theirs=rope_to_theirs),
-    "mistral": Family(MISTRAL_FIELDS, LLAMA_FIXED, LLAMA_WEIGHTS, to_ours=rope_to_ours, to_theirs=rope_to_theirs),
-    "qwen2": Family(
-        QWEN2_FIELDS,
-        LLAMA_FIXED | {"attention_bias": True, "attention_output_bias": False},
-        LLAMA_WEIGHTS,
-        to_ours=qwen_to_ours,
-        to_theirs=qwen_to_theirs,
-    ),
-    "qwen3": Family(
-        QWEN3_FIELDS,
-        LLAMA_FIXED | {"qk_norm": True},
-        LLAMA_WEIGHTS + QK_NORM,
-        to_ours=qwen_to_ours,
-        to_theirs=qwen_to_theirs,
-    ),
+    "llama": Family(LLAMA_FIELDS, LLAMA_FIXED, LLAMA_WEIGHTS, **ROPE),
+    "mistral": Family(MISTRAL_FIELDS, LLAMA_FIXED, LLAMA_WEIGHTS, **ROPE),
+    "qwen2": Family(QWEN2_FIELDS, QWEN2_FIXED, LLAMA_WEIGHTS, **QWEN),
+    "qwen3": Family(QWEN3_FIELDS, QWEN3_FIXED, LLAMA_WEIGHTS + QK_NORM, **QWEN),
     "mixtral": Family(
         MIXTRAL_FIELDS,
         LLAMA_FIXED,
@@ -373,7 +352,7 @@ FAMILIES = {
     ),
     "qwen3_moe": Family(
         QWEN3_MOE_FIELDS,
-        LLAMA_FIXED | {"qk_norm": True},
+        QWEN3_FIXED,
         LLAMA_WEIGHTS + QK_NORM + MIXTURE + QWEN3_MOE_FILES,
         to_ours=qwen3_moe_to_ours,
         to_theirs=qwen3_moe_to_theirs,

@@ -24,8 +24,15 @@ LEAD = re.compile(
     r"\(`(?P<architecture>\w+)`\)(?P<skills>.*)",
     re.MULTILINE,
 )
-DECODER = re.compile(r"^Decoder: (\d+) layers, width (\d+), (\d+) heads, vocabulary (\d+)\.$", re.MULTILINE)
+DECODER = re.compile(
+    r"^Decoder: (?P<layers>\d+) layers, width (?P<width>\d+), (?P<heads>\d+) heads, vocabulary (?P<vocabulary>\d+)\.$",
+    re.MULTILINE,
+)
 TABLE_LINE = re.compile(r"^\| (.+?) \| (.+?) \|$", re.MULTILINE)
+RESULTS_TABLE = re.compile(
+    r"(?:<!-- measured: (?P<by>.+) -->\n.+, (?P<date>\d{4}-\d\d-\d\d):\n+)?(?P<lines>(?:^\|.*\n?)+)(?:<!-- end -->)?",
+    re.MULTILINE,
+)
 
 
 def read_old_card(card: ModelCard) -> tuple[dict, str]:
@@ -40,8 +47,9 @@ def read_old_card(card: ModelCard) -> tuple[dict, str]:
             body = body.removeprefix(f"Trained from {base}.").strip()  # the fact base_model tells that
             facts |= {TEXT_FACTS[heading]: body} if body not in NOTHING_KNOWN else {}
         elif heading in RESULT_FACTS:
-            facts[RESULT_FACTS[heading]], rest = read_results(body)
-            added += [f"## {heading}: notes\n\n{rest}"] if rest else []
+            facts[RESULT_FACTS[heading]] = read_results(body)
+            rest = RESULTS_TABLE.sub("", body).strip()
+            added += [f"## {heading}: notes\n\n{rest}"] if rest and rest not in NOTHING_KNOWN else []
         elif heading == "Licences":
             cells = dict(TABLE_LINE.findall(body))
             facts["licences"] = {of: licence for of, licence in cells.items() if of not in ("of", "---", "code")}
@@ -65,35 +73,24 @@ def read_model(head: str) -> dict:
         "is_local": lead["mark"] == "`",
         "modalities": [part for part, word in (("vision", "sees"), ("audio", "hears")) if word in lead["skills"]],
         "parts": {name: int(size) for name, size in sizes.items() if size.isdecimal() and name != "all"},
-        **dict(zip(("layers", "width", "heads", "vocabulary"), map(int, decoder.groups()), strict=True)),
+        **{name: int(number) for name, number in decoder.groupdict().items()},
     }
 
 
-def read_results(text: str) -> tuple[list[dict], str]:
-    """The results of a section's tables, and what else stands there."""
-    results, rest, about, header = [], [], {}, []
-    for line in text.splitlines():
-        measured, dated = re.fullmatch("<!-- measured: (.+) -->", line), re.fullmatch(r".+, (\d{4}-\d\d-\d\d):", line)
-        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if measured:
-            about = {"by": measured[1]}
-        elif line == "<!-- end -->":
-            about = {}
-        elif about and dated:
-            about["date"] = dated[1]
-        elif cells and cells[0] == "task":
-            header = cells
-        elif cells and header:
-            if cells[0] == "---":
-                continue
+def read_results(text: str) -> list[dict]:
+    """The results of a section's tables."""
+    results = []
+    for table in RESULTS_TABLE.finditer(text):
+        about = {name: table[name] for name in ("by", "date") if table[name]}
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table["lines"].splitlines()]
+        header, _, *lines = [[cell.strip().replace("\\|", "|") for cell in cells] for cells in lines]
+        for cells in lines:
             result = {key: cell for key, cell in zip(header, cells, strict=True) if cell}
-            low, _, high = result.pop("95 % interval", "").partition(" to ")
-            result |= {"low": low, "high": high} if low else {}
+            if interval := result.pop("95 % interval", None):
+                result["low"], _, result["high"] = interval.partition(" to ")
             words = {key: result.pop(key) for key in ("task", "measure")}
             results.append(words | {key: read_number(cell) for key, cell in result.items()} | about)
-        elif line.strip() and line not in NOTHING_KNOWN:
-            rest.append(line)
-    return results, "\n".join(rest)
+    return results
 
 
 def read_number(cell: str) -> int | float | str:

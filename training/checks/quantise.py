@@ -7,7 +7,6 @@ prints the scores of the recipe's test split side by side. Only weights are quan
 precision: they are small, and the decoder cannot make up for their errors.
 """
 
-import argparse
 import dataclasses
 
 import torch
@@ -17,20 +16,15 @@ from transformers import TorchAoConfig
 from modeling_mmgpt import MMGPTForConditionalGeneration
 from modeling_mmgpt.media_sources_mmgpt import import_optional
 from training.data.training_set import load_mixture
-from training.evaluation.evaluate import evaluate_samples
+from training.evaluation.evaluate import command_line, evaluate_samples
 from training.evaluation.metrics import METRICS
 from training.model_building import load_checkpoint
 from training.recipe import EvaluationArguments, RecipeError, load_recipe
 
 
 # Names from the root of the model; it need not have all of these parts.
-FULL_PRECISION = [
-    "model.vision_tower",
-    "model.audio_tower",
-    "model.vision_connector",
-    "model.audio_connector",
-    "lm_head",
-]
+FULL_PRECISION = [f"model.{kind}_{part}" for part in ("tower", "connector") for kind in ("vision", "audio")]
+FULL_PRECISION += ["lm_head"]
 GROUP = 32  # weights that share a scale at 4 bits
 
 
@@ -70,10 +64,7 @@ def format_comparison(results: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder saved by training.train, or a model of the Hub")
-    parser.add_argument("recipe", help="file in configuration/recipes")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example eval.batch_size=16")
+    parser = command_line(__doc__)
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)

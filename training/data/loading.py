@@ -18,6 +18,7 @@ from modeling_mmgpt.audio_loading_mmgpt import read_audio
 from modeling_mmgpt.media_loading_mmgpt import load_image, load_video
 from training.data.formats import FORMATS, OWN_DATA, BrokenSample, MissingColumn
 from training.data.mixtures import SAMPLING_SEED
+from training.data.prompts import in_language
 from training.data.records import load_records, stamp_of
 from training.data.samples import FEATURES, MEDIA, DataError, LeftOut, complete_sample
 
@@ -46,7 +47,7 @@ FOUND = {
 
 def load_source(source: SourceArguments, root: str | None) -> Dataset:
     """The samples of one source, or `limit` of them."""
-    return limited(load_all(source, root, LeftOut()), source.limit).select_columns(list(FEATURES))
+    return draw(load_all(source, root, LeftOut()), source.limit).select_columns(list(FEATURES))
 
 
 def load_all(source: SourceArguments, root: str | None, left_out: LeftOut) -> Dataset:
@@ -60,7 +61,8 @@ def load_all(source: SourceArguments, root: str | None, left_out: LeftOut) -> Da
     return samples.select_columns(list(FEATURES))
 
 
-def limited(samples: Dataset, limit: int | None) -> Dataset:
+def draw(samples: Dataset, limit: int | None) -> Dataset:
+    """A random selection of `limit` samples, the same at every run; all of them where there is no limit or there are not more."""
     if limit is None or limit >= len(samples):
         return samples
     return samples.shuffle(seed=SAMPLING_SEED).select(range(limit))
@@ -131,8 +133,9 @@ class SampleMaker:
         self.id_column = options.pop("id", "id")
         self.detokenise = options.pop("detokenise", {})
         folder = options.pop("media_folder", None)
+        language = options.pop("language", None)
         self.media_folder = None if folder is None else str(root / folder)
-        self.options = options
+        self.options = options if language is None else in_language(source.format, language) | options
         self.class_names = {
             name: item.names for name, item in (features or {}).items() if isinstance(item, ClassLabel)
         }

@@ -28,7 +28,7 @@ from modeling_mmgpt import (
 )
 from training.data.batches import name_of
 from training.data.ledger import Ledger
-from training.data.loading import DIGEST, digest_of, limited, load_all, load_source
+from training.data.loading import DIGEST, digest_of, draw, load_all, load_source
 from training.data.mixtures import join_in_blocks, weigh
 from training.data.records import StreamedFile
 from training.data.samples import FEATURES, DataError, LeftOut, whole_text
@@ -83,7 +83,7 @@ class TrainingSet:
             return
         self.left_out = LeftOut()
         parts = [with_digests(load_all(one, data.root, self.left_out), index) for index, one in enumerate(data.train)]
-        chosen = [weigh(limited(part, one.limit), one.weight) for part, one in zip(parts, data.train, strict=True)]
+        chosen = [weigh(draw(part, one.limit), one.weight) for part, one in zip(parts, data.train, strict=True)]
         self.sizes = [len(part) for part in chosen]
         mixed = join_in_blocks(chosen, data.train, data.block) if data.block else concatenate_datasets(chosen)
         self.columns = sample_columns(mixed)

@@ -5,6 +5,7 @@ print(sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses))
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,19 @@ def cut_windows(text: str, tokenizer, length: int) -> Iterator[tuple[list[int], 
         yield ids[first : last + 1], len(text[starts[first] : starts[last]].encode())
 
 
+def batches(model, lengths: list[int], batch_size: int, label: str) -> Iterator[list[int]]:
+    """The places of inputs of these lengths in batches of similar length, for less padding. Until the last one is done the model
+    does not train, and a progress bar says `label`."""
+    places = sorted(range(len(lengths)), key=lengths.__getitem__)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in tqdm(range(0, len(places), batch_size), desc=label, disable=not places):
+            yield places[start : start + batch_size]
+    finally:
+        model.train(was_training)
+
+
 @torch.inference_mode()
 def text_losses(
     model, tokenizer, texts: Iterable[str], batch_size: int = 64, length: int | None = None
@@ -46,19 +60,14 @@ def text_losses(
     """
     length = length or min(model.config.get_text_config().max_position_embeddings, LONGEST_WINDOW)
     windows = [list(cut_windows(text, tokenizer, length)) for text in texts]
-    losses = [[None] * len(own) for own in windows]
-    places = [(text, window) for text, own in enumerate(windows) for window in range(len(own))]
-    places.sort(key=lambda place: len(windows[place[0]][place[1]][0]))  # less padding
-    was_training = model.training
-    model.eval()
-    for start in tqdm(range(0, len(places), batch_size), desc="texts"):
-        batch = places[start : start + batch_size]
-        nats = window_nats(model, [windows[text][place][0] for text, place in batch])
-        for (text, place), loss in zip(batch, nats, strict=True):
-            ids, size = windows[text][place]
-            losses[text][place] = WindowLoss(loss, len(ids) - 1, size)
-    model.train(was_training)
-    return losses
+    flat = [window for own in windows for window in own]
+    losses: list[WindowLoss | None] = [None] * len(flat)
+    for batch in batches(model, [len(ids) for ids, _ in flat], batch_size, "texts"):
+        for place, nats in zip(batch, window_nats(model, [flat[place][0] for place in batch]), strict=True):
+            ids, size = flat[place]
+            losses[place] = WindowLoss(nats, len(ids) - 1, size)
+    in_order = iter(losses)
+    return [list(islice(in_order, len(own))) for own in windows]
 
 
 def window_nats(model, windows: list[list[int]]) -> list[float]:
