@@ -19,13 +19,14 @@ from training.train_tokenizer import texts_of, train_tokenizer
 
 
 def build_model_and_processor(
-    recipe: Recipe, samples: Iterable[dict]
+    recipe: Recipe, samples: Iterable[dict], checkpoint: str | None = None
 ) -> tuple[MMGPTForConditionalGeneration, MMGPTProcessor]:
-    """The recipe's model with its processor; `samples` are the training data, whose texts a new tokenizer is trained on."""
+    """The recipe's model with its processor; `samples` are the training data, whose texts a new tokenizer is trained on. A run that
+    goes on from a `checkpoint` has the tokenizer that it began with, whatever its data are now."""
     if recipe.model.checkpoint is not None:
         return load_checkpoint(recipe.model.checkpoint)
-    if recipe.tokenizer.path is not None:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer.path)
+    if checkpoint is not None or recipe.tokenizer.path is not None:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint or recipe.tokenizer.path)
     else:
         tokenizer = train_tokenizer(texts_of(samples), recipe.tokenizer.vocab_size)
     return build_model(recipe.model, tokenizer)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
-    r"data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*"
+    r"data\.root|data\.train\.\d+\.(license|strict)|eval\..*|prepare\..*|data\.test.*"
     r"|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm|logging_.*|log_.*|save_.*|use_cpu"
     r"|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
