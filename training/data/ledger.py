@@ -78,7 +78,9 @@ class Ledger:
             )
         for digest, (name, _) in gone.items():
             left_out.add(digest, f"sample {name}: it is gone, or is not what it was when the run began")
-        blanks = make_dataset([{"id": name} for name, _ in gone.values()])
         place |= {digest: len(now) + index for index, digest in enumerate(gone)}
-        samples = concatenate_datasets([now.select_columns(list(FEATURES)), blanks])
+        samples = now.select_columns(list(FEATURES))
+        if gone:
+            blanks = make_dataset([{"id": name} for name, _ in gone.values()])
+            samples = concatenate_datasets([samples, blanks])
         return samples.select([place[digest] for digest in digests])
