@@ -534,9 +534,14 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, MMGPTGenerationMixin):
         # A placeholder in an answer would stand for no media. What is saved with the checkpoint may say otherwise.
         self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
-        # A head and embeddings that are one parameter are both cut by tensor parallelism, or neither, as where a decoder has no plan.
-        if self.all_tied_weights_keys and name not in self._tp_plan:
-            self._tp_plan = {**self._tp_plan, name: "embedding_rowwise"} if text.base_model_tp_plan else {}
+        # Tensor parallelism cuts head and embeddings that are one parameter alike; a decoder without a plan is not cut at all.
+        if "lm_head.weight" in self.all_tied_weights_keys and name not in self._tp_plan:
+            cuts = {**self._tp_plan, name: "embedding_rowwise"}
+            self._tp_plan = (
+                cuts
+                if text.base_model_tp_plan
+                else {key: cuts[key] for key in cuts if "lm_head" not in key and key != name}
+            )
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
         return self.model.get_image_features(pixel_values, **kwargs)
