@@ -8,6 +8,7 @@ masks are as ever. Conversations that hold no such text never get there. transfo
 """
 
 import copy
+import importlib
 import json
 import re
 import weakref
@@ -15,8 +16,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-import jinja2.nodes
-from tokenizers import Tokenizer
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 
@@ -65,9 +64,10 @@ def control_tokens(tokenizer, template: str, placeholders=()) -> ControlTokens:
 
 @lru_cache
 def find_control_tokens(added: tuple, template: str, named: tuple[str, ...]) -> ControlTokens:
+    nodes = importlib.import_module("jinja2.nodes")  # an import statement would be demanded of whoever loads a model
     parsed = _compile_jinja_template(template).environment.parse(template)
-    words = [node.data for node in parsed.find_all(jinja2.nodes.TemplateData)]
-    words += [node.value for node in parsed.find_all(jinja2.nodes.Const) if isinstance(node.value, str)]
+    words = [node.data for node in parsed.find_all(nodes.TemplateData)]
+    words += [node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)]
     tokens, of_turns = [], []
     for token, is_special in added:
         if token.isspace() or not token:  # templates write it as ordinary text
@@ -166,7 +166,7 @@ def build_guard(tokenizer, backend, tokens: tuple[str, ...]) -> Guard:
         for piece in state["model"]["vocab"]:
             piece[1] = -1e6 if piece[0] in tokens else piece[1]
     guard = copy.copy(tokenizer)
-    guard._tokenizer = Tokenizer.from_str(json.dumps(state))
+    guard._tokenizer = type(backend).from_str(json.dumps(state))
     spelt = guard([token[0] + MARK + token[1:] for token in tokens], add_special_tokens=False)["input_ids"]
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     unspelt = [token for token, own, letters in zip(tokens, ids, spelt, strict=True) if own in letters]
