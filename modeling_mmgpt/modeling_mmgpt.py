@@ -536,12 +536,10 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, MMGPTGenerationMixin):
         self.post_init()
         # Tensor parallelism cuts head and embeddings that are one parameter alike; a decoder without a plan is not cut at all.
         if "lm_head.weight" in self.all_tied_weights_keys and name not in self._tp_plan:
-            cuts = {**self._tp_plan, name: "embedding_rowwise"}
-            self._tp_plan = (
-                cuts
-                if text.base_model_tp_plan
-                else {key: cuts[key] for key in cuts if "lm_head" not in key and key != name}
-            )
+            if text.base_model_tp_plan:
+                self._tp_plan = {**self._tp_plan, name: "embedding_rowwise"}
+            else:
+                self._tp_plan = {key: cut for key, cut in self._tp_plan.items() if "lm_head" not in key}
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
         return self.model.get_image_features(pixel_values, **kwargs)
