@@ -15,7 +15,7 @@ from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProc
 from modeling_mmgpt.preprocessing_mmgpt import video_processor_like
 from modeling_mmgpt.tools.checkpoints import load_whole
 from training.recipe import ModelArguments, Recipe, RecipeError
-from training.train_tokenizer import texts_of, train_tokenizer
+from training.train_tokenizer import reopen_tokenizer, texts_of, train_tokenizer
 
 
 def build_model_and_processor(
@@ -25,8 +25,10 @@ def build_model_and_processor(
     goes on from a `checkpoint` has the tokenizer that it began with, whatever its data are now."""
     if recipe.model.checkpoint is not None:
         return load_checkpoint(recipe.model.checkpoint)
-    if checkpoint is not None or recipe.tokenizer.path is not None:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint or recipe.tokenizer.path)
+    if recipe.tokenizer.path is not None:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer.path)
+    elif checkpoint is not None:
+        tokenizer = reopen_tokenizer(checkpoint)
     else:
         tokenizer = train_tokenizer(texts_of(samples), recipe.tokenizer.vocab_size)
     return build_model(recipe.model, tokenizer)
