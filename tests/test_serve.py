@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 import torch
@@ -37,7 +38,8 @@ for name in ("fastapi", "uvicorn", "python_multipart"):
 import uvicorn  # noqa: E402
 from transformers.cli.serving.model_manager import ModelManager  # noqa: E402
 
-from modeling_mmgpt.tools.serve import SERVER_LIMITS, Rules, Served, build_app, rules_of  # noqa: E402
+from modeling_mmgpt.tools.request_inputs import Rules, Served  # noqa: E402
+from modeling_mmgpt.tools.serve import build_app  # noqa: E402
 
 
 class Answer(dict):
@@ -117,10 +119,6 @@ def client(manager):
         yield client
 
 
-def with_limits(**limits):
-    return Rules(limits=SERVER_LIMITS.lowered(**limits))
-
-
 def data_url(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -148,6 +146,13 @@ def wav(wave: np.ndarray, kind: str = "WAV") -> bytes:
     return buffer.getvalue()
 
 
+def large() -> bytes:
+    """12 megapixels in a few kilobytes."""
+    buffer = io.BytesIO()
+    PIL.Image.new("1", (4000, 3000)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def slowly(client: Client, seconds: float) -> Answer:
     """Begins to send a request, and stops."""
     host, port = client.address.removeprefix("http://").split(":")
@@ -170,6 +175,7 @@ class Media:
         self.describe = [image(self.png), text("Describe the picture.")]
 
 
+MANY = json.dumps({"messages": [{"role": "user", "content": ""}] * 100_000})
 ENDLESS = "[" * 100_000
 # The first cell of each line of the table, and the request.
 SENT = {
@@ -193,6 +199,9 @@ SENT = {
     "a URL that cannot be opened": lambda client, media: client.ask([image("http://no host/a.png")]),
     "a conversation that is too long": lambda client, media: client.ask("word " * 200),
     "millions of letters": lambda client, media: client.ask("x" * 5_000_000),
+    "more messages than tokens": lambda client, media: client.post("/v1/chat/completions", MANY.encode()),
+    "more than 32 media": lambda client, media: client.ask([image(media.png)] * 33),
+    "media of more than 64 MiB decoded": lambda client, media: client.ask([image(large())] * 2),
     "letters that are no text": lambda client, media: client.ask("\ud800"),
     "a message without content": lambda client, media: client.ask(None),
     "a part of an unknown type": lambda client, media: client.ask([{"type": "smell"}]),
@@ -253,7 +262,7 @@ class TestOperators:
         with web_server("127.0.0.1") as web, web_server("127.0.0.2") as other:
             web.content = (assistant.parent / "blue.png").read_bytes()
             here = f"http://127.0.0.1:{web.server_port}"
-            rules = rules_of(None, [f"127.0.0.1:{web.server_port}"], True, ["download_seconds=1"])
+            rules = Rules.of(None, [f"127.0.0.1:{web.server_port}"], True, ["download_seconds=1"])
             with answering(Served(manager, rules)) as client:
                 self.check(0, client.ask([image(f"{here}/a.png"), text("Describe the picture.")]))
                 there = f"http://127.0.0.2:{other.server_port}/a.png"
@@ -264,7 +273,7 @@ class TestOperators:
 
     def test_one_slow_client_delays_nobody(self, manager):
         with web_server("127.0.0.1") as web:
-            rules = rules_of(None, [f"127.0.0.1:{web.server_port}"], True, ["download_seconds=3"])
+            rules = Rules.of(None, [f"127.0.0.1:{web.server_port}"], True, ["download_seconds=3"])
             url = f"http://127.0.0.1:{web.server_port}/slow"
             with answering(Served(manager, rules)) as client, ThreadPoolExecutor(8) as threads:
                 assert client.ask("Once").words == "upon"
@@ -284,7 +293,7 @@ class TestOperators:
 
     def test_folders(self, manager, assistant):
         folder = assistant.parent
-        with answering(Served(manager, rules_of([folder], None, False, None))) as client:
+        with answering(Served(manager, Rules.of([folder], None, False, None))) as client:
             self.check(6, client.ask([image(str(folder / "blue.png")), text("Describe the picture.")]))
             assert "outside the allowed folders" in client.ask([image("/etc/hostname")]).words
             assert "is not downloaded here" in client.ask([image("http://example.org/a.png")]).words
@@ -292,9 +301,9 @@ class TestOperators:
     def test_mistakes_of_the_operator_are_named(self):
         for limit in ("image_pixel=9", "image_pixels", "image_pixels=many"):
             with pytest.raises(ValueError, match=rf"--limit {limit}: give name=number, with one of image_side"):
-                rules_of(None, None, True, [limit])
-        assert rules_of(None, None, True, ["image_pixels=9"]).limits.image_pixels == 9
-        assert rules_of(None, None, True, None).policy == STRANGERS
+                Rules.of(None, None, True, [limit])
+        assert Rules.of(None, None, True, ["image_pixels=9"]).limits.image_pixels == 9
+        assert Rules.of(None, None, True, None).policy == STRANGERS
 
 
 class TestAnswers:

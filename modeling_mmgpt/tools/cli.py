@@ -150,10 +150,10 @@ def serve(
     if not (is_serve_available() and is_multipart_available()):
         raise ImportError("Serving needs more packages: `pip install 'transformers[serving]' python-multipart`.")
     from .chat import load_guard
-    from .serve import rules_of
+    from .request_inputs import Rules
     from .serve import serve as start
 
-    rules = rules_of(allow_folder, allow_domain, downloads, limit)
+    rules = Rules.of(allow_folder, allow_domain, downloads, limit)
     start(folder, rules, host, port, device, dtype, load_guard(guard, guard_label, guard_threshold))
 
 

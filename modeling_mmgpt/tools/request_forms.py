@@ -119,6 +119,15 @@ def check_letters(text: str, place: str) -> None:
         raise ValueError(f"{place} is no text: it has lone surrogates.") from error
 
 
+def media_places(messages: list[dict]) -> Iterator[tuple[str, dict, int]]:
+    """For each medium its name, its message, and the number of its part: of what clients send, and of the library's form of it."""
+    for number, message in enumerate(messages):
+        parts = message.get("content")
+        for index, part in enumerate(parts if isinstance(parts, list) else []):
+            if part["type"] != "text":
+                yield f"messages[{number}].content[{index}]", message, index
+
+
 def texts_of(messages: list[dict]) -> Iterator[str]:
     for message in messages:
         content = message.get("content") or []

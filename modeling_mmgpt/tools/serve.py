@@ -7,15 +7,9 @@ request -> form (request_forms.py) -> media fetched -> media decoded -> guard ->
 """
 
 import asyncio
-import copy
 import json
-import os
-import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import jinja2
@@ -31,44 +25,16 @@ from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.transcription import TranscriptionHandler
-from transformers.cli.serving.utils import GenerationState
 
 from .. import register
-from ..chat_templates_mmgpt import tokenize_chats
-from ..collating_mmgpt import PARTS
 from ..guarding_mmgpt import as_guard, withheld
-from ..media_sources_mmgpt import STRANGERS, Limits, MediaPolicy, naming, read_bytes
-from ..requests_mmgpt import check_length, longest_input, shown
+from ..requests_mmgpt import shown
 from .chat import require_folder
-from .request_forms import check_fields, check_letters, check_messages, texts_of
+from .request_forms import check_fields
+from .request_inputs import Rules, Served
 
 
-# Below those of a program that trusts its input: several requests are decoded at a time.
-SERVER_LIMITS = Limits(
-    image_pixels=25_000_000,
-    request_pixels=50_000_000,
-    audio_seconds=600,
-    audio_bytes=128 * 2**20,
-    video_seconds=600,
-    video_bytes=128 * 2**20,
-    download_bytes=20 * 2**20,
-    download_seconds=10,
-)
-FETCHERS, DECODERS = 32, 2  # threads
 DRAINED = 4  # times the largest body are read of one that is larger, so that its client gets to the answer
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a server's operator decides."""
-
-    policy: MediaPolicy = STRANGERS
-    limits: Limits = SERVER_LIMITS
-    guard: object = None  # see guarding_mmgpt.py
-    body_bytes: int = 32 * 2**20
-    body_seconds: float = 60  # for a client to send its request
-    requests: int = 64  # at a time
-    new_tokens: int = 4096  # of an answer
 
 
 class Prepared:
@@ -85,106 +51,6 @@ class Prepared:
 
     def __getattr__(self, name: str):
         return getattr(self.processor, name)
-
-
-@dataclass
-class Served:
-    """A model with what prepares requests to it."""
-
-    manager: ModelManager
-    rules: Rules = Rules()
-    state: GenerationState = field(default_factory=GenerationState)
-
-    def __post_init__(self):
-        folder = self.manager.force_model
-        self.name = Path(folder).name if os.path.isdir(folder) else folder
-        name = self.manager.process_model_name(folder)
-        self.model, self.processor = self.manager.load_model_and_processor(name)
-        self.preparing = copy.deepcopy(self.processor)  # a tokenizer cannot be used in two threads at a time
-        self.preparing.media_policy, self.preparing.limits = self.rules.policy, self.limits_of(self.processor)
-        self.lock = threading.Lock()
-        self.takes = {kind for kind, part in PARTS.items() if hasattr(self.processor, part)}
-        self.modality = self.manager.get_model_modality(self.model, processor=self.processor)
-        config = self.model.config.get_text_config()
-        self.longest = longest_input(config)
-        tokenizer = getattr(self.processor, "tokenizer", self.processor)
-        self.longest_token = max(map(len, tokenizer.get_vocab()))  # characters
-        self.vocab_size = config.vocab_size
-        self.fetchers, self.decoders = ThreadPoolExecutor(FETCHERS), ThreadPoolExecutor(DECODERS)
-
-    def limits_of(self, processor) -> Limits:
-        return self.rules.limits.lowered(**getattr(processor, "media_limits", {}))
-
-    def check_model(self, name: str | None) -> None:
-        if name not in (None, self.name, self.manager.force_model):
-            raise HTTPException(
-                404, f"There is no model {shown(name)!r} here: this server answers with {self.name!r}."
-            )
-
-    def check_text(self, *texts: str) -> None:
-        """Refuses what is certainly too long before a tokenizer makes it millions of tokens."""
-        for text in texts:
-            check_letters(text, "The text")
-        length = sum(map(len, texts))
-        if self.longest is not None and length > self.longest * self.longest_token:
-            check_length(self.longest, length // self.longest_token)
-
-    def check_biases(self, biases: dict | None) -> None:
-        unknown = [key for key in biases or {} if int(key) >= self.vocab_size]
-        if unknown:
-            raise ValueError(
-                f"logit_bias: the model has no token {shown(unknown[0], 20)}, only {self.vocab_size:,} tokens."
-            )
-
-    async def open_media(self, messages: list[dict]) -> list:
-        """Opens all media of messages that the library has brought into the form of processors, in place; returns the images."""
-        images, pixels = [], 0
-        for number, message in enumerate(messages):
-            for index, part in enumerate(message["content"] if isinstance(message["content"], list) else []):
-                if part["type"] == "text":
-                    continue
-                kind, name = part["type"], f"messages[{number}].content[{index}]"
-                medium = await self.open_medium(kind, part.pop("url"), name)
-                part[kind] = medium
-                if kind == "image":
-                    images.append(medium)
-                    pixels += medium.width * medium.height
-                if pixels > self.preparing.limits.request_pixels:
-                    limit = self.preparing.limits.request_pixels
-                    raise ValueError(f"{name}: the images of a request have at most {limit:,} pixels: send fewer.")
-        return images
-
-    async def open_medium(self, kind: str, source: str | bytes, name: str):
-        """Fetched by many threads at a time, since they wait, and decoded by few, since that takes memory."""
-        loop, preparing = asyncio.get_running_loop(), self.preparing
-        with naming(name):
-            read = partial(read_bytes, source, preparing.media_policy, preparing.limits)
-            content = await loop.run_in_executor(self.fetchers, read)
-        return await loop.run_in_executor(self.decoders, preparing.load_medium, kind, content, name)
-
-    async def in_thread(self, function, *args):
-        return await asyncio.get_running_loop().run_in_executor(self.decoders, function, *args)
-
-    def render(self, conversation: list[dict], tools: list[dict] | None) -> BatchFeature:
-        if self.processor.chat_template is None:
-            raise ValueError("This model has no chat template: it continues texts, at /v1/completions.")
-        if not self.takes:
-            return self.tensors(tokenize_chats, self.preparing, [conversation], add_generation_prompt=True)
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "tools": tools}
-        return self.tensors(self.preparing.apply_chat_template, conversation, **options)
-
-    def tensors(self, prepare, *args, **kwargs) -> BatchFeature:
-        with self.lock:
-            inputs = prepare(*args, return_tensors="pt", **kwargs)
-        length = inputs["input_ids"].shape[1]
-        check_length(self.longest, length)
-        dtype = self.model.dtype
-        return BatchFeature(
-            {
-                name: tensor.to(self.model.device, dtype if tensor.is_floating_point() else None)
-                for name, tensor in inputs.items()
-            }
-        )
 
 
 class Body(dict):
@@ -235,22 +101,22 @@ def one_event(answer: dict) -> StreamingResponse:
 
 class Chats(Answering, ChatCompletionHandler):
     async def handle_request(self, body: Body, request_id: str) -> Response:
-        served, messages = self.served, body.get("messages")
-        if messages is None:
-            raise ValueError("messages is missing: give the conversation.")
+        served = self.served
         self._validate_request(body)
-        check_messages(messages, served.takes)
-        served.check_biases(body.get("logit_bias"))
-        if body.get("logit_bias"):
-            body["logit_bias"] = {token: float(bias) for token, bias in body["logit_bias"].items()}
-        texts = list(texts_of(messages))
-        served.check_text(*texts, *([json.dumps(body["tools"])] if body.get("tools") else []))
-        conversation = self.get_processor_inputs_from_messages(messages, served.modality)
-        images = await served.open_media(conversation)
-        body.inputs = await served.in_thread(served.render, conversation, body.get("tools"))
+        conversation, texts = await served.in_thread(self.read, body)
+        body.inputs, images = await served.prepare_chat(conversation, body.get("tools"))
         body.length = body.inputs["input_ids"].shape[1]
         body["messages"] = []  # from here on the tensors stand for them
         return await self.guarded(body, request_id, "\n".join(texts), images)
+
+    def read(self, body: Body) -> tuple[list[dict], list[str]]:
+        """The conversation in the form of processors, and its texts."""
+        texts = self.served.check_chat(body)
+        if body.get("logit_bias"):
+            body["logit_bias"] = {token: float(bias) for token, bias in body["logit_bias"].items()}
+        if body.get("max_completion_tokens") is not None:  # releases before 5.23 know the older name alone
+            body["max_tokens"] = body.pop("max_completion_tokens")
+        return self.get_processor_inputs_from_messages(body["messages"], self.served.modality), texts
 
     def said(self, choice: dict) -> str:
         message = choice["message"]
@@ -271,7 +137,7 @@ class Chats(Answering, ChatCompletionHandler):
 class Completions(Answering, CompletionHandler):
     async def handle_request(self, body: Body, request_id: str) -> Response:
         served, prompt = self.served, body.get("prompt") or ""
-        served.check_text(prompt)
+        await served.in_thread(served.check_text, prompt)
         tokenizer = getattr(served.preparing, "tokenizer", served.preparing)
         inputs = await served.in_thread(served.tensors, tokenizer, prompt)
         body.length = inputs["input_ids"].shape[1]
@@ -302,9 +168,7 @@ class Transcriptions(TranscriptionHandler):
             raise ValueError("file is missing: send the recording as a file of a multipart form.")
         if "audio" not in served.takes:
             raise ValueError("This model takes no audio.")
-        waveform = await served.open_medium("audio", await file.read(), "file")
-        rate = served.preparing.feature_extractor.sampling_rate
-        inputs = await served.in_thread(partial(served.tensors, served.preparing, waveform, sampling_rate=rate))
+        inputs = await served.prepare_recording(await file.read())
         manager = served.state.get_manager(served.name)
         answering = manager, served.model, served.processor, inputs
         stream = form.get("stream") == "true"
@@ -432,27 +296,6 @@ EXCEPTIONS = {
     torch.OutOfMemoryError: with_status(503, "The request takes more memory than there is: send less."),
     Exception: with_status(500, "The server has made a mistake; its log has the reason."),
 }
-
-
-def rules_of(
-    folders: list[Path] | None, domains: list[str] | None, downloads: bool, limits: list[str] | None
-) -> Rules:
-    """What the command line allows."""
-    known = [field.name for field in fields(Limits)]
-    changed = {}
-    for limit in limits or []:
-        name, _, value = limit.partition("=")
-        if name not in known or not value.replace(".", "", 1).isdecimal():
-            raise ValueError(f"--limit {limit}: give name=number, with one of {', '.join(known)}.")
-        changed[name] = type(getattr(SERVER_LIMITS, name))(float(value))
-    policy = replace(
-        STRANGERS,
-        paths=bool(folders),
-        folders=tuple(map(str, folders)) if folders else None,
-        downloads=downloads,
-        domains=None if domains is None else tuple(domains),
-    )
-    return Rules(policy, replace(SERVER_LIMITS, **changed))
 
 
 def serve(folder: str, rules: Rules, host: str, port: int, device: str | None, dtype: str, guard: Any = None) -> None:

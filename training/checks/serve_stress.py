@@ -83,10 +83,10 @@ def png(seed: int, size: int = 64) -> bytes:
     return buffer.getvalue()
 
 
-def bomb() -> bytes:
+def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
     """900 megapixels in some hundred kilobytes."""
     buffer = io.BytesIO()
-    PIL.Image.new("1", (30_000, 30_000)).save(buffer, format="PNG")
+    PIL.Image.new("1", (width, height)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -197,6 +197,7 @@ def hostile_requests(takes: set[str], web: str) -> list[Callable[[int], Request]
         raw("40 MiB", b'{"prompt": "' + b"x" * (40 * 2**20) + b'"}', TEXT),
         raw("another model", b'{"model": "x/y", "messages": [{"role": "user", "content": "?"}]}'),
         raw("another path", b'{"model": "x/y"}', "/load_model"),
+        raw("100,000 messages", json.dumps({"messages": [{"role": "user", "content": ""}] * 100_000}).encode()),
         raw("no form", b"x", SPEECH),
         bad("unknown part", {"type": "smell"}),
         bad("5 MB of text", "x" * 5_000_000),
@@ -209,6 +210,8 @@ def hostile_requests(takes: set[str], web: str) -> list[Callable[[int], Request]
         makers += [
             lambda seed: chat("damaged image", image(png(seed)[: 40 + seed % 40]), is_good=False),
             bad("large image", image(bomb())),
+            bad("1,000 images", *[image(png(0))] * 1000),
+            bad("two of 12 megapixels", *[image(bomb(4000, 3000))] * 2),
             bad("path", image("/etc/hostname")),
             bad("file URL", image("file:///etc/hostname")),
             bad("private address", image("http://169.254.169.254/latest/meta-data")),
