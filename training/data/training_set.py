@@ -189,8 +189,19 @@ class NumberedSamples(torch.utils.data.Dataset):
 def with_digests(samples: Dataset, source: int) -> Dataset:
     """The samples of the source of this number with the columns that find them again."""
     if DIGEST not in samples.column_names:
-        samples = samples.add_column(DIGEST, [digest_of(sample) for sample in samples], feature=Value("string"))
-    return samples.add_column("source", [source] * len(samples), feature=Value("int32"))
+        samples = add_column(samples, DIGEST, [digest_of(sample) for sample in samples], Value("string"))
+    return add_column(samples, "source", [source] * len(samples), Value("int32"))
+
+
+def add_column(samples: Dataset, name: str, column: list, feature: Value) -> Dataset:
+    """`Dataset.add_column`, which would first copy every sample, media and all, of a data set that was put in order or cut."""
+    if samples._indices is None:
+        return samples.add_column(name, column, feature=feature)
+    places = samples._indices.column(0).to_pylist()
+    below: list = [None] * samples._data.num_rows
+    for place, value in zip(places, column, strict=True):
+        below[place] = value
+    return Dataset(samples._data, info=samples.info).add_column(name, below, feature=feature).select(places)
 
 
 def sample_columns(samples: Dataset) -> dict[str, list]:
