@@ -1,5 +1,7 @@
 """BLEU and chrF through sacrebleu."""
 
+import unicodedata
+
 import pytest
 import sacrebleu
 
@@ -69,10 +71,38 @@ class TestLanguages:
         "text", ["今天天气很好", "今日はいい天気です", "날씨가 좋다", "อากาศดี", "الطقس جميل", "मौसम अच्छा", "მზე"]
     )
     def test_are_refused_where_they_were_not_said(self, text):
-        with pytest.raises(ValueError, match=r"BLEU was told no language.*`bleu:zh`"):
+        with pytest.raises(ValueError, match=r"BLEU was told no language.*1 of 1 references.*`bleu:zh`"):
             Translation().compute(predictions=[text], references=[text])
         with pytest.raises(ValueError, match="told the language 'de'"):
             Translation("de").compute(predictions=[text], references=[text])
+
+    @pytest.mark.parametrize(
+        ("language", "text"),
+        [
+            ("zh", "今日はあまりいい天気です"),
+            ("zh", "วันนี้อากาศดี"),
+            ("he", "今天天气很好"),
+            ("ur", "ວັນນີ້ອາກາດດີ"),
+            ("bn", "東京タワー"),
+        ],
+    )
+    def test_are_refused_where_another_one_was_said(self, language, text):
+        with pytest.raises(ValueError, match=f"told the language '{language}'.*would cut the letters of 1 of 1"):
+            Translation(language).compute(predictions=[text], references=[text])
+
+    def test_a_tenth_of_the_references_may_quote_others(self):
+        english, chinese = "The cat sat on the mat", "今天天气很好"
+        texts = [english] * 9 + [chinese]
+        assert Translation().compute(predictions=texts, references=texts)["bleu"] == pytest.approx(100)
+        with pytest.raises(
+            ValueError, match=r"2 of 10 references wrong, first '今天天气很好'.*sources of one language"
+        ):
+            Translation().compute(predictions=texts, references=[*texts[:8], chinese, chinese])
+
+    def test_letters_may_be_composed_or_not(self):
+        text = "Tiếng Việt rất đẹp và khó"
+        score = Translation("vi").compute(predictions=[unicodedata.normalize("NFD", text)], references=[text])
+        assert (score["bleu"], score["chrf"]) == pytest.approx((100, 100))
 
     def test_latin_cyrillic_and_greek_need_not_be_said(self):
         for text in ("Straße und Übung im Winter", "сегодня хорошая погода здесь", "σήμερα ο καιρός είναι"):

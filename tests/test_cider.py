@@ -1,6 +1,7 @@
 """CIDEr-D, by hand."""
 
 import math
+import unicodedata
 
 import pytest
 
@@ -46,6 +47,13 @@ def test_metric_computes():
 def test_every_script_has_words(right, other, wrong):
     best, none, some = (cider_scores([said, other], [[right], [other]])[0] for said in (right, other, wrong))
     assert best == pytest.approx(10) and 0 < some < 10 and none < some
+
+
+def test_spellings_that_look_the_same_are_the_same():
+    captions, other = ["작은 고양이 한 마리", "ｶﾒﾗと本"], "un chien"
+    right = [["작은 고양이 한 마리"], ["カメラと本"]]
+    scores = cider_scores([unicodedata.normalize("NFD", captions[0]), captions[1], other], [*right, [other]])
+    assert scores[:2] == pytest.approx([10, 10])
 
 
 def test_chinese_characters_are_its_words():

@@ -45,7 +45,7 @@ class TestEverySource:
         assert {sample["task"] for sample in samples} == set(TASKS[source])
 
     def test_media_stand_in_the_first_question_only(self, source):
-        kind = {"digits": "image", "scenes": "image", "audio": "audio", "text": None}[source]
+        kind = {"digits": "image", "scenes": "image", "audio": "audio"}.get(source)
         for sample in draw_samples(source, "train", 20):
             parts = [[part["type"] for part in message["content"]] for message in sample["messages"]]
             assert parts[0] == ([kind] if kind else []) + ["text"]
@@ -82,7 +82,7 @@ def test_course_puts_samples_of_several_turns_into_blocks_of_like_length():
 
 
 def test_unknown_source_and_split_are_refused():
-    with pytest.raises(ValueError, match="no source 'smells'; it has digits, scenes, audio, text"):
+    with pytest.raises(ValueError, match="no source 'smells'; it has digits, scenes, audio, text, text_zh"):
         load_demo(None, "train", "smells", samples=1)
     with pytest.raises(ValueError, match="no split 'dev'"):
         load_demo(None, "dev", "text", samples=1)

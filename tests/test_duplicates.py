@@ -26,6 +26,11 @@ def test_texts_are_compared_by_their_words():
     assert find(text_sample("a cat"), text_sample("a dog")) is None
 
 
+def test_texts_of_signs_alone_are_different_texts():
+    assert find(text_sample("😀😀"), text_sample("😂")) is None
+    assert find(text_sample("= + -"), text_sample("= + -")) == "duplicate"
+
+
 def test_images_are_compared_by_their_look_and_text():
     original = png_bytes(smooth_image(1))
     smaller = jpeg(smooth_image(1).resize((64, 64)))

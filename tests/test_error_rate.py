@@ -1,5 +1,7 @@
 """Word and character error rate through jiwer."""
 
+import unicodedata
+
 import pytest
 
 from training.evaluation.metrics.error_rate import ErrorRate, normalise
@@ -35,6 +37,9 @@ def test_normalise():
         ("मौसम अच्छी है", "मौसम अच्छा है", 1 / 3, 1 / 13),  # a vowel sign is an error
         ("الطقس جميل اليوم", "الطقس، جميل غدا؟", 1 / 3, 5 / 14),
         ("나는 학교에 갔다", "나는 학교에 간다", 1 / 3, 1 / 9),
+        (unicodedata.normalize("NFD", "나는 갔다"), "나는 갔다", 0, 0),
+        ("Schiff\u00adfahrt", "Schifffahrt", 0, 0),
+        ("ＯＫ、はい", "ok はい", 0, 0),
     ],
 )
 def test_every_script_has_words_and_characters(prediction, reference, wer, cer):

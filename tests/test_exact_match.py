@@ -30,3 +30,8 @@ def test_metric_computes():
 @pytest.mark.parametrize("text", ["한국어", "Tiếng Việt", "café", "ガ"])
 def test_composed_and_decomposed_letters_are_the_same(text):
     assert exact_matches([unicodedata.normalize("NFD", text)], [[text]]) == [True]
+
+
+@pytest.mark.parametrize(("text", "same"), [("\u200fשלום\u200e ", "שלום"), ("ພາ\u200bສາ", "ພາສາ")])
+def test_what_cannot_be_seen_does_not_count_and_what_joins_letters_does(text, same):
+    assert exact_matches([text, "ක්ෂ"], [[same], ["ක්\u200dෂ"]]) == [True, False]

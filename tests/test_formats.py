@@ -53,6 +53,25 @@ class TestColumns:
         with pytest.raises(BrokenSample, match="'none' is empty"):
             lookup(self.record, "none")
 
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            ("text.__class__", "its part '__class__' is asked of a str"),
+            ("texts.upper", "its part 'upper' is asked of a list"),
+            ("a.b.real", "its part 'real' is asked of a int"),
+            ("text:>200000000", r"the nearest is \['text'\]"),
+            ("text!r", r"the nearest is \['text'\]"),
+            ("", "no column ''"),
+        ],
+    )
+    def test_templates_are_plain_substitution(self, column, message):
+        record = {"text": "abc", "texts": ["a", "b"], **self.record}
+        with pytest.raises(MissingColumn, match=message):
+            fill(f"{{{column}}}", record)
+
+    def test_doubled_braces_are_braces(self):
+        assert fill('{{"a": {a.b}}}', self.record) == '{"a": 1}'
+
     def test_fill_does_not_read_braces_in_values(self):
         assert fill("{q} ({a.b})", {"q": "what is {x}?", **self.record}) == "what is {x}? (1)"
 

@@ -41,12 +41,25 @@ def test_metric_computes():
         ("2,5", "pl", "2.5"),
         ("2,500", None, "2500"),
         ("2,500", "zh", "2500"),
+        ("๑๒ บาท", "th", "12"),
+        ("12\u202f345,6", "kk", "12345.6"),
+        ("5 조각", "ko", "5"),
+        ("3千克", "zh", "3"),  # a unit, not a thousand
     ],
 )
 def test_last_number_of_other_languages(text, language, number):
     assert last_number(text, language) == Decimal(number)
 
 
-def test_references_in_words_are_refused():
-    with pytest.raises(ValueError, match="'三十' has none: write the reference in digits"):
-        NumberMatch("zh").compute(predictions=["30"], references=["三十"])
+@pytest.mark.parametrize(
+    ("reference", "language"), [("三十", "zh"), ("3万", "zh"), ("合計1億", "ja"), ("모두 5만", "ko")]
+)
+def test_references_in_words_are_refused(reference, language):
+    with pytest.raises(
+        ValueError, match=f"last number of '{reference}' is not in digits: write the reference in digits"
+    ):
+        NumberMatch(language).compute(predictions=["30"], references=[reference])
+
+
+def test_digits_before_a_number_word_are_another_number():
+    assert NumberMatch("zh").compute(predictions=["3万"], references=["3"])["number_match"] == 0

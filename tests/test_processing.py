@@ -152,12 +152,13 @@ def test_assistant_mask_covers_what_the_assistant_says_and_nothing_else(processo
     assert tokenizer.decode(said) == "Ho.<|im_end|>Hey.<|im_end|>"
 
 
-def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processor):
-    with pytest.raises(ValueError, match=r"Sample 0 has 2 <\|image\|> in its text but 1 images"):
+def test_a_placeholder_in_text_that_is_trusted_is_counted_and_refused(processor):
+    with pytest.raises(ValueError, match=r"has 2 <\|image\|> in its text but 1 images"):
         processor.apply_chat_template(
             ask({"type": "image", "image": make_image(0)}, {"type": "text", "text": "<|image|>"}),
             tokenize=True,
             return_dict=True,
+            sanitize_control_tokens=False,
         )
 
 

@@ -1,5 +1,7 @@
 """ROUGE through rouge_score."""
 
+import unicodedata
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -31,6 +33,8 @@ def test_of_several_references_the_best_one_counts():
         ("मौसम अच्छा है", "मौसम अच्छा था।", (2 / 3, 1 / 2, 2 / 3)),
         ("погода сегодня хорошая", "Погода сегодня плохая", (2 / 3, 1 / 2, 2 / 3)),
         ("für Bär", "fur Bar", (0, 0, 0)),
+        (unicodedata.normalize("NFD", "학교에 갔다"), "학교에 갔다", (1, 1, 1)),
+        ("ﾃﾞｰﾀ", "データ", (1, 1, 1)),
     ],
 )
 def test_every_script_has_words(prediction, reference, scores):

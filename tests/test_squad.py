@@ -2,6 +2,7 @@
 
 import pytest
 
+from training.data.prompts import NO_ANSWERS
 from training.evaluation.metrics.squad import SQuAD, f1, is_exact
 
 
@@ -20,6 +21,12 @@ def test_case_articles_and_punctuation_do_not_count():
 def test_no_answer_agrees_only_with_no_answer():
     assert f1("Unanswerable.", ["unanswerable"]) == f1("", ["unanswerable"]) == 1.0
     assert f1("unanswerable", ["blue"]) == f1("blue", ["unanswerable"]) == 0.0
+
+
+@pytest.mark.parametrize("language", NO_ANSWERS)
+def test_no_answer_is_known_in_every_language_that_has_words_for_it(language):
+    score = SQuAD(language).compute(predictions=["x"], references=[NO_ANSWERS[language]])
+    assert score["f1_unanswerable"] == 0.0 and "f1_answerable" not in score
 
 
 def test_metric_tells_both_kinds_of_question_apart():
@@ -45,6 +52,15 @@ def test_metric_tells_both_kinds_of_question_apart():
         ("es", "¿el río?", "río", 1.0),
         ("fr", "a bord", "bord", 2 / 3),  # not an English article
         (None, "der Rhein", "Rhein", 2 / 3),
+        ("ar", "النيل", "نيل", 1.0),
+        ("vi", "những con mèo", "con mèo", 1.0),
+        ("ko", "부산은", "부산", 2 * 2 / (3 + 2)),  # characters, since the particle is part of the word
+        ("he", "\u200fירושלים\u200e", "ירושלים", 1.0),
+        ("km", "ភ្នំ\u200bពេញ", "ភ្នំពេញ", 1.0),
+        ("zh", "ＩＢＭ公司", "IBM 公司", 1.0),
+        ("zh", "无法回答。", "无法回答", 1.0),
+        ("hi", "उत्तर नहीं है।", "उत्तर नहीं है", 1.0),
+        ("ja", "回答不能", "回答者", 0.0),  # no answer shares nothing with an answer
     ],
 )
 def test_every_language_has_its_words_articles_and_punctuation(language, prediction, reference, score):

@@ -196,7 +196,7 @@ class TestUnwritten:
     def test_is_told_with_the_disk(self, error):
         told = unwritten(error, Path("run"))
         disk = f"disk of {Path('run').absolute()}"
-        if error.args[-1] == "/elsewhere/cache":
+        if getattr(error, "filename", None) == "/elsewhere/cache":
             disk = "disk of /elsewhere/cache"
         elif getattr(error, "filename", None) is None:
             disk = f"disks of {Path('run').absolute()} and of the data's cache"

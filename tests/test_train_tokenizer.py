@@ -1,13 +1,19 @@
 """The tokenizer trained from scratch: it encodes any text, special tokens in place, vocabulary padded."""
 
+import hashlib
+import json
+
 import pytest
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from training.data.samples import assistant_turn, user_turn
+from training.data.synthetic.course import load_demo
 from training.train_tokenizer import PATTERN, SMALLEST_VOCABULARY, SPECIAL_TOKENS, texts_of, train_tokenizer
 
 
+# Of what GPT-2's own pre-tokenizer gives: digest of the vocabulary.
+DEMO_VOCABULARY = "44c924ea74cee835d74dd8193ea090a7f0ea9d8cc834f25f97796abba9a11c1c"
 SAMPLES = [{"messages": [user_turn("what colour is the shape?", media=("image",)), assistant_turn("blue")]}] * 5
 
 
@@ -67,6 +73,11 @@ def test_too_small(tokenizer):
         ("我用Python写。你好", ["我用", "Python", "写", "。", "你好"]),
         ("東京タワーです", ["東京タワーです"]),
         ("한국어 단어", ["한국어", " 단어"]),
+        ("می\u200cخواهم بروم", ["می\u200cخواهم", " بروم"]),
+        ("ශ්\u200dරී ලංකා", ["ශ්\u200dරී", " ලංකා"]),
+        ("ភាសា\u200bខ្មែរ", ["ភាសា", "\u200b", "ខ្មែរ"]),
+        ("Größe und Straße", ["Größe", " und", " Straße"]),
+        ("👩\u200d🔬 sí", ["👩\u200d🔬", " sí"]),
     ],
 )
 def test_letters_keep_their_marks_and_scripts_are_apart(text, pieces):
@@ -83,7 +94,15 @@ def test_other_texts_are_cut_as_by_gpt_2(tokenizer, text):
     assert cut == pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
 
 
-@pytest.mark.parametrize("word", ["हिन्दी", "ที่นี่", "你好", "العَرَبِيَّة", "한국어", "தமிழ்"])
+def test_the_demos_tokenizer_is_the_one_that_its_figures_were_measured_with():
+    texts = texts_of(load_demo(None, "train", "text", samples=500, turns=2))
+    vocabulary = train_tokenizer(texts, vocab_size=704).get_vocab()
+    assert hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest() == DEMO_VOCABULARY
+
+
+@pytest.mark.parametrize(
+    "word", ["می\u200cخواهم", "ශ්\u200dරී", "ภาษาไทย", "हिन्दी", "ที่นี่", "你好", "العَرَبِيَّة", "한국어", "தமிழ்"]
+)
 def test_a_word_of_any_script_becomes_one_token(word):
     tokenizer = train_tokenizer([f"{word} a"] * 50, vocab_size=400)
     assert len(tokenizer(word).input_ids) == 1 and tokenizer.decode(tokenizer(word).input_ids) == word

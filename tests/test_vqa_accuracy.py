@@ -38,6 +38,9 @@ def test_metric_averages():
         ("红色。", "zh", "红色"),
         ("a casa", "pt", "a casa"),
         ("a house", "en", "house"),
+        ("绿 色", "zh", "绿色"),
+        ("４ 匹", "ja", "4 匹"),
+        ("\u200fכלב", "he", "כלב"),
     ],
 )
 def test_normalise_keeps_the_marks_of_letters_and_the_words_of_other_languages(answer, language, normal):

@@ -1,11 +1,16 @@
 """Words of languages with and without blanks between them."""
 
 import re
+import unicodedata
 
 import pytest
 
 from training.data.words import (
-    is_european,
+    EUROPEAN,
+    SPACED,
+    composed,
+    folded,
+    is_mostly,
     join_unspaced,
     language_code,
     scaled,
@@ -59,14 +64,39 @@ def test_a_word_is_several_characters():
 
 
 def test_scripts_and_lengths():
-    assert is_european(["The cat", "Привет", "αβγ", "12!"]) and is_european([""])
-    assert not any(is_european([text]) for text in ("你好", "مرحبا", "हिन्दी", "ไทย", "한국어", "かな", "שלום"))
+    assert all(is_mostly(EUROPEAN, text) for text in ("The cat", "Привет", "αβγ", "12!", ""))
+    unspaced, spaced = ("你好", "かな", "ไทย", "ខ្មែរ"), ("مرحبا", "हिन्दी", "한국어", "שלום")
+    assert not any(is_mostly(EUROPEAN, text) for text in unspaced + spaced)
+    assert all(is_mostly(SPACED, text) for text in spaced) and not any(is_mostly(SPACED, text) for text in unspaced)
     assert (written_length("abc"), written_length("你好a"), written_length("한글"), written_length("हि")) == (
         3,
         5,
         4,
         2,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (unicodedata.normalize("NFD", "각각 ế"), "각각 ế"),
+        ("\u200fכלב\u200e", "כלב"),
+        ("ຂ້ອຍ\u200bຮັກ", "ຂ້ອຍຮັກ"),
+        ("Bahn\u00adhof\ufeff", "Bahnhof"),
+    ],
+)
+def test_spellings_that_look_the_same_are_made_one(text, same):
+    assert composed(text) == same and words_of(text) == words_of(same)
+    assert written_length(text) == written_length(same)
+
+
+def test_what_joins_letters_is_spelling():
+    assert composed("ක්\u200dෂ") == "ක්\u200dෂ" and words_of("ක්\u200dෂ") == ["ක්\u200dෂ"]
+
+
+def test_widths_of_east_asia_are_folded_and_nothing_else():
+    assert folded("ＰＹＴＨＯＮ３　ｱﾌﾟﾘ ﾃﾞｰﾀ") == "python3 アプリ データ"
+    assert folded("½ ﬁ x²") == "½ ﬁ x²"
 
 
 def test_codes():

@@ -54,7 +54,7 @@ class StopSignals:
 
     def __init__(self):
         self.received: str | None = None
-        self.owner, self.before = os.getpid(), {}
+        self.before = {}  # the handlers that were there
 
     def __enter__(self):
         if threading.current_thread() is not threading.main_thread():

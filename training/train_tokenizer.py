@@ -7,6 +7,7 @@ those that MMGPTProcessor and its chat template use; the vocabulary is padded to
 """
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from training.data.samples import text_of
 from training.data.training_set import TrainingSet
+from training.data.words import UNSPACED
 from training.recipe import RecipeError, load_recipe
 
 
@@ -22,11 +24,11 @@ MEDIA_TOKENS = {"image_token": "<|image|>", "audio_token": "<|audio|>", "video_t
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, TURN_START, TURN_END, *MEDIA_TOKENS.values()]
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY_MULTIPLE = 64
-# Where texts are cut before merging: GPT-2's pattern, in which a letter keeps its marks (the vowel signs of Hindi and Thai), and
-# scripts without blanks between words are apart from others.
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# Where texts are cut before merging: GPT-2's pattern, in which a letter keeps its marks (the vowel signs of Hindi and Thai) and its
+# joiners (in Persian and Sinhala words), and scripts without blanks between words are apart from others.
+MARKED = r"[\p{L}\p{M}\x{200C}\x{200D}]"
 PATTERN = (
-    rf"'s|'t|'re|'ve|'m|'ll|'d| ?[[{UNSPACED}]&&[\p{{L}}\p{{M}}]]+| ?[\p{{L}}&&[^{UNSPACED}]][[\p{{L}}\p{{M}}]&&[^{UNSPACED}]]*"
+    rf"'s|'t|'re|'ve|'m|'ll|'d| ?[[{UNSPACED}]&&[\p{{L}}\p{{M}}]]+| ?[\p{{L}}&&[^{UNSPACED}]][{MARKED}&&[^{UNSPACED}]]*"
     r"| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
 # In bytes: ten Chinese characters, so that no sentence of a script without blanks, such as the question of all samples, is one token.
@@ -57,6 +59,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.train_from_iterator(texts, trainer)
     unused = -tokenizer.get_vocab_size() % VOCABULARY_MULTIPLE
     tokenizer.add_special_tokens([f"<|unused_{index}|>" for index in range(unused)])
+    return with_names(tokenizer)
+
+
+def reopen_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
+    """A tokenizer of [`train_tokenizer`] from a folder that it was saved to, with no trace of that."""
+    return with_names(Tokenizer.from_file(os.path.join(folder, "tokenizer.json")))
+
+
+def with_names(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """The special tokens under the names that transformers and the processor have for them."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,

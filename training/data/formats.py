@@ -1,7 +1,8 @@
 r"""Formats: how data sets become samples, by the name that a source of a recipe has as `format`.
 
 A format is a function `format(record, **options) -> sample`, or a list of samples; the options name the record's columns, with
-the names that are usual on the Hub as defaults. `a.b` names a field inside a column, also of each entry of a list.
+the names that are usual on the Hub as defaults. `a.b` names a field inside a column, also of each entry of a list. Formats
+that bring a prompt of their own take `language`, such as `zh`, of this prompt (training/data/prompts.py).
 
     format             a record                                                                  data sets of this kind
     messages           messages (text or parts), images, audios, videos                          TRL, LLaMA-Factory
@@ -35,21 +36,31 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as parquet
 from datasets import Dataset
 
-from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, find_files, make_dataset, medium, user_turn
+from modeling_mmgpt.chat_templates_mmgpt import substitute
+from training.data.prompts import WORDS
+from training.data.samples import (
+    FEATURES,
+    NO_ANSWER,
+    DataError,
+    assistant_turn,
+    find_files,
+    make_dataset,
+    medium,
+    user_turn,
+)
 from training.data.synthetic.course import load_course, load_demo
 from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 MARK = re.compile(r"\s*<(image|audio|video)>\s*")
-FIELD = re.compile(r"{([^{}]+)}")
 
 
-class BrokenSample(ValueError):
+class BrokenSample(DataError):
     """Something is wrong with one sample; the others can be used."""
 
 
-class MissingColumn(ValueError):
+class MissingColumn(DataError):
     """A recipe names a column that the data do not have."""
 
 
@@ -57,13 +68,16 @@ def lookup(record: dict, column: str) -> Any:
     """The value of a column, or of a field inside it (`answers.text`). Raises `BrokenSample` where it is empty."""
     value, keys = record, [column] if column in record else column.split(".")
     for key in keys:
-        if isinstance(value, list):
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
             value = [item.get(key) for item in value]
             continue
-        if not isinstance(value, dict) or key not in value:
-            names = list(value) if isinstance(value, dict) else []
-            nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-            raise MissingColumn(f"there is no column {column!r}; the nearest is {nearest}, of {names}.")
+        if not isinstance(value, dict):
+            raise MissingColumn(
+                f"there is no column {column!r}: its part {key!r} is asked of a {type(value).__name__}."
+            )
+        if key not in value:
+            nearest = difflib.get_close_matches(key, value, n=1, cutoff=0.0)
+            raise MissingColumn(f"there is no column {column!r}; the nearest is {nearest}, of {list(value)}.")
         value = value[key]
         if value is None:
             raise BrokenSample(f"column {column!r} is empty")
@@ -71,8 +85,8 @@ def lookup(record: dict, column: str) -> Any:
 
 
 def fill(template: str, record: dict) -> str:
-    """The template with each {column} replaced by the record's value."""
-    return FIELD.sub(lambda field: str(lookup(record, field[1])), template)
+    """The template with each {column} replaced by the record's value; {{ and }} are braces."""
+    return substitute(template, lambda column: lookup(record, column))
 
 
 def media_of(record: dict, column: str | None) -> list[dict]:
@@ -250,7 +264,7 @@ def prompt_answer(
 
 
 def captions(
-    record: dict, prompt: str = "Describe the picture.", answer: str = "caption", each: bool = False, **options
+    record: dict, prompt: str = WORDS["en"]["captions"], answer: str = "caption", each: bool = False, **options
 ) -> list[dict]:
     r"""
     each (`bool`, *optional*, defaults to False): a sample for each caption of an image, for training; else one sample with all
@@ -268,7 +282,7 @@ def translation(
     record: dict,
     source: str = "en",
     target: str = "de",
-    prompt: str = "Translate {source} to {target}: {text}",
+    prompt: str = WORDS["en"]["translation"],
     **options,
 ) -> dict:
     r"""
@@ -318,9 +332,9 @@ FORMATS: dict[str, Callable[..., dict | list[dict]]] = {
     "labelled_media": partial(prompt_answer, answer="label"),
     "captions": captions,
     "vqa": partial(prompt_answer, prompt="{question}", answer="answer", image="image"),
-    "asr": partial(prompt_answer, prompt="Transcribe the speech.", answer="text", audio="audio"),
+    "asr": partial(prompt_answer, prompt=WORDS["en"]["asr"], answer="text", audio="audio"),
     "translation": translation,
-    "summarization": partial(prompt_answer, prompt="Summarise:\n{document}", answer="summary"),
+    "summarization": partial(prompt_answer, prompt=WORDS["en"]["summarization"], answer="summary"),
     "extractive_qa": partial(
         prompt_answer, prompt="{context}\n\n{question}", answer="answers.text", no_answer=NO_ANSWER
     ),
@@ -396,4 +410,5 @@ def format_options(name: str) -> list[str]:
     names = set(inspect.signature(FORMATS[name]).parameters)
     if "options" in names:
         names = names - {"options"} | set(inspect.signature(prompt_answer).parameters)
-    return [*sorted(names - {"record"}), *RECORD_OPTIONS]
+    language = ["language"] if name in WORDS["en"] else []
+    return [*sorted(names - {"record"}), *RECORD_OPTIONS, *language]

@@ -124,7 +124,7 @@ def stopped_without_checkpoints(runs: Runs, name: str) -> Case:
 
     def check(folder: Path) -> None:
         run = runs.start("plain", folder / "run", *LONG)
-        run.wait_until(lambda: "'loss'" in run.text)
+        run.wait_until(lambda: "| loss " in run.text)
         run.send(signal.Signals[name])
         ended = run.wait()
         require(ended.status == UNFINISHED, f"exit status {ended.status} in place of {UNFINISHED}")

@@ -56,7 +56,7 @@ class Fingerprint(NamedTuple):
 
 def take_fingerprint(sample: dict) -> Fingerprint:
     text = whole_text(sample)
-    words, minhash = words_of(text), new_minhash()
+    words, minhash = words_of(text) or [text], new_minhash()  # a text of signs alone is a word
     # A text of fewer words is one shingle.
     shingles = ngrams_of(words, min(scaled(words, SHINGLE), len(words)))
     minhash.update_batch([" ".join(shingle).encode() for shingle in shingles])

@@ -1,9 +1,10 @@
-"""The demo's data: four sources that are drawn from a seed, without files or network.
+"""The demo's data: sources that are drawn from a seed, without files or network.
 
     digits   real handwritten digits; held out: images
     scenes   drawn shapes; held out: combinations of colour, shape, count and place
     audio    synthesised notes; held out: combinations of instrument, melody and pitch
     text     small language tasks; held out: the words, sentences and stories
+    text_zh  the same in Chinese
 
 Split "test" holds what is held out. "train" and "validation" are of one kind, from different draws.
 """
@@ -15,11 +16,12 @@ from datasets import Dataset, concatenate_datasets
 
 from training.data.mixtures import alternate, cut, cut_alike
 from training.data.samples import make_dataset
-from training.data.synthetic import digits, melodies, scenes, text_tasks
+from training.data.synthetic import digits, melodies, scenes
+from training.data.synthetic.text_tasks import CHINESE, ENGLISH
 
 
 # Each has TASKS, the names of what it asks, and make_sample(split, index, seed, turns).
-SOURCES = {"digits": digits, "scenes": scenes, "audio": melodies, "text": text_tasks}
+SOURCES = {"digits": digits, "scenes": scenes, "audio": melodies, "text": ENGLISH, "text_zh": CHINESE}
 TASKS = {name: tuple(source.TASKS) for name, source in SOURCES.items()}
 BLOCK = 16  # samples
 

@@ -1,10 +1,11 @@
 """BLEU and chrF of translations, by sacrebleu (Papineni et al. 2002; Popović 2015; Post 2018)."""
 
 import numpy as np
+import regex
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import _bootstrap_resample
 
-from training.data.words import is_european
+from training.data.words import EUROPEAN, SPACED, composed, is_mostly
 from training.evaluation.metrics.answers import RESAMPLES, AnswerMetric, Estimate
 
 
@@ -19,6 +20,13 @@ TOKENIZERS = {
     **dict.fromkeys(("ar", "fa", "ur", "ps", "ug", "ckb", "he", "yi", "am", "ti", "hy", "ka"), "intl"),
     **dict.fromkeys(("hi", "mr", "ne", "sa", "bn", "as", "pa", "gu", "or", "ta", "te", "kn", "ml", "si"), "intl"),
 }
+# The letters that a tokenizer cuts into words; those that are not named here cut all.
+LETTERS = {
+    STANDARD: EUROPEAN,
+    "intl": SPACED,
+    "zh": regex.compile(r"[\p{Han}\p{Bopomofo}\p{Latin}\p{Cyrillic}\p{Greek}]"),
+}
+FOREIGN = 0.1  # of the references: so many may quote other letters
 
 
 class Translation(AnswerMetric):
@@ -31,11 +39,15 @@ class Translation(AnswerMetric):
     best = 100.0
 
     def check_references(self, references: list[list[str]]) -> None:
-        if self.tokenizer == STANDARD and not is_european([one for right in references for one in right]):
+        texts = [one for right in references for one in right]
+        letters = LETTERS.get(self.tokenizer)
+        foreign = [one for one in texts if letters is not None and not is_mostly(letters, one)]
+        if len(foreign) > FOREIGN * len(texts):
             told = "no language" if self.language is None else f"the language {self.language!r}"
             raise ValueError(
-                f"BLEU was told {told}, but most references are in neither Latin, Cyrillic nor Greek letters: its standard "
-                "tokenizer would cut them wrong. Say their language: metric `bleu:zh`, `bleu:ja`, `bleu:ar` ..."
+                f"BLEU was told {told}, whose tokenizer {self.tokenizer!r} would cut the letters of {len(foreign)} of "
+                f"{len(texts)} references wrong, first {foreign[0][:40]!r}. Say their language: metric `bleu:zh`, `bleu:ja`, "
+                "`bleu:ar` ..., in sources of one language each."
             )
         self.bleu()
 
@@ -49,10 +61,12 @@ class Translation(AnswerMetric):
         except RuntimeError as error:  # as sacrebleu says that a package is missing
             raise ImportError(
                 f"BLEU of the language {self.language!r} needs a dictionary: `pip install 'sacrebleu[{self.language}]'`. "
-                "Without it, metric `rouge` compares such text by characters."
+                "Metric `rouge` compares such text without one."
             ) from error
 
     def estimate(self, predictions: list[str], references: list[list[str]]) -> dict[str, Estimate]:
+        predictions = [composed(one) for one in predictions]
+        references = [[composed(one) for one in right] for right in references]
         # sacrebleu takes the first references of all samples, then the second ones ...; None where a sample has no more
         most = max(map(len, references))
         streams = [[right[place] if place < len(right) else None for right in references] for place in range(most)]
@@ -64,7 +78,10 @@ class Translation(AnswerMetric):
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:
         """chrF: BLEU of a single sentence is mostly 0."""
         metric = CHRF()
-        return [metric.sentence_score(*pair).score for pair in zip(predictions, references, strict=True)]
+        return [
+            metric.sentence_score(composed(prediction), [composed(one) for one in right]).score
+            for prediction, right in zip(predictions, references, strict=True)
+        ]
 
 
 def corpus_score(metric, predictions: list[str], streams: list[list[str | None]]) -> Estimate:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from training.data.words import WORDS_WITH_APOSTROPHE
+from training.data.words import WORDS_WITH_APOSTROPHE, folded
 from training.evaluation.metrics.answers import AnswerMetric
 
 
@@ -15,7 +15,7 @@ Grams = list[Counter]  # counts of the n-grams, by n
 
 
 def ngrams(text: str) -> Grams:
-    words = WORDS_WITH_APOSTROPHE.findall(text.lower())
+    words = WORDS_WITH_APOSTROPHE.findall(folded(text))
     return [Counter(zip(*(words[start:] for start in range(n)), strict=False)) for n in range(1, LONGEST + 1)]
 
 

@@ -3,14 +3,14 @@
 import jiwer
 import regex
 
-from training.data.words import join_unspaced, split_words
+from training.data.words import folded, join_unspaced, split_words
 from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio
 
 
 def normalise(text: str) -> str:
     """Lower case, without punctuation but the apostrophe in a word: these are spelling, not recognition. Neither are blanks between
     the characters of a script that needs none."""
-    plain = regex.sub(r"(?<!\w)'|'(?!\w)|[^\w\p{N}\s']|_", " ", text.lower().replace("’", "'"))
+    plain = regex.sub(r"(?<!\w)'|'(?!\w)|[^\w\p{N}\s']|_", " ", folded(text).replace("’", "'"))
     return join_unspaced(" ".join(plain.split()))
 
 

@@ -7,14 +7,16 @@ from training.evaluation.metrics.answers import AnswerMetric, estimate_share
 from training.evaluation.metrics.final_answer import final_answer
 
 
-NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# A number of which a part is in words, such as 3万, is none: its digits alone are another one.
+NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)[万萬亿億만억]?")
 # In digits of any script; Arabic and full-width signs as those of ASCII.
 SIGNS = str.maketrans("٫٬，．－−", ".,,.--")
 SWAPPED = str.maketrans(",.", ".,")
 # Languages that write 1.000,5 for a thousand and a half; where they set blanks between thousands, only narrow ones are read.
 DECIMAL_COMMA = (
-    "bg", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fi", "fr", "gl", "hr", "hu", "id", "is", "it", "lt", "lv", "nb",
-    "nl", "nn", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "tr", "uk", "vi",
+    "af", "az", "be", "bg", "bs", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fi", "fr", "gl", "hr", "hu", "hy", "id", "is", "it",
+    "ka", "kk", "lb", "lt", "lv", "mk", "nb", "nl", "nn", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "tr", "uk",
+    "uz", "vi",
 )  # fmt: skip
 NARROW_BLANKS = re.compile(r"(?<=\d)[\u00a0\u202f](?=\d{3})")
 
@@ -25,7 +27,7 @@ def last_number(text: str, language: str | None = None) -> Decimal | None:
     if language in DECIMAL_COMMA:
         answer = NARROW_BLANKS.sub("", answer).translate(SWAPPED)
     found = NUMBER.findall(answer)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    return Decimal(found[-1].replace(",", "")) if found and found[-1][-1].isdecimal() else None
 
 
 class NumberMatch(AnswerMetric):
@@ -36,12 +38,12 @@ class NumberMatch(AnswerMetric):
     interval = staticmethod(estimate_share)
 
     def check_references(self, references: list[list[str]]) -> None:
-        """Numbers in words (`three`, `三十`) are not read: a reference without digits could never be met."""
+        """Numbers in words (`three`, `三十`, `3万`) are not read: such a reference could never be met."""
         for right in references:
             if not any(last_number(one, self.language) is not None for one in right):
                 raise ValueError(
-                    f"number_match reads digits, but {right[0]!r} has none: write the reference in digits, or judge by "
-                    "`final_answer`."
+                    f"number_match reads digits, but the last number of {right[0][-40:]!r} is not in digits: write the reference "
+                    "in digits, or judge by `final_answer`."
                 )
 
     def score_samples(self, predictions: list[str], references: list[list[str]]) -> list[float]:

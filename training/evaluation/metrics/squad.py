@@ -5,31 +5,33 @@ from collections import Counter
 
 import regex
 
-from training.data.samples import NO_ANSWER
-from training.data.words import is_european, join_unspaced, split_words
+from training.data.prompts import NO_ANSWERS
+from training.data.words import EUROPEAN, folded, is_mostly, join_unspaced, split_words
 from training.evaluation.metrics.answers import AnswerMetric, Estimate, estimate_ratio, estimate_share
 
 
-# Those that MLQA leaves out (Lewis et al. 2020), whose rules are SQuAD's for other languages.
+# Those that MLQA leaves out (Lewis et al. 2020), whose rules are SQuAD's for other languages; the Arabic one begins the word.
 ARTICLES = {
-    "en": "a|an|the",
-    "es": "un|una|unos|unas|el|la|los|las",
-    "de": "ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des",
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+    "ar": r"\bال(?=\w)",
 }
 
 
 def normalise(answer: str, language: str | None = None) -> str:
     """As the official script: lower case, without punctuation and articles; the words for "no answer" become empty. Punctuation is
     that of ASCII in English, of all scripts elsewhere."""
-    answer = answer.lower().strip()
-    if answer.rstrip(".") == NO_ANSWER:
+    answer = folded(answer).strip()
+    if answer.rstrip(".。।") in NO_ANSWERS.values():
         return ""
     answer = "".join(letter for letter in answer if letter not in string.punctuation)
-    if language not in (None, "en") or not is_european([answer]):
+    if language not in (None, "en") or not is_mostly(EUROPEAN, answer):
         answer = regex.sub(r"\p{P}", "", answer)
     articles = ARTICLES.get(language or "en")
     if articles:
-        answer = regex.sub(rf"\b({articles})\b", " ", answer)
+        answer = regex.sub(articles, " ", answer)
     return join_unspaced(" ".join(answer.split()))
 
 
@@ -38,10 +40,11 @@ def is_exact(prediction: str, references: list[str], language: str | None = None
 
 
 def f1(prediction: str, references: list[str], language: str | None = None) -> float:
-    """The best harmonic mean of precision and recall of words, of characters where no blanks divide words; "no answer" agrees only
-    with itself."""
-    said = split_words(normalise(prediction, language))
-    return max(word_f1(said, split_words(normalise(one, language))) for one in references)
+    """The best harmonic mean of precision and recall of words; of characters where no blanks divide words, and in Korean, whose
+    words end in particles (KorQuAD, Lim et al. 2019). "No answer" agrees only with itself."""
+    cut = (lambda text: list(text.replace(" ", ""))) if language == "ko" else split_words
+    said = cut(normalise(prediction, language))
+    return max(word_f1(said, cut(normalise(one, language))) for one in references)
 
 
 def word_f1(prediction: list[str], reference: list[str]) -> float:

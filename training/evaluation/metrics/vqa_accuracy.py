@@ -2,6 +2,7 @@
 
 import regex
 
+from training.data.words import folded, join_unspaced
 from training.evaluation.metrics.answers import AnswerMetric
 
 
@@ -15,12 +16,12 @@ def normalise(answer: str, language: str | None = None) -> str:
     """As the official evaluation: lower case, no articles, no punctuation but the point and colon in numbers, number words as
     digits. Apostrophes are dropped, where the official one restores missing ones from a list: `dont` is `don't` either way.
     Articles and number words are those of English: of another language they stay."""
-    answer = answer.lower().replace("'", "").replace("’", "")
+    answer = folded(answer).replace("'", "").replace("’", "")
     answer = regex.sub(r"(?<=\d),(?=\d)", "", answer)
     answer = regex.sub(r"(?<!\d)[.:]|[.:](?!\d)|[^\w\p{N}\s.:]", " ", answer)
     if language not in (None, "en"):
-        return " ".join(answer.split())
-    return " ".join(DIGITS.get(word, word) for word in answer.split() if word not in ARTICLES)
+        return join_unspaced(" ".join(answer.split()))
+    return join_unspaced(" ".join(DIGITS.get(word, word) for word in answer.split() if word not in ARTICLES))
 
 
 def vqa_accuracy(prediction: str, references: list[str], language: str | None = None) -> float:
