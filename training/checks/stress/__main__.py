@@ -49,13 +49,18 @@ def main() -> None:
     parser.add_argument("--case", default="", help="only cases with this in their names")
     parser.add_argument("--quick", action="store_true", help="one or two cases of each group")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--keep", type=Path, help="an empty folder to work in, where cases that are wrong stay")
+    kept = (
+        "an empty folder to work in, where cases that are wrong stay; what each run printed stands in its runs/asides"
+    )
+    parser.add_argument("--keep", type=Path, help=kept)
     arguments = parser.parse_args()
     unknown = [name for name in arguments.only if name not in groups]
     if unknown:
         parser.error(f"--only {unknown[0]}: it is one of {', '.join(groups)}")
+    if arguments.keep is not None and arguments.keep.exists() and any(arguments.keep.iterdir()):
+        parser.error(f"--keep {arguments.keep}: it is not empty")
     with tempfile.TemporaryDirectory(prefix="stress-") as folder:
-        counts = stress(arguments, arguments.keep or Path(folder))
+        counts = stress(arguments, (arguments.keep or Path(folder)).absolute())
     for group, (right, wrong) in counts.items():
         print(f"{group:14} {right} right, {wrong} wrong")
     sys.exit(any(wrong for _, wrong in counts.values()))
@@ -89,7 +94,7 @@ def run_case(group: str, folder: Path, number: int, case: Case) -> bool:
         wrong = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - begun
     line = f"{group:14} {'right' if wrong is None else 'WRONG'} {seconds:5.1f} s  {case.name}"
-    print(line if wrong is None else f"{line}\n{'':30}{wrong} [{place}]", flush=True)
+    print(line if wrong is None else f"{line}\n{'':30}{wrong} [{group}/{number}]", flush=True)
     if wrong is None:
         shutil.rmtree(place)
     return wrong is None
