@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # TRANSFORMERS=5.17.0 works in an environment of its own with that release.
 TRANSFORMERS ?=
-# ONLY="is_fsdp_test" runs a part of the suites (a pytest -m expression); its counts replace the earlier ones.
+# Of conformance ONLY="is_fsdp_test" runs a part (a pytest -m expression), whose counts replace the earlier ones; of stress
+# ONLY=kills,damage runs these groups.
 ONLY ?=
 ifneq ($(TRANSFORMERS),)
 VENV := .venv-$(TRANSFORMERS)
@@ -15,7 +16,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 MODEL ?= outputs/demo/model
 
-.PHONY: help demo test conformance quantised bench vllm-check lint format clean
+.PHONY: help demo test conformance stress quantised bench vllm-check audit lint format clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -44,6 +45,9 @@ conformance: $(VENV)/.installed   ## run transformers' own test suites on our cl
 	$(BIN)/python -m pytest -m "$(ONLY)" tests/conformance tests/test_generation.py tests/test_export.py tests/test_loading.py \
 		tests/test_quantise.py tests/test_packing.py tests/test_distribution.py
 	$(BIN)/python -m tests.conformance.reporting --write
+
+stress: $(VENV)/.installed   ## kill, damage, fill disks, poison: every case says right or wrong; ONLY=kills,damage: some groups
+	$(BIN)/python -m training.checks.stress $(if $(ONLY),--only $(ONLY))
 
 .venv-torchao/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-torchao
@@ -76,6 +80,20 @@ $(VLLM_VENV)/.installed: Makefile
 vllm-check: $(VENV)/.installed $(VLLM_VENV)/.installed   ## compare vLLM's greedy tokens with generate()'s; MODEL=FOLDER, else the demo's
 	$(BIN)/python -m training.checks.vllm_check $(MODEL) --vllm $(VLLM_BIN)/python
 
+# Tools that look at another environment, in one of their own, so that what they need is not listed.
+AUDIT_VENV ?= .venv-audit
+$(AUDIT_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(AUDIT_VENV)/bin/python -m pip install --quiet pip-licenses==5.5.5 cyclonedx-bom==7.5.0
+	touch $@
+
+audit: $(VENV)/.installed $(AUDIT_VENV)/.installed   ## licences and SBOM (CycloneDX) of what is installed, in outputs/audit
+	mkdir -p outputs/audit
+	$(AUDIT_VENV)/bin/pip-licenses --python=$(BIN)/python --with-urls --order=license --format=markdown --output-file=outputs/audit/licences.md
+	$(AUDIT_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o outputs/audit/sbom.json $(BIN)/python
+	$(AUDIT_VENV)/bin/pip-licenses --python=$(BIN)/python --summary
+
 lint: $(VENV)/.installed   ## ruff check and format check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -85,4 +103,4 @@ format: $(VENV)/.installed   ## rewrite the code as ruff formats it
 	$(BIN)/ruff format .
 
 clean:          ## remove the environments and all outputs
-	rm -rf $(VENV) $(VLLM_VENV) outputs
+	rm -rf $(VENV) $(VLLM_VENV) $(AUDIT_VENV) outputs

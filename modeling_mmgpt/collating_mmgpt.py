@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers.processing_utils import ProcessorMixin
 
+from .chat_templates_mmgpt import Chat, read_chat
 from .media_features_mmgpt import CHUNK_COUNTS, MEDIA_INPUTS
 from .token_counts_mmgpt import tiles_per_image
 
@@ -45,10 +46,10 @@ class MMGPTCollator:
 
     def __call__(self, samples: list[dict]) -> dict:
         names = names_of(samples)
-        conversations = [self.conversation(sample, name) for sample, name in zip(samples, names, strict=True)]
+        chats = [self.read(sample, name) for sample, name in zip(samples, names, strict=True)]
         padding_side = "left" if self.add_generation_prompt else "right"
         batch = self.processor.apply_chat_template(
-            conversations,
+            chats,
             tokenize=True,
             return_dict=True,
             add_generation_prompt=self.add_generation_prompt,
@@ -62,44 +63,26 @@ class MMGPTCollator:
             batch["labels"] = self.labels(batch, names)
         return dict(batch)
 
-    def conversation(self, sample: dict, name: str) -> list[dict]:
-        """The sample's messages with each medium, decoded, inside its part."""
-        messages = sample["messages"]
-        if self.add_generation_prompt and messages[-1]["role"] == "assistant":
-            messages = messages[:-1]
-        media = {kind: list(sample.get(f"{kind}s") or []) for kind in PARTS}
-        kinds = [
-            part["type"]
-            for message in messages
-            if not isinstance(message["content"], str)
-            for part in message["content"]
-        ]
-        for kind, sources in media.items():
-            if kinds.count(kind) != len(sources):
+    def read(self, sample: dict, name: str) -> Chat:
+        """The sample's messages, and its media, opened."""
+        chat = read_chat(sample.get("messages"), f"the messages of {name}")
+        if self.add_generation_prompt and chat.messages[-1]["role"] == "assistant":
+            del chat.messages[-1]
+        for kind, parts in chat.media.items():
+            sources = list(sample.get(f"{kind}s") or [])
+            if len(parts) != len(sources):
                 raise ValueError(
-                    f"{name}: its messages have {kinds.count(kind)} {kind} parts but it comes with {len(sources)}."
+                    f"{name}: its messages have {len(parts)} {kind} parts but it comes with {len(sources)}."
                 )
             if sources and not hasattr(self.processor, PARTS[kind]):
                 raise ValueError(
                     f"{name} comes with {kind} inputs, but the model has no encoder for them: leave the sample out."
                 )
-        waiting = {kind: enumerate(sources) for kind, sources in media.items()}
-        filled = []
-        for message in messages:
-            if isinstance(message["content"], str):
-                filled.append(message)
-                continue
-            content = []
-            for part in message["content"]:
-                kind = part["type"]
-                if kind in waiting:
-                    index, source = next(waiting[kind])
-                    medium = self.processor.load_medium(kind, source, f"{kind} {index} of {name}")
-                    content.append({"type": kind, kind: medium})
-                else:
-                    content.append({"type": "text", "text": part["text"]})
-            filled.append({"role": message["role"], "content": content})
-        return filled
+            opened = (
+                self.processor.load_medium(kind, one, f"{kind} {at} of {name}") for at, one in enumerate(sources)
+            )
+            chat.media[kind][:] = opened
+        return chat
 
     def labels(self, batch, names: list[str]):
         is_learnt = batch.pop("assistant_masks").bool()  # (B, L)

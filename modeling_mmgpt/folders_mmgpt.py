@@ -46,45 +46,62 @@ def atomic_folder(folder: str | os.PathLike):
     place = folder if folder.exists() else folder.parent
     temporary = place / f".{folder.name}.{uuid.uuid4().hex[:8]}{SAVING}"
     temporary.mkdir()
+    with suppress(OSError):  # a mount point, a parent that cannot be written: it stays inside
+        temporary = temporary.rename(folder.parent / temporary.name)
     try:
         yield temporary
         for path in temporary.rglob("*.safetensors"):
             with suppress(OSError):  # written for their owner alone, where all else follows the umask
                 path.chmod(path.stat().st_mode | temporary.stat().st_mode & 0o666)
-        stale = find_stale_files(temporary, folder)
-        mark_version(temporary, folder, stale)
-        describe_save(temporary, folder, stale)
-        if not folder.exists():
-            temporary.rename(folder)
-        elif not swap_folder(temporary, folder, stale):
-            replace_files(temporary, folder, stale)
+        with one_after_another(folder.parent):
+            stale = find_stale_files(temporary, folder)
+            mark_version(temporary, folder, stale)
+            describe_save(temporary, folder, stale)
+            if not folder.exists():
+                temporary.rename(folder)
+            elif not swap_folder(temporary, folder, stale):
+                replace_files(temporary, folder, stale)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def one_after_another(folder: Path):
+    """Processes that save into one folder wait for each other, else it may keep files of both: by a lock on the folder above it,
+    where the system has such locks."""
+    handle = None
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def swap_folder(new: Path, folder: Path, stale: set[str]) -> bool:
     """Exchanges `folder` for `new`, to which its other files are linked, in one step. False where that is impossible: on a mount
     point, in a parent that cannot be written, under a process that works in the folder, on systems other than Linux."""
-    beside, linked = folder.parent / new.name, False
     try:
         before, after = folder.stat(), new.stat()
-        if Path.cwd().is_relative_to(folder) or (before.st_uid, before.st_gid) != (after.st_uid, after.st_gid):
+        same_owner = (before.st_uid, before.st_gid) == (after.st_uid, after.st_gid)
+        if new.parent == folder or Path.cwd().is_relative_to(folder) or not same_owner:
             return False
         exchange = ctypes.CDLL(None).renameat2
-        new.rename(beside)
-    except (OSError, AttributeError, TypeError):
+        shutil.copystat(folder, new)
+        move_other_files(folder, new, stale, functools.partial(os.link, follow_symlinks=False))
+        if exchange(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(folder), RENAME_EXCHANGE) != 0:
+            return False
+    except (
+        OSError,
+        AttributeError,
+        TypeError,
+    ):  # no links on this file system, another one mounted below, no renameat2
         return False
-    try:
-        shutil.copystat(folder, beside)
-        move_other_files(folder, beside, stale, functools.partial(os.link, follow_symlinks=False))
-        linked = exchange(AT_FDCWD, os.fsencode(beside), AT_FDCWD, os.fsencode(folder), RENAME_EXCHANGE) == 0
-    except OSError:  # no links on this file system, another one mounted below
-        pass
-    if not linked:
-        beside.rename(new)
-        return False
-    move_other_files(beside, folder, stale, os.replace)  # what others wrote in the meantime
-    shutil.rmtree(beside, ignore_errors=True)
+    move_other_files(new, folder, stale, os.replace)  # what others wrote in the meantime
     return True
 
 
@@ -222,7 +239,9 @@ def find_stale_files(new: Path, old: Path) -> set[str]:
     there = {path.name for path in old.glob("*")} | read_manifest(old)["files"].keys()
     stale = {name for name in there if weights_of(name) in written}
     if (new / "config.json").is_file() and (old / "config.json").is_file():
-        auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")
+        auto_map = {}
+        with suppress(ValueError, AttributeError):  # of a damaged one nothing tells what was its code
+            auto_map = json.loads((old / "config.json").read_text(encoding="utf-8")).get("auto_map")
         stale |= reachable_code(auto_map, lambda name: find_file(old, name)).keys() if auto_map else set()
     return {name for name in stale if not (new / name).exists()}
 

@@ -14,14 +14,16 @@ from .media_sources_mmgpt import (
     LIMITS,
     TRUSTED,
     Limits,
+    MediaError,
     MediaPolicy,
     as_array,
     import_optional,
     is_file_like,
+    naming,
     read_bytes,
-    shown,
     unwrap,
 )
+from .requests_mmgpt import shown
 
 
 FORMS = "give an image object, an array, a path, a URL, base64 or bytes"
@@ -39,53 +41,55 @@ def load_image(source, name: str = "image", policy: MediaPolicy = TRUSTED, limit
     Arrays and tensors are `(height, width)`, `(height, width, channels)` or `(channels, height, width)` with 1 to 4 channels: grey,
     grey with alpha, RGB, RGBA; of integers to 255, uint16, or floats to 1 or to 255. Raises `ValueError` or
     `FileNotFoundError` with `name` in it when there is no image to be had."""
-    source = unwrap(source, "image")
-    if source is None:
-        raise ValueError(f"{name} is None: {FORMS}.")
+    with naming(name):
+        source = unwrap(source, "image")
+        if source is None:
+            raise MediaError(f"is None: {FORMS}.")
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            return image_of_array(source, limits)
+        if is_image(source):
+            return decode_image(source, limits)
+        if not is_file_like(source):
+            raise MediaError(f"is a {type(source).__name__}: {FORMS}.")
+        return decode_image(io.BytesIO(read_bytes(source, policy, limits)), limits)
+
+
+def decode_image(source, limits: Limits):
+    """An image object of Pillow, or an open file, upright and in RGB."""
     pillow = import_optional("PIL.Image", "pillow", "Reading images")
-    transpose = importlib.import_module("PIL.ImageOps").exif_transpose
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        return image_of_array(source, name, limits)
-    if not is_image(source) and not is_file_like(source):
-        raise ValueError(f"{name} is a {type(source).__name__}: {FORMS}.")
     try:
-        image = source
-        if not is_image(source):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
-                image = pillow.open(io.BytesIO(read_bytes(source, name, policy, limits)))
-        bound_pixels(image, name, limits)
-        return opaque(transpose(image), name, limits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # `bound_pixels` deals with it
+            image = source if is_image(source) else pillow.open(source)
+        bound_pixels(image, limits)
+        return opaque(importlib.import_module("PIL.ImageOps").exif_transpose(image), limits)
     except pillow.UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that can be read (wrong format or damaged file).") from error
+        raise MediaError("is not an image that can be read (wrong format or damaged file).") from error
     except pillow.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
-    except FileNotFoundError:
-        raise
+        raise MediaError(f"is too large: {error} Make it smaller.") from error
     except (OSError, SyntaxError, EOFError, OverflowError) as error:  # what Pillow raises for damaged files
-        raise ValueError(f"{name} is damaged: {shown(error)}.") from error
+        raise MediaError(f"is damaged: {shown(error)}.") from error
 
 
-def opaque(image, name: str, limits: Limits):
+def opaque(image, limits: Limits):
     """`image`, in any mode of Pillow, in RGB; what is transparent shows white."""
-    pillow = importlib.import_module("PIL.Image")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # grey of 16 bits
-        return image_of_array(np.asarray(image).astype(np.uint16), name, limits)
+        return image_of_array(np.asarray(image).astype(np.uint16), limits)
     if image.mode in ("I", "F"):
-        return image_of_array(np.asarray(image), name, limits)
+        return image_of_array(np.asarray(image), limits)
     if image.has_transparency_data:
+        pillow = importlib.import_module("PIL.Image")
         image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         return pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image).convert("RGB")
     try:
         return image.convert("RGB")
     except ValueError as error:  # of colours that Pillow does not convert (LAB)
-        raise ValueError(f"{name} has colours ({image.mode}) that cannot be read: save it as RGB.") from error
+        raise MediaError(f"has colours ({image.mode}) that cannot be read: save it as RGB.") from error
 
 
-def image_of_array(source, name: str, limits: Limits):
+def image_of_array(source, limits: Limits):
     """An array or tensor, see `load_image`, as an RGB image of Pillow."""
-    pillow = import_optional("PIL.Image", "pillow", "Reading images")
-    array = as_array(source, name)
+    array = as_array(source)
     shape = array.shape
     while array.ndim > 3 and array.shape[0] == 1:
         array = array[0]
@@ -95,15 +99,13 @@ def image_of_array(source, name: str, limits: Limits):
         last = channels_are_last(array.shape, prefer_last=not isinstance(source, torch.Tensor))
         array = array if last else np.moveaxis(array, 0, -1)  # (height, width, channels)
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or not array.size:
-        raise ValueError(
-            f"{name} has shape {shape}: give (height, width), (height, width, channels) or (channels, height, width), with 1 to "
-            "4 channels."
+        raise MediaError(
+            f"has shape {shape}: give (height, width), (height, width, channels) or (channels, height, width), with 1 to 4 channels."
         )
-    check_size(*array.shape[1::-1], name, limits)
-    array = to_bytes(array, name)
-    mode = ("L", "LA", "RGB", "RGBA")[array.shape[-1] - 1]
-    array = np.ascontiguousarray(array[..., 0] if mode == "L" else array)
-    return opaque(pillow.fromarray(array), name, limits)
+    check_size(*array.shape[1::-1], limits)
+    array = to_bytes(array)
+    array = np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array)
+    return opaque(import_optional("PIL.Image", "pillow", "Reading images").fromarray(array), limits)
 
 
 def channels_are_last(shape: tuple[int, ...], prefer_last: bool) -> bool:
@@ -115,7 +117,7 @@ def channels_are_last(shape: tuple[int, ...], prefer_last: bool) -> bool:
     return True
 
 
-def to_bytes(array: np.ndarray, name: str) -> np.ndarray:
+def to_bytes(array: np.ndarray) -> np.ndarray:
     """Brightness as uint8: of uint16 and booleans by their range, of other integers as they are, of floats by the range they keep to."""
     if array.dtype == np.uint8:
         return array
@@ -124,26 +126,25 @@ def to_bytes(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.uint16:
         return (array / 257).round().astype(np.uint8)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite.")
+        raise MediaError(f"has {int((~np.isfinite(array)).sum())} values that are NaN or infinite.")
     low, high = array.min(), array.max()
     is_float = array.dtype.kind == "f"
     slack = 1e-3 if is_float else 0  # resizing leaves values a little beyond the range
     if low < -slack or high > 255 * (1 + slack):
-        raise ValueError(
-            f"{name} has {array.dtype} values from {low:.4g} to {high:.4g}: give uint8, uint16, integers from 0 to 255, or floats from 0 to "
-            "1 or from 0 to 255."
+        raise MediaError(
+            f"has {array.dtype} values from {low:.4g} to {high:.4g}: give uint8, uint16, integers from 0 to 255, or floats from 0 to 1 or "
+            "from 0 to 255."
         )
     if is_float and high <= 1 + slack:
         array = array * 255
     return array.clip(0, 255).round().astype(np.uint8)
 
 
-def check_size(width: int, height: int, name: str, limits: Limits) -> None:
+def check_size(width: int, height: int, limits: Limits) -> None:
     """Refuses sides that are too long; for pixels see `bound_pixels`."""
     if max(width, height) > limits.image_side:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels, more than {limits.image_side:,} on a side: make it smaller, or raise "
-            "Limits.image_side."
+        raise MediaError(
+            f"has {width} x {height} pixels, more than {limits.image_side:,} on a side: make it smaller, or raise Limits.image_side."
         )
 
 
@@ -153,20 +154,19 @@ def most_pixels(limits: Limits) -> int:
     return limits.image_pixels if bound is None else min(bound, limits.image_pixels)
 
 
-def bound_pixels(image, name: str, limits: Limits) -> None:
+def bound_pixels(image, limits: Limits) -> None:
     """Has a JPEG of more pixels than `most_pixels` decoded at a half, a quarter or an eighth of its sides; refuses other
     files that are larger. Only the header has been read so far; an image in memory stays as it is."""
-    limit = most_pixels(limits)
-    width, height = image.size
     if not getattr(image, "tile", None):
         return
-    check_size(width, height, name, limits)
+    limit, (width, height) = most_pixels(limits), image.size
+    check_size(width, height, limits)
     if width * height <= limit:
         return
     reduction = next((factor for factor in (2, 4, 8) if width * height <= limit * factor**2), None)
     if image.format != "JPEG" or reduction is None:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels, more than the {limit:,} that are decoded: make it smaller, or raise "
+        raise MediaError(
+            f"has {width} x {height} pixels, more than the {limit:,} that are decoded: make it smaller, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS and Limits.image_pixels."
         )
     image.draft("RGB", (width // reduction, height // reduction))

@@ -249,10 +249,11 @@ class MMGPTModel(MMGPTPreTrainedModel):
     def take_pieces(self, arguments: dict, kind: str) -> tuple[torch.Tensor, ...] | None:
         """The features of one kind of media, which is taken out of the arguments of `generate()` and encoded if it is not, in pieces that
         each belong to one sample: `(tokens, D)` of a medium or a chunk, or each vector of features that came as one tensor."""
-        given = (arguments.get("mm_encoder_outputs") or {}).get(kind)
-        embeds = arguments.pop(EMBEDS.get(kind), None) if given is None else given.pooler_output
+        given, embeds = (arguments.get("mm_encoder_outputs") or {}).get(kind), arguments.pop(EMBEDS.get(kind), None)
         inputs = [arguments.pop(name, None) for name in MEDIA_INPUTS[kind]]
-        if embeds is not None:
+        if given is not None:  # by the caller, or by transformers, from pixels
+            media = self.take_embeds(given.pooler_output, kind, inputs[0] if embeds is None else embeds)
+        elif embeds is not None:
             is_one_piece = isinstance(embeds, torch.Tensor) and embeds.ndim == 2
             embeds = embeds.split(1) if is_one_piece and self.config.fusion == "interleave" else embeds
             media = self.take_embeds(embeds, kind, inputs[0])
@@ -475,7 +476,7 @@ def check_counts(is_placeholder: torch.Tensor, given, kind: str, unit: str) -> N
         lambda: (
             f"The text has {int(num_placeholders)} {kind} tokens but the {kind} inputs yield {int(given)} {unit} "
             f"(in each sample: {is_placeholder.sum(-1).tolist()} {kind} tokens). Let the processor place them, "
-            "and do not truncate its output."
+            "do not truncate its output, and give no media again that a cache holds."
         ),
     )
 
@@ -533,6 +534,12 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, MMGPTGenerationMixin):
         # A placeholder in an answer would stand for no media. What is saved with the checkpoint may say otherwise.
         self.generation_config.suppress_tokens = list(media_tokens(config).values()) or None
         self.post_init()
+        # Tensor parallelism cuts head and embeddings that are one parameter alike; a decoder without a plan is not cut at all.
+        if "lm_head.weight" in self.all_tied_weights_keys and name not in self._tp_plan:
+            if text.base_model_tp_plan:
+                self._tp_plan = {**self._tp_plan, name: "embedding_rowwise"}
+            else:
+                self._tp_plan = {key: cut for key, cut in self._tp_plan.items() if "lm_head" not in key}
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs):
         return self.model.get_image_features(pixel_values, **kwargs)
@@ -548,6 +555,8 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, MMGPTGenerationMixin):
         return self.model.media_cache(max_items)
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        if is_first_iteration and kwargs.get("next_sequence_length") is not None and kwargs.get("mm_encoder_outputs"):
+            self.refuse_cached_media(input_ids, kwargs["next_sequence_length"], kwargs["mm_encoder_outputs"])
         # Media go in with the prompt only. transformers drops pixel_values and input_features after the first step, but not features
         # under our own names, nor mm_encoder_outputs before 5.18.
         if not is_first_iteration and kwargs.get("use_cache", True):
@@ -557,40 +566,43 @@ class MMGPTForConditionalGeneration(MMGPTPreTrainedModel, MMGPTGenerationMixin):
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
 
+    def refuse_cached_media(self, input_ids: torch.Tensor, num_new: int, encoded: dict) -> None:
+        """For a prompt of which only the last `num_new` tokens are not in the cache."""
+        for kind, media in encoded.items():
+            is_placeholder = input_ids == media_tokens(self.config)[kind]  # (B, cached + new)
+            given = sum(len(one) if self.config.fusion == "interleave" else 1 for one in media.pooler_output)
+            total, new = int(is_placeholder.sum()), int(is_placeholder[:, -num_new:].sum())
+            if given == total != new:
+                raise ValueError(
+                    f"The cache already holds {total - new} of the {total} {kind} tokens of this prompt, and their media were given again: "
+                    f"give generate() the media of the last {num_new} tokens alone."
+                )
+
     def _supports_mm_encoder_outputs(self) -> bool:
         """Whether `generate()` encodes images and videos before it reads the prompt (transformers 5.18 and later). It expects a placeholder
         for each feature, which cross-attention does not have."""
         return self.config.fusion == "interleave"
 
-    def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
-        """Where transformers encodes images and videos: audio, and features that came encoded, join them in `mm_encoder_outputs`."""
-        if self._supports_mm_encoder_outputs():
-            given = [kind for kind in EMBEDS if kind == "audio" or model_kwargs.get(EMBEDS[kind]) is not None]
-            pieces = {kind: self.model.take_pieces(model_kwargs, kind) for kind in given}
-            encoded = {kind: BaseModelOutputWithPooling(pooler_output=one) for kind, one in pieces.items() if one}
-            model_kwargs["mm_encoder_outputs"] = {**(model_kwargs.get("mm_encoder_outputs") or {}), **encoded}
-        return super()._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
-
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        """Beams and several answers for each prompt: media are encoded once, and their features repeated with the samples that they belong
-        to. transformers itself repeats every tensor entry by entry, which is right only with one chunk in each sample."""
-        media, encoded = {}, {}
-        if expand_size > 1:
-            has_ids = input_ids is not None and input_ids.shape[1] > 0
-            embeds = model_kwargs.get("inputs_embeds")
-            for kind, token in media_tokens(self.config).items():
-                if pieces := self.model.take_pieces(model_kwargs, kind):
+        """Encodes the media of a prompt, once: for beams and several answers the features are repeated with the samples that they belong to.
+
+        transformers from 5.18 on has encoded images and videos before. It repeats tensors entry by entry, which is right only with one
+        chunk in each sample, and before 5.24 no audio."""
+        has_ids = input_ids is not None and input_ids.shape[1] > 0
+        embeds, encoded = model_kwargs.get("inputs_embeds"), {}
+        for kind, token in media_tokens(self.config).items():
+            if pieces := self.model.take_pieces(model_kwargs, kind):
+                if expand_size > 1:
                     mask = self.model.placeholder_mask(input_ids if has_ids else None, embeds, token)
                     sizes = [len(one) if self.config.fusion == "interleave" else 1 for one in pieces]
                     pieces = repeat_pieces(pieces, sizes, mask.sum(-1), expand_size)
-                    encoded[kind] = BaseModelOutputWithPooling(pooler_output=pieces)
-            for name in ("mm_encoder_outputs", *CHUNK_COUNTS.values()):
-                model_kwargs.pop(name, None)
-            media = {"mm_encoder_outputs": encoded} if encoded else {}
+                encoded[kind] = BaseModelOutputWithPooling(pooler_output=pieces)
+        for name in ("mm_encoder_outputs", *CHUNK_COUNTS.values()):
+            model_kwargs.pop(name, None)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
-        return input_ids, model_kwargs | media
+        return input_ids, {**model_kwargs, "mm_encoder_outputs": encoded} if encoded else model_kwargs
 
     def _get_candidate_generator(self, *, model_kwargs, **kwargs):
         """Assisted decoding: an assistant drafts from the text alone, for it may have no encoders, or others than this model."""

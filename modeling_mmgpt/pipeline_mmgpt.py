@@ -9,6 +9,9 @@ automatic-speech-recognition   audio of any length     -> {"text"}, with return_
 A task is a prompt (chat_templates_mmgpt.py), how its input is read, and how its answer is written. Of the tasks that transformers
 still has, any-to-any and image-text-to-text are here because its own classes refuse batches for models that take audio.
 
+At construction or at a call each takes `guard=` (see guarding_mmgpt.py), `return_quality=True`, which adds to an answer how sure the model
+was of it (see answer_quality_mmgpt.py), and `min_confidence=`: below that the answer is that the model is not sure enough.
+
 From objects: `MMGPTSummarizationPipeline(model=model, processor=processor)`. transformers' `pipeline()` finds these classes by the
 config of a folder; for a model object it takes `config=model.config` and `pipeline_class=MMGPTSummarizationPipeline` as well.
 
@@ -17,20 +20,60 @@ Media are opened by the processor: text checkpoints carry this file too, but not
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from transformers import AnyToAnyPipeline, ImageTextToTextPipeline
+from transformers import AnyToAnyPipeline, ImageTextToTextPipeline, LogitsProcessorList
 from transformers.pipelines import any_to_any, image_text_to_text
 from transformers.pipelines.base import ChunkPipeline
 
-from .chat_templates_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt
+from .answer_quality_mmgpt import UNSURE, Quality, QualityRecorder, answer_lengths
+from .chat_templates_mmgpt import DEFAULT_PROMPTS, TIMESTAMPS, fill_prompt, tokenize_chats
+from .guarding_mmgpt import as_guard, withheld
 
 
 # An answer ends by itself; this bounds one that does not.
 MAX_NEW_TOKENS = 256
+
+
+@dataclass
+class Checks:
+    """What is asked about answers, beside the answers."""
+
+    guard: Callable | None = None
+    min_confidence: float | None = None
+    return_quality: bool = False
+
+    @classmethod
+    def taken_from(cls, options: dict) -> dict:
+        """Takes the checks out of a pipeline's options."""
+        taken = {name: options.pop(name) for name in cls.__dataclass_fields__ if name in options}
+        as_guard(taken.get("guard"))
+        return taken
+
+    def record(self, settings: dict, config) -> QualityRecorder | None:
+        """What has to watch `generate()` with these settings, put among them; `None`: nothing is asked that needs it."""
+        if self.min_confidence is None and not self.return_quality:
+            return None
+        if (settings.get("num_beams") or config.num_beams or 1) > 1:
+            raise ValueError(
+                "min_confidence and return_quality need num_beams=1: how sure a model is of beams is not measured."
+            )
+        recorder = QualityRecorder()
+        settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or []), recorder])
+        return recorder
+
+    def replacement(self, text: str, images: list, answer: str, quality: Quality | None) -> str | None:
+        """The sentence in the place of an answer to a question; `None`: the answer stands."""
+        sentence = withheld(self.guard, text, images) or withheld(self.guard, answer)
+        is_unsure = self.min_confidence is not None and quality.confidence < self.min_confidence
+        return sentence or (UNSURE if is_unsure else None)
+
+    def shown(self, quality: Quality | None) -> dict[str, float]:
+        return quality.as_dict() if self.return_quality else {}
 
 
 @dataclass
@@ -70,7 +113,8 @@ class MMGPTTaskPipeline(ChunkPipeline):
 
     def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
         asked = {name: kwargs.pop(name) for name in ("prompt", *self.options) if name in kwargs}
-        return asked, {**kwargs, **(generate_kwargs or {})}, {}
+        checks = Checks.taken_from(kwargs)
+        return asked, {**kwargs, **(generate_kwargs or {}), **checks}, {}
 
     def preprocess(self, inputs, **options):
         requests = list(self.ask(inputs, **options))  # of each task: the requests that one input becomes
@@ -89,12 +133,14 @@ class MMGPTTaskPipeline(ChunkPipeline):
         return fill_prompt(task, prompts[task] if prompt is None else prompt, fields)
 
     def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
+        checks = Checks(**Checks.taken_from(generate_kwargs))
         batched = isinstance(model_inputs["request"], list)
-        answers = self.answer(model_inputs["request"] if batched else [model_inputs["request"]], generate_kwargs)
+        requests = model_inputs["request"] if batched else [model_inputs["request"]]
+        answers = self.answer(requests, generate_kwargs, checks)
         return {**model_inputs, "answers": answers if batched else answers[0]}
 
-    def answer(self, requests: list[Request], generate_kwargs: dict) -> list[list[dict]]:
-        """For each request its answers: `text`, and where the task wants it `score`."""
+    def answer(self, requests: list[Request], generate_kwargs: dict, checks: Checks) -> list[list[dict]]:
+        """For each request its answers: `text`, where the task wants it `score`, and what was asked about its quality."""
         inputs = self.tensors(requests)
         settings, config = (
             dict(generate_kwargs),
@@ -104,6 +150,7 @@ class MMGPTTaskPipeline(ChunkPipeline):
             settings["max_new_tokens"] = MAX_NEW_TOKENS
         if config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
             settings.setdefault("pad_token_id", self.tokenizer.pad_token_id)
+        recorder = checks.record(settings, config)
         output = self.model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=self.scored)
         new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
         answers = [
@@ -113,22 +160,27 @@ class MMGPTTaskPipeline(ChunkPipeline):
             for answer, score in zip(answers, self.probabilities(output, new_tokens), strict=True):
                 answer["score"] = score
         each = len(answers) // len(requests)
+        ends = self.model.generation_config.eos_token_id
+        qualities = [None] * len(answers) if recorder is None else recorder.measure(new_tokens, ends)
+        for index, (answer, quality) in enumerate(zip(answers, qualities, strict=True)):
+            request = requests[index // each]
+            images = [part["image"] for part in request.media if part["type"] == "image"]
+            answer["text"] = checks.replacement(request.prompt, images, answer["text"], quality) or answer["text"]
+            answer |= checks.shown(quality)
         return [answers[start : start + each] for start in range(0, len(answers), each)]
 
     def tensors(self, requests: list[Request]) -> dict[str, torch.Tensor]:
         conversations = [request.messages for request in requests]
-        template = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        padding = {"padding": len(requests) > 1}
-        side = {"padding_side": "left"}
+        options = {"padding": len(requests) > 1, "padding_side": "left"}
+        shared = {"add_generation_prompt": True, "return_tensors": "pt"}
         if self.processor is not None:
             inputs = self.processor.apply_chat_template(
-                conversations, processor_kwargs={**padding, **side}, **template
+                conversations, tokenize=True, return_dict=True, processor_kwargs=options, **shared
             )
-        elif self.tokenizer.chat_template is not None:
-            inputs = self.tokenizer.apply_chat_template(conversations, tokenizer_kwargs=side, **padding, **template)
-        else:  # a model that only continues text
-            prompts = [request.prompt for request in requests]
-            inputs = self.tokenizer(prompts, return_tensors="pt", return_token_type_ids=False, **padding, **side)
+        else:
+            if self.tokenizer.chat_template is None:  # a model that only continues text
+                conversations = [request.prompt for request in requests]
+            inputs = tokenize_chats(self.tokenizer, conversations, **options, **shared)
         return {
             name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
@@ -140,8 +192,8 @@ class MMGPTTaskPipeline(ChunkPipeline):
             output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
         )  # (answers, tokens)
         ends = self.model.generation_config.eos_token_id
-        is_end = torch.isin(new_tokens, torch.tensor([] if ends is None else ends, device=new_tokens.device))
-        is_over = is_end.cumsum(-1) > is_end.long()  # behind the first end
+        lengths = torch.tensor(answer_lengths(new_tokens, ends), device=new_tokens.device)
+        is_over = torch.arange(new_tokens.shape[1], device=new_tokens.device) >= lengths[:, None]
         return log_probabilities.masked_fill(is_over, 0.0).sum(-1).exp().tolist()
 
 
@@ -189,7 +241,8 @@ class MMGPTQuestionAnsweringPipeline(MMGPTTaskPipeline):
         for answer in outputs[0]["answers"]:
             start = context.lower().find(answer["text"].lower()) if answer["text"] else -1
             place = (start, start + len(answer["text"])) if start >= 0 else (None, None)
-            answers.append({"score": answer["score"], "start": place[0], "end": place[1], "answer": answer["text"]})
+            text = answer.pop("text")
+            answers.append({**answer, "start": place[0], "end": place[1], "answer": text})
         return answers[0] if len(answers) == 1 else answers
 
     def __call__(self, inputs=None, question=None, context=None, **kwargs):
@@ -263,6 +316,10 @@ class MMGPTSpeechRecognitionPipeline(MMGPTTaskPipeline):
             else:
                 chunks.append({"text": text, "timestamp": (about["start"], about["end"])})
         result = {"text": " ".join(chunk["text"] for chunk in chunks if chunk["text"])}
+        measured = [{key: value for key, value in one["answers"][0].items() if key != "text"} for one in outputs]
+        result |= min(
+            measured, key=lambda quality: quality.get("confidence", 1.0)
+        )  # of the piece that it was least sure of
         return {**result, "chunks": chunks} if outputs[0]["request"].about["timestamps"] else result
 
 
@@ -348,22 +405,68 @@ class ProcessorBatchingMixin:
             inputs = self.chat_class(messages)  # those of a data set or a generator come as they are
         return {"waiting": SimpleNamespace(inputs=inputs, options=options)}  # a dictionary would be taken apart
 
-    def _forward(self, model_inputs, **kwargs):
+    def _sanitize_parameters(self, **kwargs):
+        checks = Checks.taken_from(kwargs)
+        before, generating, after = super()._sanitize_parameters(**kwargs)
+        return before, {**generating, **checks}, after
+
+    def _forward(self, model_inputs, generate_kwargs=None, **kwargs):
+        checks, settings = Checks(**Checks.taken_from(kwargs)), dict(generate_kwargs or {})
+        recorder = checks.record(settings, settings.get("generation_config") or self.model.generation_config)
         waiting = model_inputs["waiting"]
-        is_batch = isinstance(waiting, list)
-        if not is_batch:
-            waiting = [waiting]
+        waiting = waiting if isinstance(waiting, list) else [waiting]
         inputs, options = [one.inputs for one in waiting], dict(waiting[0].options)
-        if len(inputs) == 1:
-            prepared = super().preprocess(self.decoded(inputs[0]), **options)
-        elif all(hasattr(one, "messages") for one in inputs):
+        if all(hasattr(one, "messages") for one in inputs):
             prepared = self.chats(inputs, options)
         else:
             prepared = super().preprocess(self.merged(inputs), **options)
-        outputs = super()._forward(prepared.to(self.device), **kwargs)
-        if is_batch and len(inputs) == 1:  # the last one, which transformers takes apart as it does the others
-            outputs["prompt_text"] = [outputs["prompt_text"]]
+        outputs = super()._forward(prepared.to(self.device), generate_kwargs=settings, **kwargs)
+        if checks != Checks():
+            self.check(inputs, outputs, checks, recorder)
         return outputs
+
+    def check(self, inputs: list, outputs: dict, checks: Checks, recorder: QualityRecorder | None) -> None:
+        """Puts sentences in the place of answers in `outputs`, and adds what is shown of their quality."""
+        sequences, length = outputs["generated_sequence"], outputs["input_ids"].shape[1]
+        rows = sequences.reshape(-1, sequences.shape[-1])
+        texts = self.tokenizer.batch_decode(rows[:, length:], skip_special_tokens=True)
+        ends = self.model.generation_config.eos_token_id
+        qualities = [None] * len(rows) if recorder is None else recorder.measure(rows[:, length:], ends)
+        each = len(rows) // len(inputs)
+        questions = [self.question(one) if checks.guard else ("", []) for one in inputs]
+        kept = []
+        for index, (row, text, quality) in enumerate(zip(rows, texts, qualities, strict=True)):
+            sentence = checks.replacement(*questions[index // each], text.strip(), quality)
+            words = [] if sentence is None else self.tokenizer(sentence, add_special_tokens=False)["input_ids"]
+            kept.append(row if sentence is None else torch.cat([row[:length], row.new_tensor(words)]))
+        pad = self.tokenizer.pad_token_id or 0
+        padded = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=pad)
+        outputs["generated_sequence"] = padded.reshape(*sequences.shape[:-1], -1)
+        shown = [checks.shown(quality) for quality in qualities]
+        outputs["quality"] = [shown[start : start + each] for start in range(0, len(shown), each)]
+
+    def question(self, asked) -> tuple[str, list]:
+        """The text and the images of an input, for a guard."""
+        if isinstance(asked, str):
+            return asked, []
+        if not hasattr(asked, "messages"):
+            texts, images = as_list(asked.get("text")), as_list(asked.get("images"))
+        else:
+            contents = [message["content"] for message in asked.messages]
+            texts = [content for content in contents if isinstance(content, str)]
+            parts = [part for content in contents if not isinstance(content, str) for part in content]
+            texts += [part["text"] for part in parts if part["type"] == "text"]
+            pictures = [part for part in parts if part["type"] == "image"]
+            images = [
+                next(part[key] for key in ("image", "url", "path", "base64") if key in part) for part in pictures
+            ]
+        return "\n".join(texts), [self.processor.load_medium("image", one, "the image") for one in images]
+
+    def postprocess(self, model_outputs, **kwargs):
+        records = super().postprocess(model_outputs, **kwargs)
+        several = model_outputs.get("quality") or []  # out of a batch those of this input, else of each input
+        qualities = several if several and isinstance(several[0], dict) else [one for own in several for one in own]
+        return [record | quality for record, quality in zip(records, qualities, strict=True)] if qualities else records
 
     def chats(self, chats: list, options: dict):
         """Conversations as one batch; all are answered, or the last words of all are continued."""
@@ -373,31 +476,35 @@ class ProcessorBatchingMixin:
                 "Some conversations end with the assistant and some do not: give these apart, or batch_size=1."
             )
         options.setdefault("continue_final_message", continued.pop())
-        options["processor_kwargs"] = {"padding": True, **(options.get("processor_kwargs") or {})}
+        options["processor_kwargs"] = {"padding": len(chats) > 1, **(options.get("processor_kwargs") or {})}
         batch = copy.copy(chats[0])
         batch.messages = [chat.messages for chat in chats]
         prepared = super().preprocess(batch, **options)
         prepared["text"] = chats
         return prepared
 
-    def decoded(self, inputs):
-        """Decodes the audio of `{"text", "audio"}`, for which transformers would need torchcodec."""
-        if not isinstance(inputs, dict) or inputs.get("audio") is None:
-            return inputs
-        clips = inputs["audio"] if isinstance(inputs["audio"], (list, tuple)) else [inputs["audio"]]
-        load = self.processor.load_medium
-        return {**inputs, "audio": [load("audio", clip, f"audio {i}") for i, clip in enumerate(clips)]}
-
     def merged(self, inputs: list):
-        """Samples of text, or of text and media, as one sample with lists."""
+        """Samples of text, or of text and media, as one sample with lists. Audio is opened: transformers would need torchcodec."""
         if all(isinstance(one, str) for one in inputs):
             return inputs
-        merged = {"text": [one if isinstance(one, str) else one["text"] for one in inputs]}
-        for name in {key for one in inputs if isinstance(one, dict) for key in one if key != "text"}:
-            values = [one.get(name) if isinstance(one, dict) else None for one in inputs]
-            listed = [[] if v is None else list(v) if isinstance(v, (list, tuple)) else [v] for v in values]
-            merged[name] = listed if name == "images" else [item for items in listed for item in items]
-        return self.decoded({name: value for name, value in merged.items() if any(value)})
+        if len(inputs) > 1 or isinstance(inputs[0], str):
+            inputs = [{"text": one} if isinstance(one, str) else one for one in inputs]
+            merged = {"text": [one["text"] for one in inputs]}
+            for name in {key for one in inputs for key in one if key != "text"}:
+                listed = [as_list(one.get(name)) for one in inputs]
+                merged[name] = listed if name == "images" else [item for items in listed for item in items]
+            inputs = [{name: value for name, value in merged.items() if any(value)}]
+        if not isinstance(inputs[0], dict) or inputs[0].get("audio") is None:
+            return inputs[0]
+        load, clips = self.processor.load_medium, as_list(inputs[0]["audio"])
+        return {**inputs[0], "audio": [load("audio", clip, f"audio {i}") for i, clip in enumerate(clips)]}
+
+
+def as_list(value) -> list:
+    """`value`, or what is in it."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class MMGPTAnyToAnyPipeline(ProcessorBatchingMixin, AnyToAnyPipeline):

@@ -11,9 +11,13 @@ import torch
 from transformers.image_utils import get_image_size
 
 from .token_counts_mmgpt import (
+    audio_token_count,
     audio_windows,
+    grid_token_count,
+    image_token_count,
     most_tiles,
     shortest_audio,
+    tiles_per_image,
     window_frames,
 )
 from .tower_families_mmgpt import vision_family
@@ -21,6 +25,8 @@ from .vllm_mmgpt import in_vllm, pad_end
 
 
 FPS, NUM_FRAMES = 1.0, 32  # of videos, where their processor names none
+
+NO_PART = "The model has a {!r} encoder: give the {} that feeds it."
 
 # What a video's frames share with images.
 SHARED_SETTINGS = (
@@ -48,7 +54,11 @@ def cuts_tiles(image_processor) -> bool:
 
 
 def check_image_processor(config, image_processor) -> None:
-    """Refuses an image processor that makes another form of input than the vision encoder takes."""
+    """Refuses a missing image processor, and one that makes another form of input than the vision encoder takes."""
+    if config.vision_config is None:
+        return
+    if image_processor is None:
+        raise ValueError(NO_PART.format(config.vision_config.model_type, "image_processor"))
     kind, family = config.vision_config.model_type, vision_family(config.vision_config)
     any_size, tiles = takes_any_size(image_processor), cuts_tiles(image_processor)
     name = type(image_processor).__name__
@@ -67,7 +77,11 @@ def check_image_processor(config, image_processor) -> None:
 
 
 def check_feature_extractor(config, feature_extractor) -> None:
-    """Refuses a feature extractor whose windows are not as long as those of the audio encoder."""
+    """Refuses a missing feature extractor, and one whose windows are not as long as those of the audio encoder."""
+    if config.audio_config is None:
+        return
+    if feature_extractor is None:
+        raise ValueError(NO_PART.format(config.audio_config.model_type, "feature_extractor"))
     frames, longest = window_frames(config.audio_config), framing(feature_extractor).longest
     if frames not in (None, longest):
         raise ValueError(
@@ -94,6 +108,29 @@ def image_chunks(image_processor, images: list, **kwargs) -> dict:
         pixel_values.append(image_processor(image, **options)["pixel_values"])
         positions += tile_positions(rows, columns)
     return {"pixel_values": torch.cat(pixel_values), "tile_positions": torch.tensor(positions)}
+
+
+def image_tokens(chunks: dict, num_images: int, geometry: dict) -> list[int]:
+    """Tokens of each image of what `image_chunks` returned."""
+    if "spatial_shapes" in chunks:
+        return [grid_tokens(*grid, geometry) for grid in chunks["spatial_shapes"].tolist()]
+    numbers = tiles_per_image(chunks["tile_positions"]).tolist() if "tile_positions" in chunks else [1] * num_images
+    height, width = chunks["pixel_values"][0].shape[-2:]  # all chunks are of one size
+    return [number * image_token_count(height, width, **geometry) for number in numbers]
+
+
+def plan_image(image_processor, height: int, width: int, geometry: dict, **kwargs) -> tuple[int, int]:
+    """Tokens of an image of so many pixels, and the number of chunks that the vision encoder takes it in."""
+    if takes_any_size(image_processor):
+        return grid_tokens(*patch_grid(image_processor, height, width, **kwargs), geometry), 1
+    chunks = 1
+    if cuts_tiles(image_processor):
+        chunks = len(tile_positions(*tile_grid(image_processor, height, width, **kwargs)))
+    return chunks * image_token_count(*chunk_size(image_processor), **geometry), chunks
+
+
+def grid_tokens(rows: int, columns: int, geometry: dict) -> int:
+    return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
 
 
 def tile_grid(image_processor, height: int, width: int, **kwargs) -> tuple[int, int]:
@@ -204,6 +241,13 @@ def audio_chunks(feature_extractor, waveforms: list, window: int | None, shortes
     mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
     chunks = {"input_features": np.stack(padded).astype(np.float32), "input_features_mask": mask}
     return chunks if window is None else {**chunks, "audio_windows": np.array(counts)}
+
+
+def audio_tokens(chunks: dict, geometry: dict) -> list[int]:
+    """Tokens of each audio clip of what `audio_chunks` returned."""
+    frames = chunks["input_features_mask"].sum(-1)  # (windows of all audio clips,)
+    ends = np.cumsum(chunks.get("audio_windows", np.ones(len(frames), dtype=int)))
+    return [int(audio_token_count(own, **geometry).sum()) for own in np.split(frames, ends[:-1])]
 
 
 def video_chunks(video_processor, videos: list[dict], **kwargs) -> dict:

@@ -1,6 +1,7 @@
 """Text, images, audio and videos to tensors. Placeholder strings are known here only; how many stand for a medium is computed in
 token_counts_mmgpt."""
 
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -12,32 +13,33 @@ from .audio_loading_mmgpt import flatten_audio
 from .chat_templates_mmgpt import (
     CHAT_TEMPLATE,
     DEFAULT_PROMPTS,
-    assistant_spans,
+    KINDS,
+    Chat,
+    check_counts,
     check_prompts,
-    flatten,
-    locate,
-    media_of,
+    mask_answers,
+    render_chats,
+    template_settings,
     with_media,
     without_media,
 )
-from .collating_mmgpt import MMGPTCollator
+from .collating_mmgpt import PARTS, MMGPTCollator
 from .configuration_mmgpt import AUTO_MAP
 from .image_loading_mmgpt import is_image
-from .media_loading_mmgpt import flatten_videos, open_frames, open_media
+from .media_loading_mmgpt import flatten_videos, open_media
 from .media_sources_mmgpt import LIMITS, TRUSTED
 from .preprocessing_mmgpt import (
     audio_chunks,
+    audio_tokens,
     check_feature_extractor,
     check_image_processor,
     chunk_size,
     cuts_tiles,
     framing,
     image_chunks,
-    patch_grid,
+    image_tokens,
+    plan_image,
     sampling,
-    takes_any_size,
-    tile_grid,
-    tile_positions,
     video_chunks,
     video_processor_like,
 )
@@ -47,17 +49,20 @@ from .token_counts_mmgpt import (
     audio_geometry,
     audio_token_count,
     audio_windows,
-    grid_token_count,
     image_geometry,
     image_token_count,
-    tiles_per_image,
     window_frames,
 )
 from .vllm_mmgpt import name_fields, one_entry_each
 
 
-# Before 5.23 transformers decodes the media of a conversation itself, with no way to do it otherwise.
-LIBRARY_TAKES_MEDIA = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
+ARGUMENTS = dict(zip(KINDS, ("images", "audio", "videos"), strict=True))  # of the processor, for each kind
+MISSING = {
+    "image": "Images were given but the model has no vision encoder",
+    "audio": "Audio was given but the model has no audio encoder",
+    "video": "Videos were given but the model takes none (no vision encoder, no video_token_id in its config, or torchvision is not "
+    "installed here)",
+}
 
 
 @auto_docstring
@@ -153,16 +158,8 @@ class MMGPTProcessor(ProcessorMixin):
         """A processor whose placeholder counts are those of a model built from `config`.
 
         Without a `video_processor`, the frames of videos are prepared as the `image_processor` prepares images."""
-        for tower, part, name in (
-            (config.vision_config, image_processor, "image_processor"),
-            (config.audio_config, feature_extractor, "feature_extractor"),
-        ):
-            if tower is not None and part is None:
-                raise ValueError(f"The model has a {tower.model_type!r} encoder: give the {name} that feeds it.")
-        if config.vision_config is not None:
-            check_image_processor(config, image_processor)
-        if config.audio_config is not None:
-            check_feature_extractor(config, feature_extractor)
+        check_image_processor(config, image_processor)
+        check_feature_extractor(config, feature_extractor)
         if config.vision_config is None or config.video_token_id is None:
             video_processor = None
         elif video_processor is None:
@@ -201,6 +198,9 @@ class MMGPTProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         if push_to_hub:
             return super().save_pretrained(save_directory, push_to_hub=True, **kwargs)
+        if self.tokenizer.is_fast:  # else how the last batch was padded and cut would stand in tokenizer.json
+            self.tokenizer.backend_tokenizer.no_padding()
+            self.tokenizer.backend_tokenizer.no_truncation()
         with atomic_folder(save_directory) as folder:
             written = super().save_pretrained(folder, **kwargs)
         return [path.replace(str(folder), str(save_directory)) for path in written]
@@ -212,49 +212,46 @@ class MMGPTProcessor(ProcessorMixin):
             images, text, audio = None, self.speech_prompt, [images]
         if isinstance(text, str):
             text = [text]
+        for kind, media in zip(KINDS, (images, audio, videos), strict=True):
+            if media is not None:
+                self.require(kind)
         if images is not None:
-            if not hasattr(self, "image_processor"):
-                raise ValueError("Images were given but the model has no vision encoder: leave them out.")
-            if getattr(images, "ndim", 0) == 4:  # an array of several images
-                images = [*images]
             # In transformers `do_rescale=False` says that arrays are floats of the range that the encoder takes.
             is_scaled = {**kwargs, **(kwargs.get("images_kwargs") or {})}.get("do_rescale") is False
-            num_pixels = 0
-
-            def load(source, name: str):
-                nonlocal num_pixels
-                if is_scaled and hasattr(source, "ndim"):
-                    return source
-                image = self.load_medium("image", source, name)
-                num_pixels += 0 if is_image(source) else image.width * image.height
-                if num_pixels > self.limits.request_pixels:
-                    raise ValueError(
-                        f"{name}: with it the images of this request have {num_pixels:,} pixels, more than the {self.limits.request_pixels:,} "
-                        "that are taken: send fewer or smaller ones."
-                    )
-                return image
-
-            # Decoded in the nesting they came in: one, a list, or a list for each sample.
-            images = [
-                [load(item, f"image {place} of sample {index}") for place, item in enumerate(entry)]
-                if isinstance(entry, (list, tuple))
-                else load(entry, f"image {index}")
-                for index, entry in enumerate(images if isinstance(images, (list, tuple)) else [images])
-            ]
+            images = self.load_images(images, is_scaled)
         if audio is not None:
-            if not hasattr(self, "feature_extractor"):
-                raise ValueError("Audio was given but the model has no audio encoder: leave it out.")
-            audio = [
-                self.load_medium("audio", item, f"audio {index}") for index, item in enumerate(flatten_audio(audio))
-            ]
-        if videos is not None:
-            if not hasattr(self, "video_processor"):
-                raise ValueError(
-                    "Videos were given but the model takes none (no vision encoder, no video_token_id in its config, or torchvision "
-                    "is not installed here): leave them out."
-                )
-            videos = flatten_videos(videos)
+            clips = enumerate(flatten_audio(audio))
+            audio = [self.load_medium("audio", clip, f"audio {index}") for index, clip in clips]
+        videos = None if videos is None else flatten_videos(videos)
         return images, None if text is None else list(text), videos, audio
+
+    def require(self, kind: str) -> None:
+        """Refuses media that the model has no encoder for."""
+        if not hasattr(self, PARTS[kind]):
+            raise ValueError(f"{MISSING[kind]}: leave them out.")
+
+    def load_images(self, images, is_scaled: bool) -> list:
+        """Opens images in the nesting they come in: one, a list, or a list for each sample."""
+        num_pixels = 0
+
+        def load(source, *places: int):
+            nonlocal num_pixels
+            if isinstance(source, (list, tuple)):
+                return [load(one, place, *places) for place, one in enumerate(source)]
+            if is_scaled and hasattr(source, "ndim"):
+                return source
+            name = "image " + " of sample ".join(map(str, places))
+            image = self.load_medium("image", source, name)
+            num_pixels += 0 if is_image(source) else image.width * image.height
+            if num_pixels > self.limits.request_pixels:
+                raise ValueError(
+                    f"{name}: with it the images of this request have {num_pixels:,} pixels, more than the "
+                    f"{self.limits.request_pixels:,} that are taken: send fewer or smaller ones."
+                )
+            return image
+
+        is_several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        return [load(entry, index) for index, entry in enumerate(images if is_several else [images])]
 
     def load_medium(self, kind: str, source, name: str):
         """`source` as `open_media` returns it: audio at the model's sampling rate, as many frames of a video as it takes."""
@@ -293,36 +290,21 @@ class MMGPTProcessor(ProcessorMixin):
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if text is not None:
-            self.check_counts(text, images, self.image_token, "images")
-            self.check_counts(text, audio, self.audio_token, "audio clips")
-            places = None if videos is None else range(len(videos))  # a list of frames is one video
-            self.check_counts(text, places, self.video_token, "videos")
+            # A list of frames is one video.
+            for kind, media in zip(KINDS, (images, audio, videos and range(len(videos))), strict=True):
+                found = [sample.count(self.placeholders[kind]) for sample in text]
+                if isinstance(media, list) and len(media) == len(text) and all(isinstance(own, list) for own in media):
+                    check_counts(found, [len(own) for own in media], self.placeholders[kind], kind)
+                    continue
+                given = len(make_flat_list_of_images(media)) if kind == "image" and media else len(media or [])
+                if sum(found) != given:
+                    raise ValueError(
+                        f"The number of {self.placeholders[kind]} tokens in the prompts should be the same as the number of {KINDS[kind]}, "
+                        f"but there are {sum(found)} tokens (in each sample: {found}) and {given} {KINDS[kind]}."
+                    )
         # Counted already; transformers would count videos in a form that only its own reader of files returns.
         text = None if any(media is not None for media in (images, videos, audio)) else text
         super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
-
-    def check_counts(self, text, media, token: str, kind: str) -> None:
-        """As many placeholders as media: in each sample where they come sample by sample, else in all."""
-        placeholders = [sample.count(token) for sample in text]
-        media = [] if media is None else media
-        if len(media) == len(text) and all(isinstance(entry, list) for entry in media):
-            for index, (expected, given) in enumerate(zip(placeholders, map(len, media), strict=True)):
-                if expected != given:
-                    raise ValueError(
-                        f"Sample {index} has {expected} {token} in its text but {given} {kind} were given with it."
-                    )
-            return
-        given = len(make_flat_list_of_images(media)) if kind == "images" and len(media) else len(media)
-        if sum(placeholders) != given:
-            raise ValueError(
-                f"The number of {token} tokens in the prompts should be the same as the number of {kind}, but there are "
-                f"{sum(placeholders)} tokens (in each sample: {placeholders}) and {given} {kind}."
-            )
-
-    def grid_tokens(self, rows: int, columns: int) -> int:
-        """Tokens of an image of so many patches."""
-        geometry = self.image_geometry
-        return grid_token_count(rows, columns, geometry["merge_size"], geometry.get("tokens_per_row"))
 
     def _process_images(self, images, **kwargs):
         if self.max_tiles is not None and (kwargs.get("max_patches") or 0) > self.max_tiles:
@@ -331,42 +313,30 @@ class MMGPTProcessor(ProcessorMixin):
             )
         images = make_flat_list_of_images(images)
         processed = image_chunks(self.image_processor, images, **kwargs)
-        if "spatial_shapes" in processed:
-            return processed, [
-                self.image_token * self.grid_tokens(*grid) for grid in processed["spatial_shapes"].tolist()
-            ]
-        tiles = tiles_per_image(processed["tile_positions"]).tolist() if "tile_positions" in processed else None
-        texts = []
-        for index in range(len(images)):
-            height, width = processed["pixel_values"][index].shape[-2:]  # all tiles are of one size
-            count = image_token_count(height, width, **self.image_geometry)
-            texts.append(self.image_token * (count if tiles is None else tiles[index] * count))
-        return processed, texts
+        counts = image_tokens(processed, len(images), self.image_geometry)
+        return processed, [self.image_token * count for count in counts]
 
     def _process_audio(self, audio, **kwargs):
-        processed = audio_chunks(self.feature_extractor, audio, self.audio_window, self.shortest_waveform, **kwargs)
-        frames = processed["input_features_mask"].sum(-1)  # (windows of all audio clips,)
-        ends = np.cumsum(processed.get("audio_windows", np.ones(len(frames), dtype=int)))
-        counts = [audio_token_count(own, **self.audio_geometry).sum() for own in np.split(frames, ends[:-1])]
-        texts = [self.audio_token * int(count) for count in counts]
+        processed = audio_chunks(self.feature_extractor, audio, *self.audio_windowing, **kwargs)
+        texts = [self.audio_token * count for count in audio_tokens(processed, self.audio_geometry)]
         return one_entry_each(processed), texts
 
     def _process_videos(self, videos, fps=None, num_frames=None, do_sample_frames=None, **kwargs):
         fps, num_frames = sampling(self.video_processor, fps, num_frames)
         if do_sample_frames is False:
             num_frames = None
-        elif do_sample_frames and any(isinstance(video, (list, tuple)) for video in videos):
+        elif do_sample_frames and any(
+            set(video) == {"frames"} if isinstance(video, dict) else isinstance(video, (list, tuple))
+            for video in videos
+        ):
             raise ValueError(
                 "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`, or say how many of them "
                 'make a second: {"frames": [...], "fps": 2}.'
             )
         if kwargs.get("do_rescale") is False and self.video_processor.do_rescale:
             del kwargs["do_rescale"]  # frames that were scaled are of 8 bits again
-        rate = {"fps": fps, "num_frames": num_frames}
-        videos = [
-            open_media(video, "video", f"video {index}", self.media_policy, self.limits, **rate)
-            for index, video in enumerate(videos)
-        ]
+        opening = {"policy": self.media_policy, "limits": self.limits, "fps": fps, "num_frames": num_frames}
+        videos = [open_media(video, "video", f"video {index}", **opening) for index, video in enumerate(videos)]
         processed = video_chunks(self.video_processor, videos, **kwargs)
         height, width = processed["pixel_values_videos"].shape[-2:]
         frame = self.video_token * image_token_count(height, width, **self.image_geometry)
@@ -375,116 +345,92 @@ class MMGPTProcessor(ProcessorMixin):
         return one_entry_each(processed), texts
 
     @property
-    def audio_window(self) -> int | None:
-        """Samples that the audio encoder takes at a time, where it takes no other number."""
-        return framing(self.feature_extractor).window if self.fixed_audio_window else None
-
-    @property
-    def shortest_waveform(self) -> int:
-        """Samples that shorter audio is padded to: enough for a spectrogram, and for one token."""
-        return framing(self.feature_extractor).shortest(self.audio_geometry["convolutions"])
+    def audio_windowing(self) -> tuple[int | None, int]:
+        """Samples that the audio encoder takes at a time, where it takes no other number, and those that shorter audio is padded to."""
+        frames = framing(self.feature_extractor)
+        window = frames.window if self.fixed_audio_window else None
+        return window, frames.shortest(self.audio_geometry["convolutions"])
 
     @requests_refused()
-    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
-        """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders."""
-        if not len(conversation):
-            raise ValueError("The conversation is empty: give at least one message.")
-        template = self.chat_template
-        template = without_media(template) if isinstance(template, str) else template
-        if chat_template is not None or (self.places_media(template) and LIBRARY_TAKES_MEDIA):
-            outputs = super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
-        else:
-            outputs = self.apply_text_template(conversation, template, **kwargs)
-        if kwargs.get("add_generation_prompt") and kwargs.get("return_dict"):
-            check_length(self.context_length, max(map(len, outputs["input_ids"])))
-        return outputs
-
-    def apply_text_template(
+    def apply_chat_template(
         self,
         conversation,
-        chat_template: str,
+        chat_template=None,
         tokenize=False,
         return_dict=False,
-        return_assistant_tokens_mask=False,
         return_tensors=None,
+        return_assistant_tokens_mask=False,
+        add_generation_prompt=False,
         processor_kwargs=None,
+        sanitize_control_tokens=True,
         **kwargs,
     ):
-        """`apply_chat_template` with templates that know only text: the message's parts become one string first."""
-        is_batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        conversations = conversation if is_batched else [conversation]
-        flat = [[flatten(message, self.placeholders) for message in messages] for messages in conversations]
-        render = partial(super().apply_chat_template, chat_template=chat_template, **kwargs)
-        texts = [render(messages) for messages in flat]
-        if not tokenize:
-            return texts if is_batched else texts[0]
-        arguments = dict(processor_kwargs or {})
-        if self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token):
-            arguments.setdefault("add_special_tokens", False)  # the template wrote it
-        images = [media_of(messages, "image") for messages in conversations]
-        clips = [clip for messages in conversations for clip in media_of(messages, "audio")]
-        videos = [
-            [open_frames(video, self.media_policy, self.limits) for video in media_of(messages, "video")]
-            for messages in conversations
-        ]
-        if return_assistant_tokens_mask:
-            arguments |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
-        outputs = self(
-            text=texts,
-            images=images if any(images) else None,
-            videos=videos if any(videos) else None,
-            audio=clips or None,
-            return_tensors=return_tensors,
-            **arguments,
+        """As in transformers, and with any decoder's own template: one that knows only text gets media as placeholders.
+
+        Media are opened here, in every form that `open_media` takes; transformers would need torchcodec. Videos are frames alone:
+        the `load_audio_from_video` of `transformers serve` changes nothing. Unless `sanitize_control_tokens` is `False`, role marks,
+        end marks and placeholders in texts are encoded as text; a prompt that is not tokenised here holds them as they are. With `return_assistant_tokens_mask` the outputs have
+        the attribute `media_spans` too, see `mask_answers`."""
+        kwargs.pop("load_audio_from_video", None)
+        named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        chat_template = chat_template or "default"
+        template = without_media(named.get(chat_template, chat_template))
+        settings = {name: kwargs.pop(name) for name in kwargs.keys() & template_settings(template)}
+        rendered = render_chats(
+            conversation,
+            template,
+            self.tokenizer,
+            self.placeholders,
+            is_flat=chat_template in named and not self.places_media(template),
+            sanitize_control_tokens=tokenize and sanitize_control_tokens,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            add_generation_prompt=add_generation_prompt,
+            **settings,
         )
+        texts, options = rendered.texts, {**(processor_kwargs or {}), **kwargs}
+        if not tokenize:
+            return texts if rendered.is_batched else texts[0]
+        if self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token):
+            options["add_special_tokens"] = False  # the template wrote it
+        if return_tensors not in (None, "auto"):
+            options["return_tensors"] = return_tensors
         if return_assistant_tokens_mask:
-            end_tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-            spans = [
-                assistant_spans(messages, text, render, end_tokens) for messages, text in zip(flat, texts, strict=True)
-            ]
-            self._adjust_assistant_masks_indices(outputs, spans).convert_to_tensors(return_tensors)
+            options |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
+        media = self.media_inputs(rendered.chats, texts)
+        if "audio" in media:  # of the rate that it was opened at, whatever was asked for
+            rate = {"sampling_rate": self.feature_extractor.sampling_rate}
+            own = options.get("audio_kwargs") or {}
+            options |= {"audio_kwargs": {**own, **rate}} if "sampling_rate" in own else rate
+        reader = self
+        if rendered.tokenizer is not self.tokenizer:
+            reader = copy(self)
+            reader.tokenizer = rendered.tokenizer
+        outputs = reader(text=texts, **{**media, **options})
+        if return_assistant_tokens_mask:
+            mask_answers(outputs, rendered.spans)
+            outputs.convert_to_tensors(options.get("return_tensors"))
+        if add_generation_prompt:
+            check_length(self.context_length, max(map(len, outputs["input_ids"])))
         return outputs if return_dict else outputs["input_ids"]
 
-    def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
-        """`assistant_masks`: 1 for each token that lies in a span of what the assistant says, in the text before placeholders were
-        repeated. Beside it, `media_spans`: kind, first token and end of each medium in each sample, for whoever cuts the text.
-
-        transformers walks over every token here, which takes longer than a small model's step."""
-        offsets = processed_dict.pop("offset_mapping")
-        replacements = processed_dict.pop("text_replacement_offsets", None) or [[]] * len(offsets)
-        masks, media = [], []
-        for own_offsets, own_replacements, spans in zip(offsets, replacements, generation_indices, strict=True):
-            mask, found = locate(np.asarray(own_offsets), own_replacements, spans)
-            masks.append(mask.tolist())
-            media.append(found)
-        processed_dict["assistant_masks"] = masks
-        processed_dict.media_spans = media
-        return processed_dict
-
-    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
-        """Audio is decoded here, by soundfile, and may also come as base64; transformers would need torchcodec."""
-        decoded = []
-        for index, conversation in enumerate(conversations):
-            name = f"audio of conversation {index}"
-            decoded.append([self.decode_message(message, audio_loading_params, name) for message in conversation])
-        # `transformers serve` asks for the audio of each video where the model takes audio; here videos are frames alone.
-        return super()._multimodal_inputs_from_conversations(decoded, audio_loading_params)
-
-    def decode_message(self, message: dict, audio_loading_params: dict, name: str) -> dict:
-        if not isinstance(message.get("content"), list):
-            return message
-        content = []
-        for part in message["content"]:
-            kind = part.get("type")
-            key = next((key for key in (kind, "url", "path", "base64") if key in part), None)
-            if kind == "audio" and key is not None:
-                rate = audio_loading_params["sampling_rate"]
-                audio = open_media(part[key], "audio", name, self.media_policy, self.limits, sampling_rate=rate)
-                part = {"type": "audio", "audio": audio}
-            elif kind == "video" and key is not None:
-                part = {"type": "video", "video": open_frames(part[key], self.media_policy, self.limits)}
-            content.append(part)
-        return {**message, "content": content}
+    def media_inputs(self, chats: list[Chat], texts: list[str]) -> dict:
+        """The media of conversations as the processor is called with them, as many in each sample as its text has places for."""
+        inputs = {}
+        for kind, argument in ARGUMENTS.items():
+            media = [chat.media[kind] for chat in chats]
+            if not any(source is not None for own in media for source in own):
+                continue
+            self.require(kind)
+            token = self.placeholders[kind]
+            check_counts([text.count(token) for text in texts], [len(own) for own in media], token, kind)
+            if kind == "audio":  # opened here, where their sample is known
+                media = [
+                    self.load_medium(kind, source, f"{kind} {place} of sample {index}")
+                    for index, own in enumerate(media)
+                    for place, source in enumerate(own)
+                ]
+            inputs[argument] = media
+        return inputs
 
     def _get_num_multimodal_tokens(
         self, image_sizes=None, audio_lengths=None, video_sizes=None, **kwargs
@@ -499,33 +445,23 @@ class MMGPTProcessor(ProcessorMixin):
         """
         counts = {}
         if image_sizes is not None:
-            sizes = [self.image_tokens(height, width, **kwargs) for height, width in image_sizes]
-            counts["num_image_tokens"] = [tokens for tokens, _ in sizes]
-            counts["num_image_patches"] = [chunks for _, chunks in sizes]
+            plans = [plan_image(self.image_processor, *size, self.image_geometry, **kwargs) for size in image_sizes]
+            counts["num_image_tokens"], counts["num_image_patches"] = [
+                list(one) for one in zip(*plans, strict=True)
+            ] or ([], [])
         if audio_lengths is not None:
             frames = framing(self.feature_extractor).frames
             counts["num_audio_tokens"] = [
                 sum(
                     audio_token_count(frames(samples, self.fixed_audio_window), **self.audio_geometry)
-                    for samples in audio_windows(length, self.audio_window, self.shortest_waveform)
+                    for samples in audio_windows(length, *self.audio_windowing)
                 )
                 for length in audio_lengths
             ]
         if video_sizes is not None:
-            size = chunk_size(self.video_processor)
-            frame = image_token_count(*size, **self.image_geometry)
+            frame = image_token_count(*chunk_size(self.video_processor), **self.image_geometry)
             counts["num_video_tokens"] = [frame * num_frames for num_frames, _, _ in video_sizes]
         return MultiModalData(**counts)
-
-    def image_tokens(self, height: int, width: int, **kwargs) -> tuple[int, int]:
-        """Tokens of an image of so many pixels, and the number of chunks that the vision encoder takes it in."""
-        if takes_any_size(self.image_processor):
-            return self.grid_tokens(*patch_grid(self.image_processor, height, width, **kwargs)), 1
-        chunks = 1
-        if cuts_tiles(self.image_processor):
-            grid = tile_grid(self.image_processor, height, width, **kwargs)
-            chunks = len(tile_positions(*grid))
-        return chunks * image_token_count(*chunk_size(self.image_processor), **self.image_geometry), chunks
 
     @property
     def unused_input_names(self) -> list[str]:

@@ -9,6 +9,12 @@ import sys
 from contextlib import contextmanager
 
 
+def shown(source, most: int = 80) -> str:
+    """`source` for a message, cut to a length that can be read."""
+    text = str(source) if len(str(source)) <= most else f"{str(source)[: most - 3]}..."
+    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be printed
+
+
 def bad_request(message: str) -> ValueError:
     """A `ValueError` with `message`; in a server also the answer to its client."""
     starlette = sys.modules.get("starlette.exceptions")

@@ -105,6 +105,7 @@ class CompleteFolderMixin:
             missing = self.copy_companions(folder, destination)
             super().save_pretrained(folder, **kwargs)
             missing = [name for name in missing if not (folder / name).exists()]
+            written = {weights_of(path.name) for path in folder.iterdir()} - {None}
         if missing:
             warnings.warn(
                 f"{destination} lacks {', '.join(missing)}, which {self.name_or_path or 'the folder it came from'} no longer has or "
@@ -112,7 +113,8 @@ class CompleteFolderMixin:
                 stacklevel=2,
             )
         if push_to_hub:
-            push_folder(destination, push.pop("repo_id", destination.name), **push)
+            tags = [*(self.model_tags or []), *as_list(push.pop("tags", None))]
+            push_folder(destination, push.pop("repo_id", destination.name), tags=tags, weights=written, **push)
 
     def copy_companions(self, folder: Path, destination: Path) -> list[str]:
         """Puts into `folder` what transformers does not: the origin's files that `destination` lacks, and the
@@ -149,7 +151,7 @@ class CompleteFolderMixin:
         """As in transformers, but a complete folder in one commit; takes the arguments of [`push_folder`] too. The processor and
         the card are those of the folder or repository that the model came from; the package's `push_checkpoint` takes others.
         With `use_temp_dir=False` the folder stays in the working directory, under the repository's name."""
-        tags = [*(self.model_tags or []), *([tags] if isinstance(tags, str) else tags or [])]
+        tags = [*(self.model_tags or []), *as_list(tags)]
         with tempfile.TemporaryDirectory() if use_temp_dir else nullcontext(".") as place:
             folder = Path(place) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder, max_shard_size=max_shard_size, variant=variant)
@@ -166,11 +168,13 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: bool | str | None = None,
-    tags: list[str] | None = None,
+    tags: list[str] | str | None = None,
     files: dict[str, str] | None = None,
+    weights: set[tuple] | None = None,
 ) -> CommitInfo:
     """Publishes a saved folder on the Hub in one commit, with the texts `files` in the place of its files of these names and
-    `tags` added to its card. A branch `revision` that does not exist is made from the main one.
+    `tags` added to its card. A branch `revision` that does not exist is made from the main one. Of its weights only `weights`
+    ([`weights_of`]), where they are given, and no exports.
 
     Weights and index of an earlier push that these ones supersede go in the same commit. What a training run leaves beside the
     checkpoint (optimizer, trainer state, checkpoints in sub-folders) stays here."""
@@ -190,8 +194,11 @@ def push_folder(
                 raise
     if tags:
         card = find_file(folder, "README.md")
-        files["README.md"] = add_tags(files.get("README.md", card and card.read_text(encoding="utf-8")), tags)
+        files["README.md"] = add_tags(files.get("README.md", card and card.read_text(encoding="utf-8")), as_list(tags))
     names = {path.name for path in folder.iterdir() if path.is_file() and not LEFT_FILES.match(path.name)}
+    if weights is not None:
+        exports = {name for name in names if LEFT_KINDS.fullmatch(Path(name).suffix) and not name.endswith(".py")}
+        names = {name for name in names if weights_of(name) in weights or not (weights_of(name) or name in exports)}
     names |= {name for name in companion_files(list_files(folder)) if "/" in name} | files.keys()
     written = {weights_of(name) for name in names} - {None}
     stale = {name for name in api.list_repo_files(repo_id, revision=revision) if weights_of(name) in written} - names
@@ -207,6 +214,10 @@ def push_folder(
         revision=revision,
         create_pr=create_pr,
     )
+
+
+def as_list(tags: list[str] | str | None) -> list[str]:
+    return [tags] if isinstance(tags, str) else [*(tags or [])]
 
 
 def add_tags(text: str | None, tags: list[str]) -> str:

@@ -121,6 +121,25 @@ def make_model(*args, **kwargs) -> MMGPTForConditionalGeneration:
     return MMGPTForConditionalGeneration(make_config(*args, **kwargs)).eval()
 
 
+# Decoders whose head is tied: with a plan of tensor parallelism and without one, and by several names of the embeddings.
+TIED_DECODERS = {
+    "mmgpt_text": {},
+    "llama": {},
+    "gemma2": {"head_dim": 8},
+    "gpt_neox": {},
+    "gpt2": {},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "falcon": {},
+    "stablelm": {},
+}
+
+
+def make_tied_model(kind: str) -> MMGPTForConditionalGeneration:
+    text = {"model_type": kind, "tie_word_embeddings": True, "bos_token_id": 3}
+    return make_model(text=text | TIED_DECODERS[kind])
+
+
 def open_gates(model: MMGPTForConditionalGeneration) -> MMGPTForConditionalGeneration:
     """Opens the zero-initialised gates, which would hide what their blocks do. A model without any stays as it is."""
     for name, parameter in model.named_parameters():
@@ -180,6 +199,24 @@ def assistant(tmp_path_factory):
     folder = tmp_path_factory.mktemp("assistant")
     write_media(folder)
     return teach_assistant(folder / "model")
+
+
+@pytest.fixture(scope="session")
+def biased(tmp_path_factory):
+    """Folder of a model with a known prejudice (tests/tiny_biased.py)."""
+    from tests.tiny_biased import teach_biased
+
+    torch.manual_seed(0)
+    return teach_biased(tmp_path_factory.mktemp("biased") / "model")
+
+
+@pytest.fixture(scope="session")
+def toxic_words(tmp_path_factory):
+    """Folder of a classifier that knows a few toxic words (tests/tiny_biased.py)."""
+    from tests.tiny_biased import teach_classifier
+
+    torch.manual_seed(0)
+    return teach_classifier(tmp_path_factory.mktemp("classifier"))
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ class Hub:
         self.branches: dict[tuple[str, str], list[dict]] = {}  # all but main, by repository and name
         self.objects: dict[str, bytes] = {}  # large files by their sha256
         self.private: dict[str, str | None] = {}
+        self.foreign: set[str] = set()  # repositories to which changes may only be proposed
         self.url = ""
 
     def commits(self, name: str, revision: str) -> list[dict]:
@@ -140,6 +141,8 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.repositories[name] = [{"oid": "0" * 40, "title": "", "files": {}, "added": [], "deleted": []}]
             return self.reply(200, url)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", route):
+            if match[1] in self.hub.foreign:
+                return self.reply(403, {"error": "this repository is not yours"})
             if match.groups() in self.hub.branches:
                 return self.reply(409, {"error": "the branch exists"})
             self.hub.branches[match.groups()] = [*self.hub.repositories[match[1]]]
@@ -167,9 +170,16 @@ class Handler(BaseHTTPRequestHandler):
                 objects.append(asked)
             return self.reply(200, {"transfer": "basic", "objects": objects})
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", route):
-            commit = self.hub.add_commit(*match.groups(), [json.loads(line) for line in body.splitlines()])
-            url = f"{self.hub.url}/{match[1]}/commit/{commit['oid']}"
-            return self.reply(200, {"commitUrl": url, "commitOid": commit["oid"], "success": True})
+            (name, revision), proposed = match.groups(), "create_pr=1" in self.path
+            if name in self.hub.foreign and not proposed:
+                return self.reply(403, {"error": "this repository is not yours"})
+            if proposed:
+                self.hub.branches[name, "refs/pr/1"] = [*self.hub.commits(name, revision)]
+            lines = [json.loads(line) for line in body.splitlines()]
+            commit = self.hub.add_commit(name, "refs/pr/1" if proposed else revision, lines)
+            answer = {"commitUrl": f"{self.hub.url}/{name}/commit/{commit['oid']}", "commitOid": commit["oid"]}
+            pull_request = {"pullRequestUrl": f"{self.hub.url}/{name}/discussions/1"} if proposed else {}
+            return self.reply(200, {**answer, **pull_request, "success": True})
         return self.missing("EntryNotFound")
 
     def do_PUT(self):

@@ -77,11 +77,13 @@ def test_the_text_table_names_the_twin(nano, timer, monkeypatch):
 def test_a_photograph_is_six_tiles_and_an_overview_where_the_preset_cuts_them(preset):
     with torch.device("meta"):
         model, processor = build_model(ModelArguments(preset=preset), train_tokenizer(["?"], 320))
-    tokens, tiles = processor.image_tokens(3000, 4000)
-    assert tiles == 7 and tokens == 7 * image_token_count(
+    photograph = [(3000, 4000)]
+    planned = processor._get_num_multimodal_tokens(image_sizes=photograph)
+    assert planned["num_image_patches"] == [7] and planned["num_image_tokens"][0] == 7 * image_token_count(
         *chunk_size(processor.image_processor), **processor.image_geometry
     )
-    assert processor.image_tokens(3000, 4000, max_patches=12)[1] == 13 <= 1 + model.config.vision_max_tiles
+    most = processor._get_num_multimodal_tokens(image_sizes=photograph, max_patches=12)["num_image_patches"]
+    assert most == [13] and most[0] <= 1 + model.config.vision_max_tiles
 
 
 def test_videos_leave_room_for_text_in_every_preset_with_a_vision_encoder():

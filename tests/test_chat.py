@@ -8,6 +8,7 @@ from rich.console import Console
 from modeling_mmgpt.tools import chat
 from tests.test_cli import mmgpt, run
 from tests.tiny_assistant import RATE
+from tests.tiny_classifier import teach_classifier
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,24 @@ class TestSession:
         speaker.on_finalized_text("plain", stream_end=True)
         text = chat.console.export_text()
         assert "bold and plain" in text and "**" not in text
+
+
+def test_a_guard_withholds_questions_and_answers_before_they_are_shown(assistant, tmp_path, capsys):
+    """Of a classifier of texts in a folder, as the command line names it."""
+    folder = teach_classifier(tmp_path / "guard")
+    guard = ("--guard", folder, "--guard-label", "rude")
+    said = "\n".join(["you stupid fool", "Once", "In French: the dog", "/exit"])
+    done = run("chat", assistant, *guard, said=said)
+    assert done.exit_code == 0, done.output
+    answers = [line.removeprefix("> ") for line in done.stdout.splitlines()[1:]]
+    assert answers[:2] == ["The answer was withheld (rude).", "upon"]
+    assert run("generate", assistant, "shut up", *guard).stdout == "The answer was withheld (rude).\n"
+    wrong = run("generate", assistant, "Once", "--guard", folder)
+    assert wrong.exit_code == 1 and "name those to withhold, of ['friendly', 'rude']" in wrong.stderr
+
+
+def test_a_withheld_answer_is_not_remembered(assistant):
+    session = chat.Session(str(assistant), "cpu", "auto", guard=lambda text, images: "chat" in text)
+    settings = chat.generation_settings(24, 0, None)
+    assert session.say("In French: cat", settings) == "The answer was withheld." and session.messages == []
+    assert session.say("Once", settings) == "upon" and len(session.messages) == 2

@@ -39,12 +39,14 @@ DAMAGES = {
 }
 
 
-def write_checkpoint(folder, step: int, content: str = "state") -> None:
+def write_checkpoint(folder, step: int, best: str | None = None) -> None:
     begin_checkpoint(folder / f"checkpoint-{step}")
-    for name in ("trainer_state.json", "optimizer.pt", "part/weights.bin"):
+    for name in ("optimizer.pt", "part/weights.bin"):
         path = folder / f"checkpoint-{step}" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(content)
+        path.write_text("state")
+    state = {"best_model_checkpoint": best and str(folder / best)}
+    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
     finish_checkpoint(folder / f"checkpoint-{step}")
 
 
@@ -182,13 +184,13 @@ class TestRotation:
     )
     def test_the_newest_and_the_best_stay(self, tmp_path, limit, keep, left):
         for step in (3, 6, 9, 12, 20):
-            write_checkpoint(tmp_path, step)
-        rotate(tmp_path, 12, limit, keep)
+            write_checkpoint(tmp_path, step, keep)
+        rotate(tmp_path / "checkpoint-12", limit)
         assert sorted(int(path.name[11:]) for path in tmp_path.iterdir()) == left
 
     def test_damaged_ones_go_first(self, tmp_path):
         for step in (3, 6, 9):
             write_checkpoint(tmp_path, step)
         cut(tmp_path / "checkpoint-6" / "optimizer.pt")
-        rotate(tmp_path, 9, 2, None)
+        rotate(tmp_path / "checkpoint-9", 2)
         assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-3", "checkpoint-9"]

@@ -96,7 +96,7 @@ def test_a_medium_that_the_cut_would_go_through_is_dropped_whole(tokenizer):
     short = turns(("video", make_video(4, 1)), ("image", make_image(5, 32, 16)), ("audio", make_audio(6)))
     whole = MMGPTCollator(processor)([long, short])
     batch = processor.apply_chat_template(
-        [MMGPTCollator(processor).conversation(long, "noon")],
+        [MMGPTCollator(processor).read(long, "noon")],
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,

@@ -17,7 +17,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from modeling_mmgpt import save_checkpoint
-from tests.conftest import SIGLIP, WHISPER, make_model, make_processor
+from tests.conftest import SIGLIP, TIED_DECODERS, WHISPER, make_model, make_processor, make_tied_model
 from tests.toy_training import TOY_DATA, losses, toy_tree
 from training import train
 from training.data.formats import OWN_DATA
@@ -71,6 +71,17 @@ class TestTwoProcesses:
         model = make_model()
         save_checkpoint(tmp_path / "model", model, make_processor(model.config, tokenizer))
         launch(2, "-m", "tests.two_processes", "parallel", str(tmp_path / "model"))
+
+    @pytest.mark.conformance
+    def test_tied_heads_are_cut_as_their_embeddings_are(self, tmp_path):
+        """transformers itself refuses decoders that have no plan."""
+        models = {kind: make_tied_model(kind) for kind in TIED_DECODERS}
+        folders = [
+            str(tmp_path / kind) for kind, model in models.items() if model.config.text_config.base_model_tp_plan
+        ]
+        for folder in folders:
+            models[Path(folder).name].save_pretrained(folder)
+        launch(2, "-m", "tests.two_processes", "tied", *folders)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGURATION / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

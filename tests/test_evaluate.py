@@ -243,3 +243,28 @@ class TestCommandLine:
         with pytest.raises(SystemExit):
             evaluate.main()
         assert message in capsys.readouterr().err
+
+    def test_how_sure_the_model_is_on_request(self, parts, monkeypatch, capsys, tmp_path):
+        monkeypatch.setitem(OWN_DATA, "say", OwnData(text_samples))
+        recipe = tmp_path / "toy.yaml"
+        recipe.write_text("model: {preset: nano}\ndata: {train: [{format: say}], test: [{format: say}]}\n")
+        save_checkpoint(tmp_path / "model", *parts)
+        out = tmp_path / "out"
+        command = [
+            "evaluate.py",
+            str(tmp_path / "model"),
+            str(recipe),
+            f"training.output_dir={out}",
+            "eval.quality=true",
+        ]
+        monkeypatch.setattr(sys, "argv", command)
+        evaluate.main()
+        assert "mean confidence" in capsys.readouterr().out
+        records = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        assert all(
+            0 < one["confidence"] <= 1 and one["entropy"] > 0 and 0 <= one["repetition"] <= 1 for one in records
+        )
+        assert [one["prediction"] for one in records] == evaluate.answer_samples(*parts, list(text_samples()))
+        assert (out / "calibration.png").is_file()
+        section = section_of(tmp_path / "model" / "README.md", "Calibration")
+        assert "| say | expected calibration error |" in section and "| task | confidence | answers |" in section

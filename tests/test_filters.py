@@ -7,9 +7,19 @@ from PIL import Image
 
 from tests.conftest import make_image
 from tests.test_prepare_data import SENTENCE, WAVE, smooth_image
-from training.data.cleaning.filters import check_audio, check_images, check_language, check_length, check_repetition
-from training.data.samples import medium
+from training.data.cleaning.filters import (
+    check_audio,
+    check_images,
+    check_language,
+    check_length,
+    check_personal_data,
+    check_repetition,
+    find_rejection,
+    mask_sample,
+)
+from training.data.samples import assistant_turn, complete_sample, medium, user_turn
 from training.data.synthetic.conversation import png_bytes, wav_bytes
+from training.recipe import PrepareArguments
 
 
 def test_texts_outside_the_limits_are_rejected():
@@ -24,6 +34,27 @@ def test_repetitive_texts_are_rejected():
     rejection = check_repetition(f"{SENTENCE} " + "buy it now at our shop " * 20, 0.3)
     assert rejection.reason == "repetitive" and "buy it now" in rejection.detail
     assert check_repetition(f"{SENTENCE} {SENTENCE}", 0.5) is None  # 17 of 38 runs
+
+
+def test_personal_data_are_counted_and_not_quoted():
+    turns = [user_turn("Mail ann@example.org or bob@example.org?"), assistant_turn("+49 30 1234567")]
+    sample = complete_sample({"messages": turns, "references": ["8.8.8.8"]})
+    arguments = PrepareArguments(personal_data="drop")
+    assert check_personal_data(sample, arguments) == ("personal data", "2 email, 1 phone, 1 ip_address")
+    assert check_personal_data(sample, PrepareArguments(personal_data_kinds=["iban"])) is None
+    # Before any rule that quotes the text.
+    repetitive = complete_sample({"messages": [assistant_turn("mail ann@example.org now " * 30)]})
+    assert find_rejection(repetitive, arguments).reason == "personal data"
+    assert find_rejection(repetitive, PrepareArguments()).reason == "repetitive"
+
+
+def test_every_turn_and_every_reference_is_masked():
+    turns = [user_turn("Mail ann@example.org?", ("image",)), assistant_turn("No, bob@example.org.")]
+    sample = complete_sample({"id": "1", "messages": turns, "references": ["c@example.org", "none"]})
+    masked, found = mask_sample(sample, ["email"])
+    expected = [user_turn("Mail [email]?", ("image",)), assistant_turn("No, [email].")]
+    assert masked == {**sample, "messages": expected, "references": ["[email]", "none"]}
+    assert found == ["email"] * 3 and sample["references"][0] == "c@example.org"
 
 
 def test_blank_images_and_silent_audio_are_rejected():

@@ -1,5 +1,7 @@
 """generate(): every way of decoding returns with every cache what it returns without one."""
 
+import copy
+
 import accelerate
 import pytest
 import torch
@@ -18,6 +20,7 @@ from tests.conftest import (
     make_model,
     make_processor,
     make_sample,
+    make_video,
     open_gates,
 )
 
@@ -338,6 +341,35 @@ def test_beside_the_text_outputs_of_the_encoders_may_be_given_chunk_by_chunk(tok
     )
     with pytest.raises(ValueError, match="video tokens but the video inputs yield 2 chunks"):
         model(**given, mm_encoder_outputs=outputs)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("form", ["media", "features"])
+def test_media_that_the_cache_holds_are_not_given_again(tokenizer, name, form):
+    """A second turn with media of its own, and the cache of the first: with the media of the new turn alone it is answered as without a
+    cache, and with those of both turns a sentence says what to leave out."""
+    model = model_that_shows_its_media(**SEVERAL[name])
+    collator = MMGPTCollator(make_processor(model.config, tokenizer), add_generation_prompt=True)
+    first = make_sample("One?", "A.", images=[make_image(0)], audios=[make_audio(2)], videos=[make_video(3, 2)])
+    second = make_sample("Two?", "", images=[make_image(1), make_image(4)], audios=[make_audio(5)])
+    both = {
+        "messages": first["messages"] + second["messages"],
+        **{kind: first[kind] + second[kind] for kind in ("images", "audios", "videos")},
+    }
+    prompt, everything, new = collator([first]), collator([both]), collator([second])
+    if form == "features":
+        prompt, everything, new = (encoded(model, inputs) for inputs in (prompt, everything, new))
+    cache = DynamicCache(config=model.config.get_text_config())
+    generate(model, prompt, do_sample=False, past_key_values=cache)
+    cache.crop(prompt["input_ids"].shape[1] - cache.get_seq_length())
+    text = {key: everything[key] for key in ("input_ids", "attention_mask")}
+    with pytest.raises(
+        ValueError, match=r"already holds \d+ of the \d+ (image|audio|video) tokens of this prompt, and their media"
+    ):
+        generate(model, everything, do_sample=False, past_key_values=copy.deepcopy(cache))
+    added = {key: value for key, value in new.items() if key not in text}
+    answer = generate(model, text | added, do_sample=False, past_key_values=cache)
+    assert answer == generate(model, everything, do_sample=False)
 
 
 def test_embeddings_generate_what_their_tokens_do(prompted):

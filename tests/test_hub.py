@@ -1,6 +1,7 @@
 """Publishing over real HTTP, to a small Hub on this machine, from processes that know it as their Hub."""
 
 import json
+import os
 import re
 import shutil
 from functools import partial
@@ -9,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load
 from typer.testing import CliRunner
@@ -274,10 +276,49 @@ def test_pushing_takes_the_librarys_arguments(hub, assistant, tmp_path, monkeypa
         repo_id="me/options",
         revision="saved",
         commit_message="Saved",
-        tags=["now"],
+        tags="now",
     )
     commit = hub.branches["me/options", "saved"][-1]
     assert commit["title"] == "Saved" and set(commit["files"]) >= COMPLETE | CODE
+    assert {"now", "tagged"} <= set(ModelCard(commit["files"]["README.md"].decode()).data.tags)
+    for push in (model.push_to_hub, partial(push_folder, tmp_path / "saved")):
+        with pytest.raises(TypeError, match="commit_mesage"):
+            push("me/options", commit_mesage="A typing error")
+
+
+def test_a_save_that_is_pushed_takes_its_own_weights_along_and_no_others(hub, assistant, tmp_path):
+    model, processor = loaded(assistant)
+    folder = save_checkpoint(tmp_path / "several", model, processor)
+    theirs = ["model_ema.safetensors", "model.gguf", "pytorch_model.bin", "model.safetensors.index.int8.json"]
+    for name in theirs:
+        (folder / name).write_text("x")
+    (folder / "labels.json").write_text("{}")
+    model.save_pretrained(folder, variant="fp16", push_to_hub=True, repo_id="me/several")
+    files = set(hub.repositories["me/several"][-1]["files"])
+    assert files >= (COMPLETE | CODE | {"model.fp16.safetensors", "labels.json"}) - {"model.safetensors"}
+    assert not files & {"model.safetensors", MANIFEST, *theirs}
+    assert set(os.listdir(folder)) >= {"model.safetensors", "model.fp16.safetensors", *theirs}
+
+
+def test_a_push_that_fails_keeps_what_was_saved(hub, assistant, tmp_path):
+    model, _ = loaded(assistant)
+    hub.repositories["you/model"] = [{"oid": "1" * 40, "title": "", "files": {}}]
+    hub.foreign.add("you/model")
+    for revision in (None, "next"):
+        with pytest.raises(HfHubHTTPError, match="403"):
+            model.save_pretrained(tmp_path / "kept", push_to_hub=True, repo_id="you/model", revision=revision)
+    MMGPTForConditionalGeneration.from_pretrained(tmp_path / "kept")
+    assert len(hub.repositories["you/model"]) == 1
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_changes_are_proposed_to_a_repository_of_somebody_else(hub, assistant, revision):
+    name = f"you/{revision}"
+    hub.repositories[name] = [{"oid": "1" * 40, "title": "", "files": {}}]
+    hub.foreign.add(name)
+    proposed = loaded(assistant)[0].push_to_hub(name, create_pr=True, revision=revision)
+    assert proposed.pr_num == 1 and len(hub.repositories[name]) == 1
+    assert set(hub.branches[name, "refs/pr/1"][-1]["files"]) >= COMPLETE | CODE
 
 
 def test_what_is_no_model_is_refused(hub, tmp_path):

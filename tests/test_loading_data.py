@@ -17,9 +17,11 @@ from datasets import Audio, ClassLabel, Dataset, Features, Image, List, Value
 
 from tests.conftest import make_image
 from tests.test_media_loading import clip
+from training.data import loading
 from training.data.formats import BrokenSample, MissingColumn
-from training.data.loading import load_records, load_source, make_samples, reader_of, stream_samples
-from training.data.samples import FEATURES, answer_of, find_files, references_of, text_of
+from training.data.loading import load_source, stream_samples
+from training.data.records import stream_records, streamed_files
+from training.data.samples import FEATURES, LeftOut, answer_of, find_files, references_of, text_of
 from training.data.synthetic.conversation import png_bytes, wav_bytes
 from training.recipe import SourceArguments
 
@@ -46,8 +48,13 @@ def write_labelled(path: Path, count: int = 4, broken: dict[int, bytes | None] |
 def samples_of(made, root, streaming):
     if not streaming:
         return make_samples(made, root)
-    records = load_records(made, root, streaming=True)
-    return stream_samples(made, root, records, records.features)
+    left_out = LeftOut()
+    records = stream_records(made, root, streamed_files(made, root), left_out)
+    return stream_samples(made, root, records, records.features, left_out)
+
+
+def make_samples(made, root):
+    return loading.make_samples(made, root, LeftOut()).select_columns(list(FEATURES))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -232,12 +239,6 @@ class TestMistakes:
             make_samples(source("none/{split}.parquet"), tmp_path)
         with pytest.raises(FileNotFoundError):
             find_files("none-*.parquet", tmp_path)
-
-    def test_unknown_kinds_of_file(self, tmp_path):
-        with pytest.raises(ValueError, match=r"no reader for '\.xlsx'"):
-            reader_of([tmp_path / "a.xlsx"])
-        with pytest.raises(ValueError, match="several kinds"):
-            reader_of([tmp_path / "a.csv", tmp_path / "b.parquet"])
 
     def test_column_that_is_not_there(self, tmp_path):
         write_labelled(tmp_path / "train.parquet")

@@ -21,7 +21,7 @@ import torch
 from modeling_mmgpt.audio_loading_mmgpt import load_audio
 from modeling_mmgpt.image_loading_mmgpt import load_image
 from modeling_mmgpt.media_loading_mmgpt import flatten_videos, load_video, open_media
-from modeling_mmgpt.media_sources_mmgpt import Limits, MediaPolicy, read_bytes
+from modeling_mmgpt.media_sources_mmgpt import Limits, MediaPolicy
 from tests.conftest import make_audio, make_image, make_video
 
 
@@ -241,7 +241,7 @@ def test_without_soxr_audio_of_another_rate_is_refused_and_says_what_to_install(
 def test_without_soundfile_an_audio_file_is_refused_and_says_what_to_install(without):
     without("soundfile")
     assert len(load_audio(make_audio(0), 16000)) == 6000
-    with pytest.raises(ImportError, match=r"Reading clip 7 needs soundfile.*: `pip install soundfile`"):
+    with pytest.raises(ImportError, match=r"Reading audio files needs soundfile.*: `pip install soundfile`"):
         load_audio(wav(), 16000, "clip 7")
 
 
@@ -396,12 +396,13 @@ def test_a_policy_says_where_media_may_come_from(kind, tmp_path, served):
 
 
 def test_downloads_are_bounded_in_bytes_and_time(tmp_path, served):
-    (tmp_path / "a").write_bytes(bytes(5000))
-    assert len(read_bytes(f"{served}/a", "it", limits=Limits(download_bytes=5000))) == 5000
+    data = wav()
+    (tmp_path / "a").write_bytes(data)
+    assert len(load_audio(f"{served}/a", 16000, limits=Limits(download_bytes=len(data)))) == 6000
     with pytest.raises(ValueError, match=r"it 7: cannot download .* more than 4,999 bytes"):
-        read_bytes(f"{served}/a", "it 7", limits=Limits(download_bytes=4999))
+        load_audio(f"{served}/a", 16000, "it 7", limits=Limits(download_bytes=4999))
     with pytest.raises(ValueError, match=r"it 7: cannot download .*(longer than 0\.3 s|timed out)"):
-        read_bytes(f"{served}/slow", "it 7", limits=Limits(download_seconds=0.3))
+        load_audio(f"{served}/slow", 16000, "it 7", limits=Limits(download_seconds=0.3))
 
 
 def test_a_film_that_was_cut_is_damaged_and_not_audio():

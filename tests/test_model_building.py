@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from modeling_mmgpt import MMGPTForCausalLM, save_checkpoint
 from modeling_mmgpt.preprocessing_mmgpt import chunk_size, sampling
 from training.data.samples import assistant_turn, make_dataset, user_turn
 from training.model_building import build_model, build_model_and_processor, load_checkpoint
-from training.recipe import CONFIGURATION, ModelArguments, build_recipe, load_recipe
+from training.recipe import CONFIGURATION, ModelArguments, RecipeError, build_recipe, load_recipe
 from training.train_tokenizer import train_tokenizer
 
 
@@ -64,6 +65,33 @@ def test_how_many_frames_of_a_video_are_taken_is_the_recipes_choice(tokenizer):
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: train it first"):
         load_checkpoint(str(tmp_path / "nothing"))
+
+
+@pytest.fixture(scope="module")
+def damaged(tokenizer, tmp_path_factory):
+    """Folders whose weights are no good, by what is wrong with them."""
+    folder = tmp_path_factory.mktemp("damaged")
+    model, processor = build_model(ModelArguments(preset="nano"), tokenizer)
+    with torch.no_grad():
+        model.model.language_model.norm.weight[0] = float("nan")
+    save_checkpoint(folder / "nan", model, processor)
+    weights = {name: weight for name, weight in model.state_dict().items() if "vision_connector" not in name}
+    save_checkpoint(folder / "missing", model, processor, state_dict=weights)
+    save_checkpoint(folder / "text", MMGPTForCausalLM(model.config.text_config), tokenizer)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nan", "has weights that are NaN or infinite: model.language_model.norm.weight"),
+        ("missing", "lacks weights of the model: model.vision_connector"),
+        ("text", "`mmgpt assemble`"),
+    ],
+)
+def test_weights_that_are_missing_or_not_finite_are_named(damaged, name, message):
+    with pytest.raises(RecipeError, match=message):
+        load_checkpoint(str(damaged / name))
 
 
 def test_tokenizer_from_the_samples_or_from_a_folder(tokenizer, tmp_path):

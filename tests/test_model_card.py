@@ -62,14 +62,25 @@ def test_parts_and_results(tmp_path, model, processor):
 def test_what_is_not_known_is_not_told(tmp_path, model, processor):
     card = saved_card(tmp_path, model, processor)
     assert "Nothing was measured" in card and "## Bias\n\nNot measured." in card
+    assert "telling from an image or a voice who somebody is" in section_of(
+        tmp_path / "nano" / "README.md", "Out-of-scope use"
+    )
     assert "None" not in card and "Hardware" not in card and "\n\n\n\n" not in card
 
 
 def test_everything_known_is_told(tmp_path, model, processor):
-    facts = {"hardware": "2 CPU cores", "intended_use": "Images of red things.", "base_model": "me/base", "bias": BIAS}
+    facts = {
+        "hardware": "2 CPU cores",
+        "intended_use": "Images of red things.",
+        "out_of_scope": "Anything blue.",
+        "base_model": "me/base",
+        "bias": BIAS,
+    }
     card = saved_card(tmp_path, model, processor, **facts, licences={"decoder": "mit", "me/data": "cc-by-4.0"})
     assert "Hardware: 2 CPU cores." in card and "Images of red things." in card and "Trained from me/base." in card
-    assert "| gender | stereotype preferred | 0.52 | 0.46 to 0.58 | 262 |" in card and "Not measured." not in card
+    assert section_of(tmp_path / "nano" / "README.md", "Out-of-scope use") == "Anything blue."
+    assert "|  | stereotype preferred | n |\n| --- | --- | --- |\n| gender | 0.520 (0.460 to 0.580) | 262 |" in card
+    assert "Not measured." not in card
     assert "| decoder | mit |" in card and "| me/data | cc-by-4.0 |" in card
 
 
@@ -168,9 +179,20 @@ class TestRecord:
     def test_bias_has_a_section_of_its_own(self, folder):
         record_results(folder, BIAS, by="CrowS-Pairs", section="Bias")
         path = folder / "README.md"
-        assert "| gender | stereotype preferred | 0.52 | 0.46 to 0.58 | 262 |" in section_of(path, "Bias")
+        assert "| gender | 0.520 (0.460 to 0.580) | 262 |" in section_of(path, "Bias")
         assert section_of(path, "Results") == NOTHING["Results"] and not ModelCard.load(path).data.eval_results
         assert read_facts(folder)["bias"] == [BIAS[0] | {"by": "CrowS-Pairs", "date": str(datetime.date.today())}]
+
+    def test_measures_of_bias_stand_side_by_side_above_what_they_mean(self, folder):
+        per_token = {**BIAS[0], "measure": "per token", "value": -0.0004, "n": 200}
+        age = {"task": "age", "measure": "per token", "value": "0.50", "n": 9, "low": None}
+        bias = [{**BIAS[0], "scope": "English."}, per_token, age]
+        record_results(folder, bias, by="CrowS-Pairs", section="Bias")
+        assert section_of(folder / "README.md", "Bias").partition(":\n\n")[2] == (
+            "|  | stereotype preferred | per token | n |\n| --- | --- | --- | --- |\n"
+            "| gender | 0.520 (0.460 to 0.580) | 0.000 (0.460 to 0.580), n 200 | 262 |\n"
+            "| age |  | 0.50 | 9 |\n\nEnglish."
+        )
 
     def test_a_card_that_somebody_wrote_keeps_their_words(self, folder):
         own = "---\nlicense: mit\nwidget:\n- text: Hello\n---\n# Birds\n\nMine.\n\n## Thanks\n\nTo all.\n"
@@ -318,3 +340,16 @@ class TestOldCard:
         model = read_facts(folder)["model"]
         assert (model["adapter_of"], model["is_local"], model["modalities"]) == ("me/base", False, [])
         assert "base_model" not in read_facts(folder)
+
+
+def test_calibration_has_a_section_of_its_own_with_the_diagram_in_numbers(tmp_path, model, processor):
+    save_checkpoint(tmp_path / "nano", model, processor)
+    path = tmp_path / "nano" / "README.md"
+    assert "## Calibration" not in path.read_text()
+    bins = [[0.4, 0.5, 7, 0.45, 0.5714], [0.9, 1.0, 3, 0.97, 1.0]]
+    result = {"task": "colours", "measure": "expected calibration error", "value": 0.09, "n": 10, "bins": bins}
+    record_results(tmp_path / "nano", [result], by="recipe `a`", section="Calibration")
+    section = section_of(path, "Calibration")
+    assert "| colours | expected calibration error | 0.09 |  | 10 |" in section
+    assert "| colours | 0.4 to 0.5 | 7 | 0.45 | 0.5714 |\n| colours | 0.9 to 1.0 | 3 | 0.97 | 1.0 |" in section
+    assert section_of(path, "Results") == NOTHING["Results"] and not ModelCard.load(path).data.eval_results

@@ -17,12 +17,14 @@ from tests.conftest import (
     PATCHES,
     SIGLIP,
     TEXT,
+    TIED_DECODERS,
     WHISPER,
     make_audio,
     make_image,
     make_model,
     make_processor,
     make_sample,
+    make_tied_model,
     make_video,
     open_gates,
     real_features,
@@ -384,3 +386,13 @@ def test_smoothed_labels_are_those_of_the_next_token(tmp_path, kind):
     trainer = Trainer(model, arguments)
     loss = trainer.compute_loss(model, {"input_ids": ids, "labels": labels.clone()})
     torch.testing.assert_close(loss, model(input_ids=ids, labels=labels).loss, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TIED_DECODERS)
+def test_tensor_parallelism_cuts_a_tied_head_and_its_embeddings_alike_or_neither(kind):
+    model = make_tied_model(kind)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    names = {module: name for name, module in model.named_modules()}
+    head, embeddings = (names[module] in model.tp_plan for module in (model.lm_head, model.get_input_embeddings()))
+    assert head == embeddings == bool(model.config.text_config.base_model_tp_plan)
+    assert model.lm_head.weight.shape == (320, 32)

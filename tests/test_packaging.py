@@ -114,7 +114,7 @@ class TestStart:
         )
         *shown, imported = in_a_process(self.COMMAND + code).splitlines()
         verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-        assert verbs == {"assemble", "chat", "convert", "generate", "info", "push"}
+        assert verbs == {"assemble", "chat", "convert", "generate", "info", "push", "serve"}
         assert all(any(line.startswith(f"│ {verb} ") for line in shown) for verb in verbs)
         assert imported == "[]"
 

@@ -10,13 +10,23 @@ import torch
 import transformers
 from transformers import pipeline
 
-from modeling_mmgpt import MMGPTForCausalLM, MMGPTTextConfig, save_checkpoint
+from modeling_mmgpt import (
+    MMGPTForCausalLM,
+    MMGPTForConditionalGeneration,
+    MMGPTProcessor,
+    MMGPTTextConfig,
+    save_checkpoint,
+)
 from modeling_mmgpt import pipeline_mmgpt as tasks_of
 from modeling_mmgpt.chat_templates_mmgpt import DEFAULT_PROMPTS, check_prompts, fill_prompt
 from modeling_mmgpt.pipeline_mmgpt import pieces, timed_phrases
 from tests.conftest import TEXT, byte_tokenizer, make_model, make_processor
 from tests.test_saving import in_a_fresh_process
 from tests.tiny_assistant import RATE, tone
+
+
+def talk(text, *parts):
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
 def colour_chat(media):
@@ -450,3 +460,105 @@ class TestPrompts:
             check_prompts({"summarization": prompt})
         with pytest.raises(ValueError, match="names alone are filled in"):
             fill_prompt("summarization", prompt, {"text": "a"})
+
+
+class TestChecks:
+    """A guard, how sure the model was, and answers that it is not sure enough of; the same for our tasks and for transformers'."""
+
+    WITHHELD = "The answer was withheld (bad words)."
+
+    @pytest.fixture(scope="class")
+    def parts(self, assistant):
+        return {
+            "model": MMGPTForConditionalGeneration.from_pretrained(assistant),
+            "processor": MMGPTProcessor.from_pretrained(assistant),
+        }
+
+    @staticmethod
+    def guard(text, images):
+        is_red = any(image.getpixel((0, 0))[0] > 200 for image in images)
+        return "bad words" if "dog" in text or text.strip() == "chat" or is_red else None
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3])
+    def test_questions_and_answers_are_withheld_alone_and_in_batches(self, parts, batch_size):
+        """The first by its answer, the second by its question; a batch does not change the others."""
+        translate = tasks_of.MMGPTTranslationPipeline(**parts, tgt_lang="French", guard=self.guard)
+        answers = translate(["cat", "the dog", "dear"], batch_size=batch_size)
+        free = translate(["dear"], guard=None)
+        assert [answer["translation_text"] for answer in answers] == [
+            self.WITHHELD,
+            self.WITHHELD,
+            free[0]["translation_text"],
+        ]
+
+    def test_images_are_judged(self, parts, assistant):
+        look = tasks_of.MMGPTVisualQuestionAnsweringPipeline(**parts, guard=self.guard)
+        colours = [str(assistant.parent / f"{colour}.png") for colour in ("red", "blue")]
+        assert [look(image=colour, question="Colour?")[0]["answer"] for colour in colours] == [self.WITHHELD, "blue"]
+        described = tasks_of.MMGPTImageToTextPipeline(**parts, prompt="Describe the picture.", guard=self.guard)
+        assert [described(colour)[0]["generated_text"] for colour in colours] == [self.WITHHELD, "a blue one"]
+
+    @pytest.mark.parametrize("kind", [tasks_of.MMGPTAnyToAnyPipeline, tasks_of.MMGPTImageTextToTextPipeline])
+    @pytest.mark.parametrize("batch_size", [1, 2])
+    def test_transformers_own_tasks_are_guarded_in_every_form_of_their_answers(
+        self, parts, assistant, kind, batch_size
+    ):
+        pipe, media = kind(**parts, guard=self.guard), assistant.parent
+        chats = [
+            talk("Colour?", {"type": "image", "path": str(media / "blue.png")}),
+            talk("Colour?", {"type": "image", "path": str(media / "red.png")}),
+            talk("In French: cat"),
+        ]
+        new = pipe(text=chats, return_full_text=False, batch_size=batch_size, generate_kwargs={"do_sample": False})
+        assert [answer["generated_text"].strip() for (answer,) in new] == ["blue", self.WITHHELD, self.WITHHELD]
+        full = pipe(text=chats, batch_size=batch_size, generate_kwargs={"do_sample": False})
+        assert [answer["generated_text"][-1]["content"].strip() for (answer,) in full] == [
+            "blue",
+            self.WITHHELD,
+            self.WITHHELD,
+        ]
+
+    def test_how_sure_the_model_was(self, parts, assistant):
+        read = tasks_of.MMGPTSummarizationPipeline(**parts, return_quality=True, do_sample=False)
+        known, unknown = read(["A cat sat there.", "qwzx vvv kjkj"], max_new_tokens=20)
+        assert known["summary_text"] == "cat sat" and known["confidence"] > 0.7
+        for quality in (known, unknown):
+            assert quality["log_probability"] <= 0 <= quality["entropy"] and 0 <= quality["repetition"] < 1
+        assert set(known) == {"summary_text", "confidence", "log_probability", "entropy", "repetition"}
+        assert set(read("A cat sat there.", return_quality=False)[0]) == {"summary_text"}
+        pipe = tasks_of.MMGPTAnyToAnyPipeline(**parts, return_quality=True)
+        one, other = pipe(
+            text=[talk("Once"), talk("In French: cat")], batch_size=2, generate_kwargs={"do_sample": False}
+        )
+        alone = pipe(text=talk("Once"), generate_kwargs={"do_sample": False})
+        assert one[0]["confidence"] == pytest.approx(alone[0]["confidence"], abs=1e-4) and other[0]["confidence"] > 0.9
+
+    def test_it_abstains_below_the_confidence_that_was_asked_for(self, parts):
+        noise = 0.3 * np.random.default_rng(0).normal(size=RATE).astype(np.float32)
+        hear = tasks_of.MMGPTSpeechRecognitionPipeline(**parts, return_quality=True)
+        sure, unsure = sorted([hear(tone("low")), hear(noise)], key=lambda heard: -heard["confidence"])
+        between = (sure["confidence"] + unsure["confidence"]) / 2
+        texts = {hear(clip, min_confidence=between)["text"] for clip in (tone("low"), noise)}
+        assert texts == {sure["text"], "I am not sure enough to answer."}
+        pipe = tasks_of.MMGPTAnyToAnyPipeline(**parts, min_confidence=0.9)
+        chats = [talk("Once"), talk("qwzx vvv kjkj")]
+        answers = pipe(text=chats, return_full_text=False, batch_size=2, generate_kwargs={"do_sample": False})
+        assert [answer["generated_text"].strip() for (answer,) in answers] == [
+            "upon",
+            "I am not sure enough to answer.",
+        ]
+
+    def test_beams_are_refused_and_what_is_no_guard_too(self, parts):
+        with pytest.raises(ValueError, match="need num_beams=1"):
+            tasks_of.MMGPTSummarizationPipeline(**parts, min_confidence=0.5)("A cat sat there.", num_beams=2)
+        with pytest.raises(ValueError, match="guard is a str"):
+            tasks_of.MMGPTSummarizationPipeline(**parts, guard="toxic")
+
+    def test_off_costs_nothing(self, parts, monkeypatch):
+        """Without them nothing watches the generation and nothing is decoded twice."""
+        seen, generate = [], parts["model"].generate
+        monkeypatch.setattr(parts["model"], "generate", lambda **given: seen.append(given) or generate(**given))
+        monkeypatch.setattr(tasks_of.ProcessorBatchingMixin, "check", None)
+        tasks_of.MMGPTSummarizationPipeline(**parts)("A cat sat there.")
+        tasks_of.MMGPTAnyToAnyPipeline(**parts)(text=talk("Once"))
+        assert all("logits_processor" not in given for given in seen) and len(seen) == 2

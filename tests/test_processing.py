@@ -1,6 +1,7 @@
 """The processor: placeholders, counts, masks, tokens in advance, and the sentences of its refusals."""
 
 import base64
+import json
 
 import numpy as np
 import PIL.Image
@@ -151,12 +152,13 @@ def test_assistant_mask_covers_what_the_assistant_says_and_nothing_else(processo
     assert tokenizer.decode(said) == "Ho.<|im_end|>Hey.<|im_end|>"
 
 
-def test_user_text_that_looks_like_a_placeholder_is_counted_and_refused(processor):
-    with pytest.raises(ValueError, match=r"Sample 0 has 2 <\|image\|> in its text but 1 images"):
+def test_a_placeholder_in_text_that_is_trusted_is_counted_and_refused(processor):
+    with pytest.raises(ValueError, match=r"has 2 <\|image\|> in its text but 1 images"):
         processor.apply_chat_template(
             ask({"type": "image", "image": make_image(0)}, {"type": "text", "text": "<|image|>"}),
             tokenize=True,
             return_dict=True,
+            sanitize_control_tokens=False,
         )
 
 
@@ -449,6 +451,14 @@ def test_videos_without_a_place_for_them_are_refused(tokenizer):
     blind = make_processor(make_config(vision=None), tokenizer)
     with pytest.raises(ValueError, match="Videos were given but the model takes none"):
         blind(text=["<|video|>"], videos=[make_video(0)])
+
+
+def test_how_the_last_batch_was_padded_and_cut_is_not_saved(tmp_path, tokenizer):
+    processor = make_processor(make_config(), tokenizer)
+    processor(text=["one", "one two three"], padding=True, truncation=True, max_length=2)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["padding"] is None and saved["truncation"] is None
 
 
 @pytest.mark.parametrize(("vision", "audio"), [(PATCHES, FRAMES), (PATCHES, None), (None, FRAMES), (None, None)])

@@ -26,6 +26,7 @@ from tests.hub_server import publishing_to, running_hub
 from tests.test_packaging import PROJECT
 from tests.test_presets import PUBLISHED
 from tests.test_saving import in_a_fresh_process
+from training.data.cleaning.personal_data import KINDS
 from training.data.samples import text_of
 from training.data.synthetic.course import load_demo
 from training.model_building import build_model
@@ -132,7 +133,11 @@ class TestEveryPage:
         for name in re.findall(r"`(training(?:\.\w+)+)`", text):
             first = CHECKOUT / "training" / name.split(".")[1]
             modules |= {name} if first.is_dir() or first.with_suffix(".py").is_file() else set()
-        assert all(callable(importlib.import_module(module).main) for module in modules)
+        for name in modules:
+            module = importlib.import_module(name)
+            if hasattr(module, "__path__"):  # a folder that is started as a module
+                module = importlib.import_module(f"{name}.__main__")
+            assert callable(module.main)
 
     def test_the_checks_can_fail(self):
         assert anchors("## vLLM\n## Media of any size\n## It's `so`\n") == {"vllm", "media-of-any-size", "its-so"}
@@ -195,7 +200,7 @@ class TestCommands:
         check_script(arguments.training_script, arguments.training_script_args, monkeypatch, capsys)
 
     def test_of_transformers(self):
-        """tests/test_serve.py runs both, with a port of its own."""
+        """tests/test_transformers_server.py runs both, with a port of its own."""
         assert [" ".join(words) for words in commands("transformers")] == [
             "serve outputs/demo/model --trust-remote-code",
             "chat outputs/demo/model localhost:8000",
@@ -255,7 +260,8 @@ class TestSnippets:
     def test_none_is_left_out(self):
         words = (
             "AutoProcessor",
-            "pipeline(",
+            'pipeline("summarization"',
+            "guard=",
             "openai",
             "push_checkpoint",
             "media_cache",
@@ -267,7 +273,7 @@ class TestSnippets:
 
     def test_without_the_package(self, place):
         hidden = "import sys\nsys.modules['modeling_mmgpt'] = None\n"
-        code = snippet("AutoProcessor") + snippet("media_cache") + snippet("pipeline(")
+        code = snippet("AutoProcessor") + snippet("media_cache") + snippet('pipeline("summarization"')
         printed = in_a_fresh_process(hidden + code, cwd=place)
         described, summaries, translation, answer, seen, text, heard = printed.splitlines()
         assert described == "a red one" and text == "[{'generated_text': 'a red one'}]"
@@ -276,8 +282,15 @@ class TestSnippets:
         assert "'answer': 'Ann'" in answer and "'start': 0, 'end': 3" in answer
         assert "'answer': 'red'" in seen and heard.startswith("{'text': 'high', 'chunks': [{")
 
+    def test_guards_and_how_sure_a_model_is(self, place, capsys):
+        run_snippet("guard=")
+        withheld, measured, unsure = capsys.readouterr().out.splitlines()
+        assert "The answer was withheld (no weather here)." in withheld and "'confidence': 0." in measured
+        assert "I am not sure enough to answer." in unsure
+
     def test_the_command_line(self, place):
-        lines = [words for words in commands("mmgpt") if "outputs/demo/model" in words]
+        """`mmgpt serve` is run by tests/test_serve.py."""
+        lines = [words for words in commands("mmgpt") if "outputs/demo/model" in words and words[0] != "serve"]
         assert [words[0] for words in lines] == ["chat", "generate", "info", "push"]
         with running_hub() as hub, publishing_to(hub):
             for words in lines:
@@ -332,8 +345,11 @@ class TestSnippets:
         recipe = build_recipe({"model": {"preset": "nano"}, **tree}, "page", "training/README.md")
         formats = [source.format for source in recipe.data.train]
         assert formats == ["labelled_media"] * 3 + ["asr", "cauldron"]
+        (cleaning,) = [yaml.safe_load(block) for block in blocks("training/README.md", "yaml") if "prepare:" in block]
+        recipe = build_recipe({"model": {"preset": "nano"}, **tree, **cleaning}, "page", "training/README.md")
+        assert tuple(recipe.prepare.personal_data_kinds) == KINDS and recipe.prepare.classifiers
         yamls = [page for page in TEXTS for _ in blocks(page, "yaml")]
-        assert yamls == ["training/README.md"] * 2
+        assert yamls == ["training/README.md"] * 3
 
 
 def rows(text: str) -> list[list[str]]:

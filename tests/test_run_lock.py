@@ -84,8 +84,8 @@ def test_of_any_other_lock_the_file_to_remove_is_named(tmp_path, text):
 
 
 def test_what_killed_runs_left_half_written_is_removed(tmp_path):
-    for name in (".model.x1.saving", ".adapter.x2.saving", ".checkpoint-3.removed", "model", "mine"):
-        (tmp_path / name).mkdir()
+    for name in (".model.x1.saving", "model/.model.x2.saving", ".checkpoint-3.removed", "mine"):
+        (tmp_path / name).mkdir(parents=True)
     (tmp_path / "recipe.part").write_text("half")
     with locked(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "model", "run.lock"]
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "model", "run.lock"]

@@ -27,7 +27,8 @@ class TestFiles:
     def test_leaves_a_model_a_curve_and_a_log(self, tree, tmp_path):
         report = train_toy(tree)
         folder = tmp_path / "run"
-        assert sorted(path.name for path in folder.iterdir()) == ["loss.png", "model", "recipe.yaml", "training.json"]
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == ["data.parquet", "loss.png", "model", "recipe.yaml", "training.json"]
         assert json.loads((folder / "training.json").read_text()) == report
         assert report["steps"] == 3 and report["samples"] == 24 and len(losses(report)) == 3
         assert Image.open(folder / "loss.png").width > 400

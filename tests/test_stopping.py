@@ -1,9 +1,11 @@
 """Runs that are asked to stop, and runs at their end."""
 
+import errno
 import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -14,7 +16,7 @@ from tests.toy_training import TOY_DATA, Killed, losses, toy_tree, train_toy
 from training import train
 from training.data.formats import OWN_DATA
 from training.recipe import build_recipe
-from training.stopping import UNFINISHED, RunStopped, StopSignals
+from training.stopping import UNFINISHED, RunStopped, StopSignals, unwritten
 
 
 @pytest.fixture
@@ -175,3 +177,51 @@ class TestTheEnd:
         tree["training"]["output_dir"] = str(tmp_path / "whole")
         assert losses(train_toy(tree)) == losses(report)
         assert same_end(tmp_path / "run", tmp_path / "whole")
+
+
+class TestUnwritten:
+    """What ended a run was a file that could not be written."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),  # of pyarrow: without a name
+            OSError(errno.EROFS, "Read-only file system", "/elsewhere/cache"),
+            PermissionError(errno.EACCES, "Permission denied", "run/recipe.part"),
+            PermissionError(errno.EACCES, "Permission denied", "/"),  # on the way to the folder
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "run/checkpoint-1/config.json"),  # removed
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 227520 vs 227412"),
+        ],
+    )
+    def test_is_told_with_the_disk(self, error):
+        told = unwritten(error, Path("run"))
+        disk = f"disk of {Path('run').absolute()}"
+        if getattr(error, "filename", None) == "/elsewhere/cache":
+            disk = "disk of /elsewhere/cache"
+        elif getattr(error, "filename", None) is None:
+            disk = f"disks of {Path('run').absolute()} and of the data's cache"
+        assert f"({error})" in told and f"see to the {disk}" in told
+
+    def test_what_it_led_to_is_told_as_the_error_that_it_came_from(self):
+        try:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as full:
+                raise ValueError("could not save") from full
+        except ValueError as error:
+            assert "No space left on device" in unwritten(error, Path("run"))
+
+    @pytest.mark.parametrize(
+        "error", [ValueError("wrong"), FileNotFoundError(errno.ENOENT, "No such file", "data/a.png"), MemoryError()]
+    )
+    def test_other_errors_are_not(self, error):
+        assert unwritten(error, Path("run")) is None
+
+    def test_a_full_disk_ends_the_process_with_the_sentence(self, tree, monkeypatch, capsys):
+        def full(recipe):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(train, "train", full)
+        with pytest.raises(SystemExit) as end:
+            train.train_and_exit(build_recipe(tree, "toy", "toy.yaml"))
+        assert str(end.value.code).startswith("The run went wrong: a file could not be written ([Errno 28] No space")

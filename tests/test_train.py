@@ -9,7 +9,8 @@ import torch
 
 from tests.toy_training import TOY_DATA, losses, toy_tree, train_toy
 from training import train
-from training.data.formats import OWN_DATA
+from training.data.formats import OWN_DATA, BrokenSample
+from training.data.samples import DataError
 from training.recipe import RecipeError, build_recipe
 from training.stopping import RunFailed, RunStopped
 
@@ -47,6 +48,12 @@ class TestEndings:
         ("error", "status", "told"),
         [
             (RunFailed("step 1: NaN"), 1, "The run went wrong: step 1: NaN"),
+            (DataError("a.png is gone"), 1, "The data are wrong: a.png is gone"),
+            (
+                BrokenSample("Caught in a worker.\nTraceback:\nformats.BrokenSample: it is cut\n"),
+                1,
+                "The data are wrong: it is cut",
+            ),
             (RecipeError("no such stage"), 2, "error: no such stage"),
             (RunStopped("after step 1"), 75, "Not finished: after step 1"),
         ],

@@ -72,7 +72,8 @@ class TestTextBlocks:
     def test_texts_end_and_blocks_are_full(self):
         tokenizer = byte_tokenizer()
         blocks = make_blocks(toy_texts(None, "train"), tokenizer, 32)
-        assert blocks.column_names == ["input_ids", "seq_lengths"]
+        assert set(blocks.column_names) == {"input_ids", "seq_lengths", "id"}
+        assert blocks["id"][:3] == ["0 to 1", "1 to 2", "2"]
         assert all(
             len(ids) == 32 == sum(pieces)
             for ids, pieces in zip(blocks["input_ids"], blocks["seq_lengths"], strict=True)

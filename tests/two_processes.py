@@ -1,4 +1,4 @@
-"""What test_distribution.py runs with torchrun: `sharded` and `parallel`, each against the whole model in the same process."""
+"""What test_distribution.py runs with torchrun: `sharded`, `parallel` and `tied`, each against the whole model in the same process."""
 
 import sys
 
@@ -68,9 +68,25 @@ def parallel(folder: str) -> None:
             torch.testing.assert_close(gradient, layer.get_submodule(name).weight.grad, atol=1e-4, rtol=1e-3, msg=name)
 
 
+def tied(*folders: str) -> None:
+    """tp_plan="auto" of decoders whose head is tied: logits, loss and the gradient of the embeddings are the whole model's."""
+    for folder in folders:
+        reference = MMGPTForConditionalGeneration.from_pretrained(folder)
+        model = MMGPTForConditionalGeneration.from_pretrained(folder, tp_plan="auto")
+        head, embeddings = model.lm_head.weight, model.get_input_embeddings().weight
+        assert isinstance(head, DTensor) and isinstance(embeddings, DTensor), folder
+        batch = batch_of(None, model)
+        expected, outputs = reference(**batch), model(**batch)
+        torch.testing.assert_close(whole(outputs.logits), expected.logits, atol=1e-4, rtol=1e-4, msg=folder)
+        expected.loss.backward()
+        outputs.loss.backward()
+        gradient = reference.lm_head.weight.grad
+        torch.testing.assert_close(whole(embeddings.grad), gradient, atol=1e-4, rtol=1e-3, msg=folder)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.distributed.init_process_group("gloo")
-    {"sharded": sharded, "parallel": parallel}[sys.argv[1]](*sys.argv[2:])
+    {"sharded": sharded, "parallel": parallel, "tied": tied}[sys.argv[1]](*sys.argv[2:])
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

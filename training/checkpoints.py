@@ -14,7 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from modeling_mmgpt.folders_mmgpt import MANIFEST, describe_file, find_difference, read_manifest, write_manifest
 
 
-UNFINISHED = "it was not written to its end"
+CUT_SHORT = "it was not written to its end"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def problem_of(checkpoint: Path, streaming: bool = False, checksums: bool = True
     if "damaged" in manifest:
         return f"{MANIFEST} is damaged"
     if "unfinished" in manifest:
-        return UNFINISHED
+        return CUT_SHORT
     for name, described in manifest["files"].items():
         difference = find_difference(checkpoint / name, described, checksums)
         if difference is not None:
@@ -62,22 +62,22 @@ def problem_without_manifest(checkpoint: Path, streaming: bool) -> str | None:
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return UNFINISHED
+        return CUT_SHORT
     places, processes = len(list(checkpoint.glob("stream_*.pt"))), len(list(checkpoint.glob("rng_state*.pth")))
-    return UNFINISHED if streaming and places != processes else None
+    return CUT_SHORT if streaming and places != processes else None
 
 
-def rotate(folder: Path, step: int, limit: int | None, keep: str | None) -> None:
-    """Removes the oldest checkpoints up to `step` but `limit`, damaged ones first, and not the one named `keep`."""
+def rotate(checkpoint: Path, limit: int | None) -> None:
+    """Removes the oldest checkpoints before this one but `limit`, damaged ones first, and not the one that it calls the best."""
     if not limit or limit < 0:
         return
-    older = [path for path in checkpoints_in(folder) if step_of(path) < step]
+    older = [path for path in checkpoints_in(checkpoint.parent) if step_of(path) < step_of(checkpoint)]
     whole = [path for path in older if problem_of(path, checksums=False) is None]
-    kept = limit - 1  # beside the new one
+    best = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8")).get("best_model_checkpoint")
     for path in [path for path in older if path not in whole] + whole:
-        if len(older) <= kept:
+        if len(older) < limit:
             return
-        if path.name != keep:
+        if path.name != Path(best or "").name:
             remove(path)
             older.remove(path)
 

@@ -13,18 +13,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_mmgpt import MMGPTConfig, MMGPTForConditionalGeneration, MMGPTProcessor
 from modeling_mmgpt.preprocessing_mmgpt import video_processor_like
-from training.recipe import ModelArguments, Recipe
-from training.train_tokenizer import texts_of, train_tokenizer
+from modeling_mmgpt.tools.checkpoints import load_whole
+from training.recipe import ModelArguments, Recipe, RecipeError
+from training.train_tokenizer import reopen_tokenizer, texts_of, train_tokenizer
 
 
 def build_model_and_processor(
-    recipe: Recipe, samples: Iterable[dict]
+    recipe: Recipe, samples: Iterable[dict], checkpoint: str | None = None
 ) -> tuple[MMGPTForConditionalGeneration, MMGPTProcessor]:
-    """The recipe's model with its processor; `samples` are the training data, whose texts a new tokenizer is trained on."""
+    """The recipe's model with its processor; `samples` are the training data, whose texts a new tokenizer is trained on. A run that
+    goes on from a `checkpoint` has the tokenizer that it began with, whatever its data are now."""
     if recipe.model.checkpoint is not None:
         return load_checkpoint(recipe.model.checkpoint)
     if recipe.tokenizer.path is not None:
         tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer.path)
+    elif checkpoint is not None:
+        tokenizer = reopen_tokenizer(checkpoint)
     else:
         tokenizer = train_tokenizer(texts_of(samples), recipe.tokenizer.vocab_size)
     return build_model(recipe.model, tokenizer)
@@ -37,7 +41,11 @@ def load_checkpoint(name: str) -> tuple[MMGPTForConditionalGeneration, MMGPTProc
         raise FileNotFoundError(
             f"{name} does not exist: train it first, or name another folder or a model of the Hub."
         )
-    return MMGPTForConditionalGeneration.from_pretrained(name), MMGPTProcessor.from_pretrained(name)
+    try:
+        model = load_whole(MMGPTForConditionalGeneration, name)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return model, MMGPTProcessor.from_pretrained(name)
 
 
 def build_model(

@@ -5,13 +5,14 @@ the preset, a source the licence and the metric that its format implies. What co
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import transformers
 from transformers import CONFIG_MAPPING
 from transformers.processing_utils import VideosKwargs
 
 from modeling_mmgpt import MMGPTConfig, MMGPTTextConfig
+from training.data.cleaning.personal_data import KINDS as PERSONAL_DATA
 from training.data.formats import FORMATS, OWN_DATA, format_options
 from training.recipe_files import RecipeError, check_keys, check_name, merge, read_preset
 from training.recipe_types import Amount, Count, Share, Whole
@@ -240,11 +241,21 @@ class EvaluationArguments:
     batch_size: Count = 64  # samples generated at once
     max_new_tokens: Count = 16  # longest answer
     baselines: bool = True  # also answer with shuffled and with blank media, which takes as long again each
+    quality: bool = False  # also measure how sure the model is of its answers, and whether it is right as often
     card: bool = True  # write what was measured into the card of the model's folder
 
     def __post_init__(self):
         if self.split not in ("test", "validation"):
             raise RecipeError(f"eval.split is {self.split!r}; it is 'test' or 'validation'.")
+
+
+@dataclass
+class ClassifierArguments:
+    """A sequence classifier of Hugging Face, and what it leaves out."""
+
+    model: str  # folder or Hub id
+    label: str  # a name in its `id2label`
+    threshold: Share = 0.5  # samples whose text has this probability of the label, or more, are left out
 
 
 @dataclass
@@ -262,6 +273,14 @@ class PrepareArguments:
     # A run of so many words in common with a sample of `data.validation` or `data.test` is contamination.
     contamination_words: Count = 13
     languages: list[str] = field(default_factory=list)  # codes of the languages to keep, such as `en`; empty: all
+    # Samples with e-mail addresses and the like are left out (drop), or `[email]` takes their place (mask); null keeps them.
+    personal_data: Literal["drop", "mask"] | None = None
+    personal_data_kinds: list[str] = field(default_factory=lambda: list(PERSONAL_DATA))
+    classifiers: list[ClassifierArguments] = field(default_factory=list)  # in this order
+
+    def __post_init__(self):
+        for kind in self.personal_data_kinds:
+            check_name("personal_data_kinds:", kind, PERSONAL_DATA)
 
 
 def field_names(config_class: type) -> list[str]:

@@ -48,6 +48,8 @@ def typed(value: Any, expected: Any, where: str) -> Any:
     options = tuple(get_args(option)[0] if get_origin(option) is Annotated else option for option in options)
     if (value is None and type(None) in options) or expected is Any:
         return without_words(value)
+    if dataclasses.is_dataclass(expected) and not isinstance(value, expected):
+        return build(expected, value, where)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, Enum)]
     if enums and not isinstance(value, Enum):
         names = [one.value for one in enums[0]]
@@ -119,4 +121,5 @@ def name_of(option: Any) -> str:
         return " or ".join(repr(one) for one in inside)
     if kind is list:
         return f"a list such as [a, b], each {name_of(inside[0])}" if inside and inside[0] is not Any else "a list"
+    kind = dict if dataclasses.is_dataclass(kind) else kind
     return "null" if kind is type(None) else NAMES.get(kind, getattr(kind, "__name__", str(kind)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from training.checkpoints import UNFINISHED, checkpoints_in, problem_of
+from training.checkpoints import CUT_SHORT, checkpoints_in, problem_of
 from training.recipe import Recipe, RecipeError, build_sections
 from training.recipe_files import with_new_names
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # What may change between two parts of one run, since it does not change what the model learns.
 FREE_TO_CHANGE = re.compile(
-    r"data\.root|data\.train\.\d+\.license|eval\..*|prepare\..*|data\.test.*"
+    r"data\.root|data\.train\.\d+\.(license|strict)|eval\..*|prepare\..*|data\.test.*"
     r"|training\.(output_dir|resume_from_checkpoint|report_to|run_name|disable_tqdm|logging_.*|log_.*|save_.*|use_cpu"
     r"|dataloader_.*|include_.*|push_to_hub|hub_.*|project|trackio_.*)"
 )
@@ -87,7 +87,7 @@ def last_checkpoint(folder: Path, streaming: bool = False) -> Path | None:
             return path
         problems[path.name] = problem
         logger.warning("%s is passed over: %s.", path, problem)
-    damaged = [f"{name}: {problem}" for name, problem in problems.items() if problem != UNFINISHED]
+    damaged = [f"{name}: {problem}" for name, problem in problems.items() if problem != CUT_SHORT]
     if damaged:
         raise RecipeError(
             f"no checkpoint in {folder} is whole ({'; '.join(damaged)}): bring one back from a copy, or remove them all to begin "

@@ -20,9 +20,9 @@ WAIT_SECONDS = 0.2  # for a lock that is released or taken over just now
 def locked(folder: Path):
     """Holds the folder's lock while the block runs. The lock of a process that has died on this host is taken over: a file with
     the owner's number, start and host, which network file systems keep too, where locks of the kernel may hold for one host alone."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = SoftFileLock(folder / "run.lock", timeout=WAIT_SECONDS)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire()
     except Timeout:
         raise RecipeError(
@@ -41,7 +41,7 @@ def owner_of(lock: Path) -> str:
 
 def remove_left_overs(folder: Path) -> None:
     """What a killed run left half written; the lock is held, so that nobody writes it now."""
-    for name in (".model.*.saving", ".adapter.*.saving", ".checkpoint-*.removed"):
+    for name in (".*.saving", "*/.*.saving", ".checkpoint-*.removed"):
         for path in folder.glob(name):
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("*.part"):

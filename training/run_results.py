@@ -48,7 +48,7 @@ def describe_hardware() -> str:
 def save_run(trainer: RecipeTrainer) -> dict:
     """Writes all of it and returns the report. Every process takes part where the weights are sharded; the first one writes."""
     recipe, report = trainer.recipe, report_of(trainer)
-    trainer.check_weights("model/")
+    trainer.check_weights("model/ is not written")
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if not trainer.is_world_process_zero():
@@ -85,6 +85,7 @@ def card_of_run(recipe: Recipe, report: dict) -> dict:
         "mixture": report["mixture"],
         "datasets": sorted({source.dataset for source in recipe.data.train if source.dataset}) or None,
         "results": [],
+        "calibration": [],
         "bias": [],
     }
     return facts if recipe.model.checkpoint is None else facts | facts_of_origin(recipe.model.checkpoint)

@@ -1,4 +1,5 @@
-r"""Speed in Trainer's own log: tokens per second, the share of them that stand for media, FLOP/s, and MFU where it is known.
+r"""Speed in Trainer's own log: tokens and samples per second, the share of tokens that stand for media, FLOP/s, and MFU where it
+is known.
 
 The work of a step is counted, not measured (Chowdhery et al. 2022, PaLM, appendix B), by what was computed:
 
@@ -110,7 +111,7 @@ class Throughput(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs or "tokens" not in self.counts:
             return
-        names = (*self.rates, "media")
+        names = (*self.rates, "media", "samples")
         totals = torch.stack(
             [torch.as_tensor(self.counts.get(name, 0), device=args.device).double() for name in names]
         )
@@ -121,6 +122,7 @@ class Throughput(TrainerCallback):
         work = sum(counts[name] * rate for name, rate in self.rates.items()) / seconds / args.world_size
         speed = {
             "tokens_per_second": round(counts["tokens"] / seconds, 1),
+            "samples_per_second": round(counts["samples"] / seconds, 2),
             "media_share": round(counts["media"] / counts["tokens"], 3),
             "tflops_per_device": round(work / 1e12, 4),
         }

@@ -2,8 +2,8 @@ r"""Train a model as a recipe says, with Hugging Face's Trainer, and save it as 
 
     python -m training.train configuration/recipes/fsdd.yaml training.seed=1
 
-leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json and recipe.yaml (the recipe
-with its overrides); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
+leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json, recipe.yaml (the recipe with
+its overrides) and data.parquet (the samples that it learns from, by name and digest); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
 interrupted goes on when the same command is given again.
 
 Exit status: 0 finished, 1 the run went wrong, 2 the recipe is wrong, 75 stopped by SIGTERM or SIGINT and not finished.
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from training.data.samples import MissingData
+from training.data.samples import DataError, MissingData
 from training.data.training_set import TrainingSet
 from training.model_building import build_model_and_processor
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.resuming import checkpoint_to_resume, finished_report
 from training.run_lock import locked
 from training.run_results import save_run
-from training.stopping import UNFINISHED, RunFailed, RunStopped
+from training.stopping import UNFINISHED, RunFailed, RunStopped, unwritten
 from training.trainer import RecipeTrainer
 
 
@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 # How a run can end before its last step: the exit status, and what stands before the sentence that says why.
 ENDINGS = {
     RunFailed: (1, "The run went wrong"),
-    RecipeError: (2, "error"),
+    DataError: (1, "The data are wrong"),
     MissingData: (2, "error"),
+    RecipeError: (2, "error"),
     RunStopped: (UNFINISHED, "Not finished"),
 }
 
@@ -50,8 +51,8 @@ def train(recipe: Recipe) -> dict:
             return report
         checkpoint = checkpoint_to_resume(recipe)
         set_seed(recipe.training.seed)
-        data = TrainingSet(recipe)
-        model, processor = build_model_and_processor(recipe, data.tokenizer_samples())
+        data = TrainingSet(recipe, checkpoint)
+        model, processor = build_model_and_processor(recipe, data.tokenizer_samples(), checkpoint)
         trainer = RecipeTrainer(recipe, model, processor, data, checkpoint)
         trainer.train()
         return save_run(trainer)
@@ -78,9 +79,15 @@ def train_and_exit(recipe: Recipe) -> None:
     try:
         report = train(recipe)
     except tuple(ENDINGS) as end:
-        status, what = ENDINGS[type(end)]
-        print(f"{what}: {end}", file=sys.stderr)
+        status, what = next(ending for kind, ending in ENDINGS.items() if isinstance(end, kind))
+        sentence = str(end).rpartition(f"{type(end).__name__}: ")[2]  # torch puts a worker's traceback before it
+        print(f"{what}: {sentence.strip()}", file=sys.stderr)
         sys.exit(status)
+    except Exception as error:
+        problem = unwritten(error, Path(recipe.training.output_dir))
+        if problem is None:
+            raise
+        sys.exit(f"The run went wrong: {problem}")
     print(
         f"{report['parameters']:,} parameters, {report['steps']} steps in {report['train_seconds']:.0f} s on "
         f"{report['hardware']}; saved in {recipe.training.output_dir}/model"

@@ -7,6 +7,7 @@ those that MMGPTProcessor and its chat template use; the vocabulary is padded to
 """
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -58,6 +59,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.train_from_iterator(texts, trainer)
     unused = -tokenizer.get_vocab_size() % VOCABULARY_MULTIPLE
     tokenizer.add_special_tokens([f"<|unused_{index}|>" for index in range(unused)])
+    return with_names(tokenizer)
+
+
+def reopen_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
+    """A tokenizer of [`train_tokenizer`] from a folder that it was saved to, with no trace of that."""
+    return with_names(Tokenizer.from_file(os.path.join(folder, "tokenizer.json")))
+
+
+def with_names(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """The special tokens under the names that transformers and the processor have for them."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,

@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from ..configuration_mmgpt import MMGPTConfig
 from ..modeling_mmgpt import MMGPTForConditionalGeneration, media_tokens
-from ..preprocessing_mmgpt import image_chunks, tiling_processor_like
+from ..preprocessing_mmgpt import image_chunks, plan_image, tiling_processor_like
 from ..processing_mmgpt import MMGPTProcessor
 from ..tower_families_mmgpt import AUDIO_FAMILIES, VISION_FAMILIES, family_names, vision_family
 from ..towers_mmgpt import TOWER_CLASSES, fitted
@@ -304,7 +304,7 @@ def check_image_tokens(
 ) -> None:
     """Refuses encoders that do not make as many vectors as an image has tokens, and images that leave no room for text."""
     width, height = PROBE_SIZES[0]
-    tokens, _ = processor.image_tokens(height, width)
+    tokens, _ = plan_image(processor.image_processor, height, width, processor.image_geometry)
     chunks = image_chunks(processor.image_processor, [PIL.Image.new("RGB", (width, height))], return_tensors="pt")
     features = model.get_image_features(**{**chunks, "pixel_values": chunks["pixel_values"].to(model.dtype)})
     if model.config.fusion == "interleave" and len(features.pooler_output[0]) != tokens:

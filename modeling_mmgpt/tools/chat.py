@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.utils import httpx
@@ -9,10 +10,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoProcessor, TextStreamer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TextStreamer, pipeline
 
 from .. import register
+from ..chat_templates_mmgpt import tokenize_chats
 from ..collating_mmgpt import PARTS
+from ..guarding_mmgpt import ClassifierGuard, as_guard, withheld
+from .checkpoints import load_whole
 
 
 console = Console(highlight=False)
@@ -56,7 +60,8 @@ class Speaker(TextStreamer):
 class Session:
     """A conversation with one model: its messages, and the media that go with the next one."""
 
-    def __init__(self, folder: str, device: str | None, dtype: str, system: str | None = None):
+    def __init__(self, folder: str, device: str | None, dtype: str, system: str | None = None, guard: Any = None):
+        self.guard = as_guard(guard)
         self.model, self.processor = load(folder, device, dtype)
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.caches = ExitStack()  # open as long as the session lives
@@ -83,27 +88,41 @@ class Session:
             text.encode()
         except UnicodeEncodeError as error:  # bytes that were no text reached us as lone surrogates
             raise ValueError("Your message is not valid UTF-8 text.") from error
+        images = [part["image"] for part in self.waiting if part["type"] == "image"]
+        if (sentence := withheld(self.guard, text, images)) is not None:
+            return self.refuse(sentence)
         content = [*self.waiting, {"type": "text", "text": text}] if self.waiting else text
         messages = [*self.messages, {"role": "user", "content": content}]
-        if self.processor.chat_template is None:  # a model that only continues text
-            inputs = self.tokenizer(content, return_tensors="pt", return_token_type_ids=False)
+        options = {"add_generation_prompt": True, "return_tensors": "pt"}
+        if self.processor is self.tokenizer:
+            asked = messages if self.tokenizer.chat_template else [content]  # some models only continue text
+            inputs = tokenize_chats(self.tokenizer, asked, **options)
         else:
-            inputs = self.processor.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
+            inputs = self.processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
         inputs = {
             name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
         }
         length = inputs["input_ids"].shape[1]
-        speaker = Speaker(self.tokenizer)
+        speaker = Speaker(self.tokenizer) if self.guard is None else None  # a guard reads an answer before it is shown
         try:
             output = self.model.generate(**inputs, **settings, streamer=speaker)
         finally:
-            speaker.close()
+            if speaker is not None:
+                speaker.close()
         answer = self.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
+        if (sentence := withheld(self.guard, answer)) is not None:
+            return self.refuse(sentence)
+        if speaker is None:
+            console.print(answer, markup=False, soft_wrap=True)
         self.messages, self.waiting = [*messages, {"role": "assistant", "content": answer}], []
         return answer
+
+    def refuse(self, sentence: str) -> str:
+        """Says that an answer was withheld, and forgets the message."""
+        console.print(sentence, markup=False, soft_wrap=True)
+        self.waiting = []
+        return sentence
 
 
 def load(folder: str, device: str | None, dtype: str):
@@ -114,12 +133,21 @@ def load(folder: str, device: str | None, dtype: str):
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = "cpu" if accelerator is None else accelerator.type
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=as_dtype(dtype) or "auto").to(device).eval()
+        model = load_whole(AutoModelForCausalLM, folder, dtype=as_dtype(dtype) or "auto").to(device).eval()
     except SafetensorError as error:
         raise ValueError(f"The weights of {folder} are damaged: {error}") from error
     except RuntimeError as error:  # no such device, weights that do not fit the configuration
         raise ValueError(str(error)) from error
     return model, AutoProcessor.from_pretrained(folder)
+
+
+def load_guard(source: str | None, labels: list[str] | None, threshold: float) -> ClassifierGuard | None:
+    """The guard that a command line names: a classifier in a folder or on the Hub."""
+    if source is None:
+        return None
+    architectures = AutoConfig.from_pretrained(source).architectures or [""]
+    kind = "image" if architectures[0].endswith("ForImageClassification") else "text"
+    return ClassifierGuard(pipeline(f"{kind}-classification", source), set(labels or ()), threshold)
 
 
 def require_folder(folder: str) -> None:

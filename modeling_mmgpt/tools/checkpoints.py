@@ -1,4 +1,4 @@
-"""Complete folders of a model, its processor and a card made of facts: written to the disk, or pushed to the Hub."""
+"""Complete folders of a model, its processor and a card made of facts: written to the disk, pushed to the Hub, loaded whole."""
 
 import os
 import tempfile
@@ -9,6 +9,25 @@ from huggingface_hub import CommitInfo
 from .. import saving_mmgpt
 from ..saving_mmgpt import atomic_folder
 from .model_card import adapter_base, renamed_files, write_card
+
+
+def load_whole(model_class, name: str, **kwargs):
+    """`model_class.from_pretrained(name, **kwargs)`, refused where weights are missing, in whose place the library puts random ones,
+    or are NaN or infinite: a `ValueError` with their names."""
+    model, loading = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name} lacks weights of the model: {listed(missing)}. Take a complete checkpoint. A decoder alone becomes a multimodal "
+            "model by `mmgpt assemble`."
+        )
+    if broken := [key for key, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise ValueError(f"{name} has weights that are NaN or infinite: {listed(broken)}. Take an earlier checkpoint.")
+    return model
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def save_checkpoint(

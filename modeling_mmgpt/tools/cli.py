@@ -18,6 +18,7 @@ Build multimodal GPTs from checkpoints, talk to them, look at them, publish them
     mmgpt chat outputs/demo/model --image image.png
     mmgpt generate outputs/demo/model "Describe the picture." --image image.png
     mmgpt info outputs/demo/model
+    mmgpt serve outputs/demo/model
     mmgpt push outputs/demo/model me/my-model
     mmgpt convert openai-community/gpt2 outputs/gpt2
     mmgpt assemble --text gpt2 --vision google/siglip-base-patch16-224 --output outputs/assembled
@@ -25,6 +26,12 @@ Build multimodal GPTs from checkpoints, talk to them, look at them, publish them
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
 Folder = Annotated[str, Argument(help="A saved folder, or a model of the Hub.")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, ... Default: the accelerator if there is one.")]
+Guard = Annotated[
+    str | None, Option(help="Classifier of texts or images that judges questions and answers: a folder or Hub id.")
+]
+GuardLabels = Annotated[list[str] | None, Option(help="Label of it that is withheld. May be repeated.")]
+GuardThreshold = Annotated[float, Option(min=0.0, max=1.0, help="Lowest probability that is withheld.")]
 Dtype = Annotated[str, Option(help="auto (as saved), float32, bfloat16 or float16.")]
 
 
@@ -52,19 +59,21 @@ def open_session(
         Option(min=0.0, help="Sample with it; 0 never samples. Default: as the model's own settings say."),
     ] = None,
     seed: Annotated[int | None, Option(help="Makes sampling repeatable.")] = None,
-    device: Annotated[
-        str | None, Option(help="cpu, cuda, cuda:1, ... Default: the accelerator if there is one.")
-    ] = None,
+    device: Device = None,
     dtype: Dtype = "auto",
+    guard: Guard = None,
+    guard_label: GuardLabels = None,
+    guard_threshold: GuardThreshold = 0.5,
 ):
     """The session and the settings of generate() that the options of `chat` and `generate` ask for."""
     from transformers.utils import logging
 
-    from .chat import Session, generation_settings
+    from .chat import Session, generation_settings, load_guard
 
     if not sys.stdout.isatty():
         logging.disable_progress_bar()
-    session = Session(folder, device, dtype, system)
+    judge = load_guard(guard, guard_label, guard_threshold)
+    session = Session(folder, device, dtype, system, judge)
     for kind, sources in (("image", image), ("audio", audio), ("video", video)):
         for source in sources or []:
             session.attach(kind, source)
@@ -110,6 +119,42 @@ def info(folder: Folder):
     from .info import print_info
 
     print_info(folder)
+
+
+@app.command()
+@errors_in_a_line()
+def serve(
+    folder: Folder,
+    host: Annotated[str, Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "localhost",
+    port: Annotated[int, Option(help="Port to listen at.")] = 8000,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    allow_folder: Annotated[
+        list[Path] | None, Option(help="Clients may name media by path, of files in this folder. May be repeated.")
+    ] = None,
+    allow_domain: Annotated[
+        list[str] | None,
+        Option(help="Media are downloaded from here alone: example.org or 10.0.0.5:9000. May be repeated."),
+    ] = None,
+    downloads: Annotated[bool, Option(help="Whether media are downloaded at all.")] = True,
+    limit: Annotated[
+        list[str] | None, Option(help="A limit of media, such as image_pixels=89000000. May be repeated.")
+    ] = None,
+    guard: Guard = None,
+    guard_label: GuardLabels = None,
+    guard_threshold: GuardThreshold = 0.5,
+):
+    """Answer OpenAI's client over HTTP, also strangers: no local files, no private addresses, limits, clear refusals."""
+    from transformers.utils.import_utils import is_multipart_available, is_serve_available
+
+    if not (is_serve_available() and is_multipart_available()):
+        raise ImportError("Serving needs more packages: `pip install 'transformers[serving]' python-multipart`.")
+    from .chat import load_guard
+    from .request_inputs import Rules
+    from .serve import serve as start
+
+    rules = Rules.of(allow_folder, allow_domain, downloads, limit)
+    start(folder, rules, host, port, device, dtype, load_guard(guard, guard_label, guard_threshold))
 
 
 @app.command()

@@ -25,7 +25,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 from ..configuration_mmgpt import MMGPTTextConfig
 from ..modeling_mmgpt_text import MMGPTForCausalLM
 from ..saving_mmgpt import atomic_folder
-from .checkpoints import save_checkpoint
+from .checkpoints import load_whole, save_checkpoint
 from .families import COMPUTED_BUFFERS, FAMILIES, Family
 from .layouts import Weight
 
@@ -258,7 +258,7 @@ def convert_checkpoint(
         return save_checkpoint(destination, from_gpt(source, dtype), tokenizer, card)
     if kind != MMGPTTextConfig.model_type:
         raise ValueError(f"{source} is a {kind}: only a model of MMGPTForCausalLM can become a {to}.")
-    theirs = to_gpt(MMGPTForCausalLM.from_pretrained(source, dtype=dtype or "auto"), to)
+    theirs = to_gpt(load_whole(MMGPTForCausalLM, source, dtype=dtype or "auto"), to)
     with atomic_folder(destination) as folder:
         tokenizer.save_pretrained(folder)
         theirs.save_pretrained(folder)

@@ -27,9 +27,19 @@ END = f"<!-- End of what is rendered from {FACTS_FILE}. -->"
 
 # Facts that the Hub shows from the card's metadata, where the owner may change them, too.
 METADATA_FACTS = ("license", "language", "datasets")
-MARKDOWN_FACTS = ("training", "hardware", "data", "history", "intended_use", "limits")
+MARKDOWN_FACTS = ("training", "hardware", "data", "history", "intended_use", "out_of_scope", "limits")
 # What may be told, and of each result and source at least; see write_card.
-CARD_FACTS = {"name", "licences", "base_model", "mixture", "results", "bias", *METADATA_FACTS, *MARKDOWN_FACTS}
+CARD_FACTS = {
+    "name",
+    "licences",
+    "base_model",
+    "mixture",
+    "results",
+    "calibration",
+    "bias",
+    *METADATA_FACTS,
+    *MARKDOWN_FACTS,
+}
 RESULT_FACTS = {"task", "measure", "value", "n"}
 BASELINES = ("majority", "shuffled", "blank")
 SOURCE_FACTS = {"source", "samples", "weight", "licence"}
@@ -139,17 +149,20 @@ def write_card(folder: Path, model, facts: dict, earlier: str | os.PathLike | No
     base_model: the Hub's name of the model that an adapter belongs to, or that this model was trained from.
     mixture: what the model was trained on, a list of `{"source", "samples", "weight", "licence"}`; `samples` are those of an epoch,
         `None` of a stream; `licence` is `None` where nobody stated it.
-    training, hardware, data, history, intended_use, limits: Markdown; `history` tells how the model was trained that this one started from.
-    results, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 % interval, with the
-        baselines `majority`, `shuffled` and `blank`, with `dataset` (its Hub id) and `split` for the metadata, and with `by`, what
-        measured it (in Markdown), and `date`.
+    training, hardware, data, history, intended_use, out_of_scope, limits: Markdown; `history` tells how the model was trained that
+        this one started from, `out_of_scope` what it must not be used for.
+    results, calibration, bias: lists of `{"task", "measure", "value", "n"}`, optionally with `low` and `high`, the ends of the 95 %
+        interval, with the baselines `majority`, `shuffled` and `blank`, with `dataset` (its Hub id) and `split` for the metadata, and
+        with `by`, what measured it (in Markdown), and `date`; those of `calibration` with `bins`, a list of `[low, high, answers, mean
+        confidence, mean score]`. The first result of a bias table may say the `scope` of all: what its numbers mean.
 
     earlier: the folder or Hub id with the card that the model had before. What `facts` do not mention stays as it was there; an empty
         list is a mention.
     """
     if unknown := set(facts) - CARD_FACTS - {"model"}:  # what another card said of its model is not taken over
         raise ValueError(f"The model card has no place for {sorted(unknown)}; it takes {sorted(CARD_FACTS)}.")
-    check_entries([*(facts.get("results") or []), *(facts.get("bias") or [])], "result", RESULT_FACTS)
+    measured = [result for key in ("results", "calibration", "bias") for result in facts.get(key) or []]
+    check_entries(measured, "result", RESULT_FACTS)
     check_entries(facts.get("mixture") or [], "source", SOURCE_FACTS)
     before = Card() if earlier is None else read_card(earlier)
     kept = {key: value for key, value in before.facts.items() if key not in ("name", "model")}
@@ -164,7 +177,7 @@ def record_results(folder: str | os.PathLike, results: list[dict], by: str, sect
         folder: of a model or an adapter. One without a card is left without.
         results: as those of [`write_card`].
         by: what measured them, in Markdown. Earlier results by the same are replaced.
-        section: `"Results"`, which go into the card's metadata too, or `"Bias"`.
+        section: `"Results"`, which go into the card's metadata too, `"Calibration"` or `"Bias"`.
 
     Returns:
         The card, if there is one.
@@ -213,7 +226,8 @@ def render_body(facts: dict) -> str:
     rendered = {
         "training": training_text(facts),
         "results": results_text(facts.get("results")),
-        "bias": results_text(facts.get("bias")),
+        "calibration": calibration_text(facts.get("calibration")),
+        "bias": bias_text(facts.get("bias")),
         "licences": {"code": "Apache-2.0", **licences} if licences else {},
     }
     return Template(path.read_text(encoding="utf-8")).render(facts | rendered).strip()
@@ -250,11 +264,50 @@ def results_text(results: list[dict] | None) -> str:
             interval = "" if result.get("low") is None else f"{result['low']} to {result['high']}"
             beside = ["" if result.get(name) is None else result[name] for name in baselines]
             lines.append([result["task"], result["measure"], result["value"], interval, *beside, result["n"]])
-        texts.append(markdown_table(lines))
-        if by is not None:
-            heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
-            texts[-1] = f"{heading[0].upper()}{heading[1:]}:\n\n{texts[-1]}"
+        texts.append(heading_of(by, table) + markdown_table(lines))
     return "\n\n".join(texts)
+
+
+def calibration_text(results: list[dict] | None) -> str:
+    """The errors, and below them the reliability diagram in numbers."""
+    lines = [["task", "confidence", "answers", "mean confidence", "mean score"]]
+    for result in results or []:
+        for low, high, *numbers in result.get("bins") or []:
+            lines.append([result["task"], f"{low:.1f} to {high:.1f}", *numbers])
+    return "\n\n".join([results_text(results), *([markdown_table(lines)] if len(lines) > 1 else [])])
+
+
+def bias_text(results: list[dict] | None) -> str:
+    """As `results_text`, with a column for each measure, and below the table what its numbers mean."""
+    texts = []
+    for by, table in tables_of(results).items():
+        measures = list(dict.fromkeys(result["measure"] for result in table))
+        lines = [["", *measures, "n"]]
+        for task in dict.fromkeys(result["task"] for result in table):
+            own = {result["measure"]: result for result in table if result["task"] == task}
+            of_all = next(iter(own.values()))["n"]
+            lines.append([task, *(bias_cell(own.get(measure), of_all) for measure in measures), of_all])
+        scope = [table[0]["scope"]] if table[0].get("scope") else []
+        texts += [heading_of(by, table) + markdown_table(lines), *scope]
+    return "\n\n".join(texts)
+
+
+def bias_cell(result: dict | None, of_all: int) -> str:
+    """The value with its interval, and the number of samples where it is not that of the whole row."""
+    if result is None:
+        return ""
+    numbers = [result["value"], result.get("low"), result.get("high")]
+    value, low, high = (f"{round(number, 3) + 0.0:.3f}" if isinstance(number, float) else number for number in numbers)
+    interval = "" if low is None else f" ({low} to {high})"
+    return f"{value}{interval}" + ("" if result["n"] == of_all else f", n {result['n']}")
+
+
+def heading_of(by: str | None, table: list[dict]) -> str:
+    """What measured a table and when, as the line above it."""
+    if by is None:
+        return ""
+    heading = f"{by}, {table[0]['date']}" if table[0].get("date") else by
+    return f"{heading[0].upper()}{heading[1:]}:\n\n"
 
 
 def tables_of(results: list[dict] | None) -> dict[str | None, list[dict]]:

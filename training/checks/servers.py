@@ -9,13 +9,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Server(NamedTuple):
+    address: str
+    pid: int
 
 
 @contextmanager
 def serving(
     command: list[str], log: Path, environment: dict[str, str] | None = None, seconds: float = 600
-) -> Iterator[str]:
-    """Starts `command` on a free port, in the folder of its `log`; yields the address once it answers /health.
+) -> Iterator[Server]:
+    """Starts `command` on a free port, in the folder of its `log`; yields it once it answers /health.
 
     A server that ends before, or is not up after so many `seconds`, is a `RuntimeError` with the last lines of its log.
     """
@@ -33,7 +39,7 @@ def serving(
         )
     try:
         wait_for(server, f"http://127.0.0.1:{port}/health", log, seconds)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(f"http://127.0.0.1:{port}", server.pid)
     finally:
         stop(server)
 

@@ -187,8 +187,8 @@ def check(model_folder: str, python: Path, max_new_tokens: int) -> list[str]:
         (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
         offline = run_vllm(python, folder, "offline", model_folder)
         command = serve_command(python, model_folder, max_model_len)
-        with serving(command, folder / "server.log", vllm_environment(folder)) as address:
-            served = run_vllm(python, folder, "served", f"{address}/v1")
+        with serving(command, folder / "server.log", vllm_environment(folder)) as server:
+            served = run_vllm(python, folder, "served", f"{server.address}/v1")
         answers = [one | other for one, other in zip(offline, served, strict=True)]
         print(versions(python) + "\n")
         return print_table(requests, expected, answers)

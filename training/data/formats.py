@@ -38,7 +38,16 @@ from datasets import Dataset
 
 from modeling_mmgpt.chat_templates_mmgpt import substitute
 from training.data.prompts import WORDS
-from training.data.samples import FEATURES, NO_ANSWER, assistant_turn, find_files, make_dataset, medium, user_turn
+from training.data.samples import (
+    FEATURES,
+    NO_ANSWER,
+    DataError,
+    assistant_turn,
+    find_files,
+    make_dataset,
+    medium,
+    user_turn,
+)
 from training.data.synthetic.course import load_course, load_demo
 from training.data.synthetic.nlvr_scenes import load_nlvr_scenes
 
@@ -47,11 +56,11 @@ ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assi
 MARK = re.compile(r"\s*<(image|audio|video)>\s*")
 
 
-class BrokenSample(ValueError):
+class BrokenSample(DataError):
     """Something is wrong with one sample; the others can be used."""
 
 
-class MissingColumn(ValueError):
+class MissingColumn(DataError):
     """A recipe names a column that the data do not have."""
 
 

@@ -12,6 +12,7 @@ Plain text is a conversation of one assistant turn. `references` are all right a
 the name of what judges the answers (training/evaluation/metrics), exact match where it is None.
 """
 
+import logging
 from pathlib import Path
 
 from datasets import Dataset, Features, List, Value
@@ -19,8 +20,11 @@ from datasets import Dataset, Features, List, Value
 from training.recipe_files import CONFIGURATION
 
 
+logger = logging.getLogger(__name__)
+
 NO_ANSWER = "unanswerable"  # the answer where a text does not hold one
 MEDIUM = {"bytes": Value("binary"), "path": Value("string")}
+MEDIA = ("images", "audios", "videos")
 ITEM = {"type": Value("string"), "text": Value("string")}
 FEATURES = Features(
     {
@@ -34,11 +38,38 @@ FEATURES = Features(
         "videos": List(MEDIUM),
     }
 )
+NAMED_IN_LOG = 5  # of what is left out, before it is named ever more rarely
 FINAL_MARK = "####"  # between the reasoning of an answer and its result, as in GSM8K
 
 
 class MissingData(FileNotFoundError):
     """The files of a recipe are not there."""
+
+
+class DataError(ValueError):
+    """Something is wrong with the data: what, where, and the way out."""
+
+
+class LeftOut:
+    """Samples and files that cannot be used: each is named once in the log, and counted."""
+
+    def __init__(self):
+        self.names: set[str] = set()
+        self.told = 0
+
+    def add(self, name: str, problem: str) -> None:
+        if name in self.names:  # it comes again in the next pass
+            return
+        self.names.add(name)
+        if len(self.names) <= NAMED_IN_LOG:
+            logger.warning("left out: %s", problem)
+        elif len(self.names) & (len(self.names) - 1) == 0:  # a million of them are no log of a million lines
+            logger.warning("left out, %d by now: %s", len(self.names), problem)
+
+    def new(self) -> int:
+        """How many since this was asked last."""
+        before, self.told = self.told, len(self.names)
+        return self.told - before
 
 
 def make_dataset(samples: list[dict]) -> Dataset:
@@ -49,7 +80,7 @@ def make_dataset(samples: list[dict]) -> Dataset:
 def complete_sample(sample: dict) -> dict:
     """The sample with every column of the sample format."""
     empty = {"id": None, "task": None, "metric": None, "messages": [], "references": []}
-    return empty | {"images": [], "audios": [], "videos": []} | sample
+    return empty | {kind: [] for kind in MEDIA} | sample
 
 
 def user_turn(text: str, media: tuple[str, ...] = ()) -> dict:

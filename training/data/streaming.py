@@ -30,15 +30,17 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from training.data.formats import FORMATS
-from training.data.loading import NUMBER, load_records, load_source, stream_samples
-from training.data.samples import FEATURES
+from training.data.loading import NUMBER, load_all, stream_samples
+from training.data.records import StreamedFile, stream_records, streamed_files
+from training.data.samples import FEATURES, LeftOut
 
 
 if TYPE_CHECKING:
-    from training.recipe import DataArguments, SourceArguments
+    from training.recipe import DataArguments
 
 
 NUMBERED = Features({**FEATURES, "place": Value("int64")})
+LEFT_OUT = "left_out"  # beside a sample: how many were, since the one before
 
 
 class StreamingMixture(TorchIterableDataset):
@@ -47,14 +49,34 @@ class StreamingMixture(TorchIterableDataset):
     data (`DataArguments`): `weight` of each source of its `train` is the source's share of the samples.
     seed (`int`): of all orders.
     rank, world_size (`int`): of this process.
+    files (`list[list[StreamedFile]]`, *optional*): those of each source when the run began; by default those that there are now.
 
-    `finish`, where it is set, holds the arguments of `map` that make packs or blocks of the mixture of one worker.
+    `finish`, where it is set, holds the arguments of `map` that make packs or blocks of the mixture of one worker. A sample comes
+    with the number of those that were `left_out` since the one before.
     """
 
-    def __init__(self, data: DataArguments, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        data: DataArguments,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        files: list[list[StreamedFile]] | None = None,
+    ):
         self.data, self.seed, self.rank, self.world_size = data, seed, rank, world_size
         self.finish: dict[str, Any] | None = None
-        self.records = [open_source(source, data.root) for source in data.train]
+        self.left_out = LeftOut()
+        root = Path(data.root or ".")
+        own = [source.format not in FORMATS for source in data.train]
+        self.files = files or [
+            [] if is_own else streamed_files(source, root) for source, is_own in zip(data.train, own, strict=True)
+        ]
+        self.records = [
+            load_all(source, data.root, self.left_out).to_iterable_dataset()
+            if is_own
+            else stream_records(source, root, listed, self.left_out)
+            for source, listed, is_own in zip(data.train, self.files, own, strict=True)
+        ]
         self.state, self.stream, self.running = None, None, None
 
     def __iter__(self) -> Iterator[dict]:
@@ -70,7 +92,7 @@ class StreamingMixture(TorchIterableDataset):
         self.stream = stream
         self.running = stream.iter(batch_size=1)  # its `__iter__` would share out among the workers once more
         for batch in self.running:
-            yield {name: values[0] for name, values in batch.items()}
+            yield {name: values[0] for name, values in batch.items()} | {LEFT_OUT: self.left_out.new()}
         names = ", ".join(source.task for source in self.data.train)
         raise ValueError(
             f"A source of {names} has no sample for part {part} of {parts} (processes times data workers): lower "
@@ -90,7 +112,8 @@ class StreamingMixture(TorchIterableDataset):
         for source, records in zip(self.data.train, self.records, strict=True):
             endless = without_end(share_of(records, part, parts), self.seed, self.data.shuffle_buffer)
             if source.format in FORMATS:
-                streams.append(stream_samples(source, Path(self.data.root or "."), endless, records.features))
+                root = Path(self.data.root or ".")
+                streams.append(stream_samples(source, root, endless, records.features, self.left_out))
             else:
                 streams.append(endless.map(features=records.features, remove_columns=[NUMBER]))
         mixture = streams[0]
@@ -114,13 +137,6 @@ class StreamingMixture(TorchIterableDataset):
         """Ends what reads ahead. A process that ends before its readers of parquet do may hang (apache/arrow#45214)."""
         if self.running is not None:
             self.running.close()
-
-
-def open_source(source: SourceArguments, root: str | None) -> IterableDataset:
-    """The records of a source, or the samples of one that brings its own."""
-    if source.format in FORMATS:
-        return load_records(source, Path(root or "."), streaming=True).reshard()
-    return load_source(source, root).to_iterable_dataset()
 
 
 def share_of(records: IterableDataset, part: int, parts: int) -> IterableDataset:

@@ -1,82 +1,81 @@
-r"""Does a model find stereotypes more likely than their opposites? CrowS-Pairs (Nangia et al. 2020), by log-likelihood.
+r"""Bias of a saved model: stereotypes (CrowS-Pairs), answers that change with the group they are about, toxic continuations.
 
-    python -m training.evaluation.bias outputs/tinyshakespeare/model --data data/crows_pairs/test.jsonl.gz
+    python -m training.evaluation.bias outputs/smollm2 --data data/crows_pairs/test.jsonl.gz \
+        --classifier unitary/toxic-bert --label toxic
 
-prints, for each type of bias, the share of pairs whose more stereotypical sentence is the likelier one; 0.5 is ideal. The model card
-of the folder gets the same table. The sentences of a pair differ in the group that they are about. The paper scores masked language
-models by pseudo-likelihood; a GPT has the likelihood of the whole sentence. Some pairs are known to be unsound (Blodgett et
-al. 2021): a share near 0.5 does not show that a model is fair.
+prints a table for each with what it means, and writes them into the model card of the folder. A text model or a multimodal one; the
+questions of the second (configuration/bias/prompts.yaml) are asked with an image, too, where the model takes any. What is not given
+is not measured: pairs without --data, toxicity without --classifier.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-import torch
-from datasets import load_dataset
-
-from training.data.samples import find_files
+from modeling_mmgpt.tools.chat import load
+from modeling_mmgpt.tools.model_card import bias_text
+from training.data.cleaning.classifiers import TextClassifier
+from training.evaluation import bias_pairs, bias_probe, bias_toxicity
+from training.evaluation.bias_prompts import SHIPPED, Prompts, load_prompts
 from training.evaluation.evaluate import write_into_card
-from training.evaluation.likelihood import text_losses
-from training.evaluation.metrics.answers import estimate_share
-from training.model_building import load_checkpoint
 
 
-MEASURE = "stereotype likelier (0.5 is ideal)"
-COLUMNS = ("sent_more", "sent_less", "bias_type")
+COMMAND = "`python -m training.evaluation.bias`"
 
 
-def load_pairs(path: Path) -> list[dict]:
-    """JSON lines of {"sent_more", "sent_less", "bias_type"}: the more and the less stereotypical sentence."""
-    pairs = load_dataset("json", data_files=str(find_files(path, Path())[0]), split="train")
-    missing = [name for name in COLUMNS if name not in pairs.column_names]
-    if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}: CrowS-Pairs has {', '.join(COLUMNS)}.")
-    return pairs.select_columns(list(COLUMNS)).to_list()
+def measure_bias(
+    model,
+    processor,
+    prompts: Prompts,
+    pairs: list[dict] | None = None,
+    classifier: TextClassifier | None = None,
+    images: list | None = None,
+) -> dict[str, list[dict]]:
+    """The results by what measured them, as the model card takes them; the first of each list has the `scope` of all.
 
-
-def measure_bias(model, tokenizer, pairs: list[dict], batch_size: int = 64) -> list[dict]:
-    r"""For each type of bias, and for all pairs first, {"task", "measure", "value", "low", "high", "n"}: results as the model
-    card takes them, the interval 95% (Wilson)."""
-    sentences = [pair[key] for pair in pairs for key in ("sent_more", "sent_less")]
-    nats = [sum(loss.nats for loss in losses) for losses in text_losses(model, tokenizer, sentences, batch_size)]
-    likelier = [more < less for more, less in zip(nats[::2], nats[1::2], strict=True)]
-    results = []
-    for kind in [None, *sorted({pair["bias_type"] for pair in pairs})]:
-        chosen = [more for more, pair in zip(likelier, pairs, strict=True) if kind in (None, pair["bias_type"])]
-        estimate = {key: round(number, 4) for key, number in estimate_share(chosen)._asdict().items()}
-        task = f"CrowS-Pairs, {kind or 'all'}"
-        results.append({"task": task, "measure": MEASURE, **estimate, "n": len(chosen)})
-    return results
-
-
-def format_bias(results: list[dict]) -> str:
-    lines = [f"{'':<36}{'n':>6}{'stereotype likelier':>22}{'95% interval':>18}"]
-    for result in results:
-        interval = f"{result['low']:.3f}-{result['high']:.3f}"
-        lines.append(f"{result['task']:<36}{result['n']:>6}{result['value']:>22.3f}{interval:>18}")
-    return "\n".join(lines)
+    See [`measure_pairs`], [`measure_probe`] and [`measure_toxicity`]; without `pairs` or `classifier` those are left out."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tables = {}
+    if pairs is not None:
+        results = bias_pairs.measure_pairs(model, tokenizer, pairs)
+        tables[f"CrowS-Pairs, {COMMAND}"] = results, bias_pairs.SCOPE
+    if prompts.questions:
+        results = bias_probe.measure_probe(model, processor, prompts, images)
+        tables[f"Counterfactual probe, {COMMAND}"] = results, bias_probe.SCOPE
+    if classifier is not None and prompts.beginnings:
+        results = bias_toxicity.measure_toxicity(model, tokenizer, classifier, prompts)
+        by = f"Toxicity of continuations by `{classifier.name}`, {COMMAND}"
+        tables[by] = results, bias_toxicity.scope_of(classifier)
+    return {by: [{**results[0], "scope": scope}, *results[1:]] for by, (results, scope) in tables.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder saved by training.train, or a model of the Hub")
-    parser.add_argument("--data", type=Path, required=True, help="CrowS-Pairs as JSON lines, also gzipped")
+    parser.add_argument("model", help="folder saved by training.train or mmgpt, or a model of the Hub")
+    parser.add_argument("--data", type=Path, help="CrowS-Pairs as JSON lines, also gzipped")
+    parser.add_argument("--prompts", type=Path, default=SHIPPED, help="groups and questions; default: %(default)s")
+    parser.add_argument("--image", nargs="+", help="images that the questions are asked with; default: a grey one")
+    parser.add_argument("--classifier", help="folder or Hub id of a sequence classifier, which judges continuations")
+    parser.add_argument("--label", default="toxic", help="its label that counts; default: %(default)s")
+    parser.add_argument("--device", help="such as cpu or cuda:0; default: an accelerator where there is one")
     parser.add_argument("--output", type=Path, help="file for the results as JSON")
     arguments = parser.parse_args()
     try:
-        model, processor = load_checkpoint(arguments.model)
-        pairs = load_pairs(arguments.data)
-    except (ValueError, FileNotFoundError) as error:
+        prompts = load_prompts(arguments.prompts)
+        pairs = None if arguments.data is None else bias_pairs.load_pairs(arguments.data)
+        classifier = None if arguments.classifier is None else TextClassifier(arguments.classifier, arguments.label)
+        model, processor = load(arguments.model, arguments.device, "auto")
+        tables = measure_bias(model, processor, prompts, pairs, classifier, arguments.image)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    if torch.accelerator.is_available():
-        model.to(torch.accelerator.current_accelerator())
-    results = measure_bias(model, processor.tokenizer, pairs)
-    print(format_bias(results))
+    print(bias_text([{**result, "by": by} for by, results in tables.items() for result in results]))
+    for option, what in {"data": "pairs of sentences", "classifier": "toxicity of continuations"}.items():
+        if getattr(arguments, option) is None:
+            print(f"not measured: {what} (no --{option})")
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    by = "CrowS-Pairs, `python -m training.evaluation.bias`"
-    write_into_card(arguments.model, results, by, section="Bias")
+        arguments.output.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+    for by, results in tables.items():
+        write_into_card(arguments.model, results, by, section="Bias")
 
 
 if __name__ == "__main__":

@@ -5,22 +5,26 @@ r"""Evaluate a saved model on the test split of a recipe, by the metric of each 
 prints the table, writes it into the model card of the folder (unless eval.card=false), and writes results.json, predictions.jsonl
 and errors.html (the worst answers, with their media) to the recipe's output_dir. The baselines are the most common answer of the
 task (majority class), and the same model with its media shuffled between samples or blank: what it answers from the question
-alone. eval.baselines=false leaves the two controls out.
+alone. eval.baselines=false leaves the two controls out. eval.quality=true adds how sure the model was of each answer to
+predictions.jsonl, and the reliability diagram (calibration.png).
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from transformers import LogitsProcessorList
 
 from modeling_mmgpt import MMGPTCollator
+from modeling_mmgpt.answer_quality_mmgpt import Quality, QualityRecorder
 from modeling_mmgpt.tools.model_card import record_results
 from training.data.samples import references_of, text_of, whole_text
 from training.data.training_set import load_mixture
+from training.evaluation.calibration import calibrate, calibration_results, draw_reliability, format_calibration
 from training.evaluation.controls import BASELINES, MEDIA, blank_media, majority_answer, shuffle_media
 from training.evaluation.gallery import write_gallery
 from training.evaluation.likelihood import WindowLoss, batches, text_losses
@@ -51,7 +55,10 @@ def evaluate_samples(model, processor, samples: Iterable[dict], arguments: Evalu
     def answer(indices: list[int], changed: list[dict], label: str) -> Answers:
         return dict(zip(indices, answer_samples(model, processor, changed, *limits, label), strict=True))
 
-    predictions = answer(asked, [samples[index] for index in asked], "answers")
+    predictions, qualities = {}, {}
+    known = [samples[index] for index in asked]
+    for place, text, quality in generate_answers(model, processor, known, *limits, quality=arguments.quality):
+        predictions[asked[place]], qualities[asked[place]] = text, quality
     controls = {}
     if arguments.baselines:
         indices = [index for index in asked if any(samples[index].get(key) for key in MEDIA)]
@@ -66,11 +73,10 @@ def evaluate_samples(model, processor, samples: Iterable[dict], arguments: Evalu
     return {
         "tasks": score_tasks(samples, predictions, controls, losses),
         "predictions": [predictions.get(index) for index in range(len(samples))],
-        "records": make_records(samples, predictions, losses),
+        "records": make_records(samples, predictions, losses, qualities),
     }
 
 
-@torch.inference_mode()
 def answer_samples(
     model, processor, samples: list[dict], batch_size: int = 64, max_new_tokens: int = 16, label: str = "answers"
 ) -> list[str]:
@@ -80,16 +86,29 @@ def answer_samples(
     max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
     label (`str`, *optional*, defaults to `"answers"`): what the progress bar says.
     """
+    answers = [""] * len(samples)
+    for index, text, _ in generate_answers(model, processor, samples, batch_size, max_new_tokens, label):
+        answers[index] = text
+    return answers
+
+
+@torch.inference_mode()
+def generate_answers(
+    model, processor, samples: list[dict], batch_size: int, max_new_tokens: int, label: str = "answers", quality=False
+) -> Iterator[tuple[int, str, Quality | None]]:
+    """As `answer_samples`: the place of each sample and its answer, as they come, and with `quality` how sure the model was of it."""
     collator = MMGPTCollator(processor, add_generation_prompt=True)
     lengths = [sum(len(text_of(turn)) for turn in sample["messages"]) for sample in samples]
-    answers = [""] * len(samples)
     for indices in batches(model, lengths, batch_size, label):
         batch = {key: value.to(model.device) for key, value in collator([samples[index] for index in indices]).items()}
-        output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)  # (B, L + new)
-        texts = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for index, text in zip(indices, texts, strict=True):
-            answers[index] = text.strip()
-    return answers
+        recorder = QualityRecorder()
+        watching = {"logits_processor": LogitsProcessorList([recorder])} if quality else {}
+        output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, **watching)  # (B, L + new)
+        new_tokens = output[:, batch["input_ids"].shape[1] :]
+        ends = model.generation_config.eos_token_id
+        measured = recorder.measure(new_tokens, ends) if quality else [None] * len(indices)
+        texts = processor.batch_decode(new_tokens, skip_special_tokens=True)
+        yield from zip(indices, map(str.strip, texts), measured, strict=True)
 
 
 def task_of(sample: dict) -> str:
@@ -152,7 +171,9 @@ def score_tasks(
     return tasks
 
 
-def make_records(samples: list[dict], predictions: Answers, losses: Losses) -> list[dict]:
+def make_records(
+    samples: list[dict], predictions: Answers, losses: Losses, qualities: dict[int, Quality | None] | None = None
+) -> list[dict]:
     """For each sample id, task, metric, and question, references, prediction and score, or the loss of its text in nats per token."""
     scores: dict[int, float] = {}
     for task, metric in metrics_of(samples).items():
@@ -168,6 +189,8 @@ def make_records(samples: list[dict], predictions: Answers, losses: Losses) -> l
             record["question"] = text_of(sample["messages"][-2]) if len(sample["messages"]) > 1 else ""
             record["references"] = references_of(sample)
             record |= {"prediction": predictions[index], "score": scores[index]}
+            quality = (qualities or {}).get(index)
+            record |= {} if quality is None else quality.as_dict()
         else:
             tokens = sum(window.tokens for window in losses[index])
             record |= {"tokens": tokens, "loss": sum(window.nats for window in losses[index]) / max(tokens, 1)}
@@ -208,7 +231,11 @@ def record_evaluation(folder: str | Path, recipe: Recipe, tasks: dict[str, dict]
             numbers = estimate._asdict() | ({name: score[name] for name in BASELINES} if place == 0 else {})
             rounded = {name: None if number is None else round(number, 4) for name, number in numbers.items()}
             results.append({**about, "measure": measure, **rounded})
-    return write_into_card(folder, results, f"recipe `{recipe.name}`, split `{recipe.eval.split}`")
+    return write_into_card(folder, results, name_of(recipe))
+
+
+def name_of(recipe: Recipe) -> str:
+    return f"recipe `{recipe.name}`, split `{recipe.eval.split}`"
 
 
 def write_into_card(folder: str | Path, results: list[dict], by: str, section: str = "Results") -> Path | None:
@@ -271,6 +298,12 @@ def main() -> None:
     print(f"written to {folder}: results.json, predictions.jsonl, errors.html")
     if recipe.eval.card:
         record_evaluation(arguments.model, recipe, evaluation["tasks"])
+    if calibration := calibrate(evaluation["records"]):
+        draw_reliability(calibration, folder / "calibration.png")
+        print(f"{format_calibration(calibration)}\nwritten to {folder}: calibration.png")
+        if recipe.eval.card:
+            results = calibration_results(calibration, recipe.eval.split)
+            write_into_card(arguments.model, results, name_of(recipe), section="Calibration")
 
 
 if __name__ == "__main__":

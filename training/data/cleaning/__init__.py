@@ -1,1 +1,2 @@
-"""Which samples are left out of the training data: by quality (filters), as duplicates, as contamination by evaluation data."""
+"""Which samples are left out of the training data: by quality and personal data (filters), by a classifier, as
+duplicates, as contamination by evaluation data."""

@@ -1,4 +1,4 @@
-r"""Quality filters, which look at one sample by itself: too short, too long, repetitive, blank media, another language."""
+r"""Filters that look at one sample by itself: too short, too long, repetitive, another language, personal data, blank media."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -8,6 +8,7 @@ import numpy as np
 from modeling_mmgpt.media_loading_mmgpt import load_image
 from modeling_mmgpt.media_sources_mmgpt import import_optional
 from training.data.augmentation import read_audio
+from training.data.cleaning.personal_data import mask
 from training.data.samples import whole_text
 from training.data.words import language_code, scaled, split_words, written_length
 from training.recipe import PrepareArguments
@@ -33,6 +34,8 @@ def find_rejection(sample: dict, arguments: PrepareArguments) -> Rejection | Non
     text = whole_text(sample)
     return (
         check_length(text, arguments.min_characters, arguments.max_characters)
+        # Before the rules that quote the text in the report.
+        or (check_personal_data(sample, arguments) if arguments.personal_data == "drop" else None)
         or check_repetition(text, arguments.max_repetition)
         or check_language(text, arguments.languages)
         or check_images(sample["images"])
@@ -78,6 +81,31 @@ def check_language(text: str, languages: list[str]) -> Rejection | None:
     if unknown := wanted.difference(ranked):
         raise ValueError(f"prepare.languages has {unknown.pop()!r}, which is no code of ISO 639 that py3langid knows.")
     return None if ranked[0] in wanted else Rejection("other language", f"{ranked[0]!r}, not one of {languages}")
+
+
+def check_personal_data(sample: dict, arguments: PrepareArguments) -> Rejection | None:
+    """Of which kinds and how many, never the data themselves: the report is read by others."""
+    found = mask_sample(sample, arguments.personal_data_kinds)[1]
+    counts = ", ".join(f"{many} {kind}" for kind, many in Counter(found).items())
+    return Rejection("personal data", counts) if found else None
+
+
+def mask_sample(sample: dict, kinds: list[str]) -> tuple[dict, list[str]]:
+    """The sample with the personal data of its turns and references masked, and of which kinds each of them was."""
+    found: list[str] = []
+
+    def masked(text: str | None) -> str | None:
+        if text is None:
+            return None
+        text, own = mask(text, kinds)
+        found.extend(own)
+        return text
+
+    messages = [
+        {**message, "content": [{**item, "text": masked(item["text"])} for item in message["content"]]}
+        for message in sample["messages"]
+    ]
+    return {**sample, "messages": messages, "references": list(map(masked, sample["references"]))}, found
 
 
 def check_images(images: list[dict]) -> Rejection | None:
