@@ -3,8 +3,8 @@ r"""Train a model as a recipe says, with Hugging Face's Trainer, and save it as 
     python -m training.train configuration/recipes/fsdd.yaml training.seed=1
 
 leaves in the recipe's output_dir: model/ (loads with AutoModel anywhere), loss.png, training.json, recipe.yaml (the recipe with
-its overrides) and data.parquet (the samples that it learns from, by name and digest); with peft also adapter/. Where the recipe saves checkpoints (training.save_strategy), a run that was
-interrupted goes on when the same command is given again.
+its overrides) and data.parquet (the samples that it learns from, by name and digest); with peft also adapter/. Where the recipe
+saves checkpoints (training.save_strategy), a run that was interrupted goes on when the same command is given again.
 
 Exit status: 0 finished, 1 the run went wrong, 2 the recipe is wrong, 75 stopped by SIGTERM or SIGINT and not finished.
 """
